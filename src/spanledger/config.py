@@ -1,0 +1,263 @@
+"""Configuration: frozen, checked when it is made, from code, a TOML file and the environment.
+
+Rules: the environment wins over the file. An unknown name is an error that lists the known ones, so that a
+mistyped guard is never silently absent. Callables in a file are ``"module:function"``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import os
+import sys
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spanledger.core.budgets import Budget
+from spanledger.core.call import Call, ScopeSource
+from spanledger.core.keys import identify
+from spanledger.core.money import Amount, parse_amount
+from spanledger.core.rules import ArgumentAmount, Rule, reserved_amounts, terms_for
+from spanledger.core.steps import Asking
+from spanledger.core.values import NotJsonError, canonical, encode
+from spanledger.errors import ConfigError
+
+FILE_NAME = "spanledger.toml"
+MODES = ("enforce", "off")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """How spanledger works in this process.
+
+    Attributes:
+        dsn: Where the ledger is: a Postgres connection string, or a callable that returns one (tokens that
+            expire). None: a private server of this machine.
+        tenant: Whose calls these are.
+        rules: How calls are treated; the first that matches counts.
+        budgets: What may be spent.
+        mode: ``"enforce"``, or ``"off"``: nothing is patched and nothing asked.
+        embedded: Which private server: ``"auto"``, ``"system"``, ``"wheel"``, a directory of Postgres binaries, or
+            ``"off"``. None is auto.
+        workflow_id: The scope of calls that have none of their own.
+        agent: Name of the agent, where nothing nearer names it.
+        secret: Keys all hashes, so that a stolen ledger cannot be searched for guessed arguments.
+        capture_content: Put arguments and results on spans; off unless asked for.
+        ledger_timeout_s: How long to wait for a connection to the ledger.
+        arguments_bytes_max: Longer arguments are not copied for people to read.
+        result_bytes_max: Larger results are not kept.
+    """
+
+    dsn: str | Callable[[], str] | None = None
+    tenant: str = "default"
+    rules: tuple[Rule, ...] = ()
+    budgets: tuple[Budget, ...] = ()
+    mode: str = "enforce"
+    embedded: str | None = None
+    workflow_id: str | None = None
+    agent: str | None = None
+    secret: str | None = dataclasses.field(default=None, repr=False)
+    capture_content: bool = False
+    ledger_timeout_s: float = 10.0
+    arguments_bytes_max: int = 1_048_576
+    result_bytes_max: int = 1_048_576
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rules", tuple(self.rules))
+        object.__setattr__(self, "budgets", tuple(self.budgets))
+        if self.mode not in MODES:
+            raise ConfigError(f"mode is one of {', '.join(MODES)}, not {self.mode!r}")
+        if not self.tenant or "\0" in self.tenant:
+            raise ConfigError("tenant is a text that is not empty")
+        names = [budget.name for budget in self.budgets]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ConfigError(f"two budgets are named {twice[0]!r}")
+        for name in ("ledger_timeout_s", "arguments_bytes_max", "result_bytes_max"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} is more than 0")
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Config:
+        """Read the file that SPANLEDGER_CONFIG names, or spanledger.toml here or beside the program, and the environment.
+
+        Args:
+            environ: Instead of the process's environment.
+
+        Raises:
+            ConfigError: Something in it cannot work.
+        """
+        environ = os.environ if environ is None else environ
+        path = _find_file(environ)
+        return _with_environment(cls() if path is None else cls.from_file(path), environ)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Config:
+        """Read a TOML file; the environment is not looked at.
+
+        Raises:
+            ConfigError: The file is missing or something in it cannot work.
+        """
+        try:
+            with Path(path).open("rb") as file:
+                data = tomllib.load(file)
+        except OSError as error:
+            raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{path} is not TOML: {error}") from None
+        try:
+            rules = tuple(_rule(item) for item in _tables(data, "rules"))
+            budgets = tuple(_budget(item) for item in _tables(data, "budgets"))
+            return _made(cls, data | {"rules": rules, "budgets": budgets}, "the file")
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from error
+
+    def covers(self, call: Call) -> bool:
+        """Tell whether the ledger has to be asked about a call that is neither a tool's nor opted in."""
+        return any(b.covers(call) for b in self.budgets) or terms_for(call, self.rules).guarded
+
+    def asking(self, call: Call, *, attempt_id: str, own: Rule | None = None, trace: tuple[str, str] | None = None) -> Asking:
+        """Put together all that the ledger needs to know of one call.
+
+        Args:
+            call: The call.
+            attempt_id: A new UUID.
+            own: What the developer gave at the tool itself.
+            trace: Trace and span id of the span around the call, hexadecimal.
+
+        Raises:
+            Undescribable: The call cannot be identified or priced as its rule says.
+        """
+        call = self._completed(call, trace)
+        terms = terms_for(call, self.rules, own)
+        tenant = call.tenant or self.tenant
+        secret = None if self.secret is None else self.secret.encode()
+        return Asking(
+            call=call,
+            terms=terms,
+            identity=identify(call, terms, tenant=tenant, nonce=attempt_id, secret=secret),
+            tenant=tenant,
+            attempt_id=attempt_id,
+            reserve=reserved_amounts(call, terms),
+            arguments=_readable(call.arguments, self.arguments_bytes_max),
+            result_bytes_max=self.result_bytes_max,
+            trace_id=trace[0] if trace else None,
+            span_id=trace[1] if trace else None,
+        )
+
+    def _completed(self, call: Call, trace: tuple[str, str] | None) -> Call:
+        agent = call.agent or self.agent
+        if call.workflow_id:
+            return dataclasses.replace(call, agent=agent)
+        if self.workflow_id:
+            return dataclasses.replace(
+                call, agent=agent, workflow_id=self.workflow_id, workflow_source=ScopeSource.ENVIRONMENT
+            )
+        return dataclasses.replace(
+            call, agent=agent, workflow_id=trace[0] if trace else "", workflow_source=ScopeSource.TRACE
+        )
+
+
+def _readable(arguments: object, bytes_max: int) -> str | None:
+    if arguments is None:
+        return None
+    try:
+        text = canonical(encode(arguments)).decode()
+    except NotJsonError:
+        return None
+    return text if len(text) <= bytes_max else None
+
+
+def _find_file(environ: Mapping[str, str]) -> Path | None:
+    if environ.get("SPANLEDGER_CONFIG"):
+        return Path(environ["SPANLEDGER_CONFIG"])
+    program = Path(sys.argv[0]).parent if getattr(sys, "argv", None) else Path()
+    return next((path for path in (Path(FILE_NAME), program / FILE_NAME) if path.is_file()), None)
+
+
+def _with_environment(config: Config, environ: Mapping[str, str]) -> Config:
+    names = {
+        "SPANLEDGER_DSN": "dsn",
+        "SPANLEDGER_TENANT": "tenant",
+        "SPANLEDGER_AGENT": "agent",
+        "SPANLEDGER_WORKFLOW_ID": "workflow_id",
+        "SPANLEDGER_MODE": "mode",
+        "SPANLEDGER_EMBEDDED": "embedded",
+        "SPANLEDGER_SECRET": "secret",
+    }
+    changes: dict[str, Any] = {field: environ[name] for name, field in names.items() if environ.get(name)}
+    dsn_file = environ.get("SPANLEDGER_DSN_FILE")
+    if dsn_file and "dsn" not in changes:
+        # Read at every connection: what is in the file may expire.
+        changes["dsn"] = lambda: Path(dsn_file).read_text("utf-8").strip()
+    return dataclasses.replace(config, **changes)
+
+
+def _tables(data: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    items = data.get(name, [])
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        raise ConfigError(f"{name} is a list of tables: write [[{name}]]")
+    return items
+
+
+def _rule(item: dict[str, Any]) -> Rule:
+    where = f"rule {item.get('match')!r}"
+    for name in ("definite_errors", "ambiguous_errors"):
+        if name in item:
+            item = item | {name: tuple(_named(text) for text in item[name])}
+    if isinstance(item.get("probe"), str):
+        item = item | {"probe": _named(item["probe"])}
+    if "reserve" in item:
+        item = item | {"reserve": _reserve(item["reserve"], where)}
+    return _made(Rule, item, where)
+
+
+def _reserve(value: Any, where: str) -> Any:
+    if isinstance(value, dict):
+        return _made(ArgumentAmount, value, f"{where}, reserve")
+    return _named(value) if ":" in str(value) else _amount(value, where)
+
+
+def _budget(item: dict[str, Any]) -> Budget:
+    where = f"budget {item.get('name')!r}"
+    if "limit" in item:
+        item = item | {"limit": _amount(item["limit"], where)}
+    return _made(Budget, item, where)
+
+
+def _amount(value: object, where: str) -> Amount:
+    if not isinstance(value, str):
+        raise ConfigError(f"{where}: write an amount as text, for example '500.00 EUR', not {value!r}")
+    return parse_amount(value)
+
+
+def _made(cls: type[Any], values: Mapping[str, Any], where: str) -> Any:
+    known = [field.name for field in dataclasses.fields(cls)]
+    unknown = sorted(values.keys() - set(known))
+    if unknown:
+        raise ConfigError(f"{where} has {unknown[0]!r}, which is not known; known are {', '.join(known)}")
+    required = [
+        f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING and f.name not in values
+    ]
+    if required:
+        raise ConfigError(f"{where} lacks {', '.join(required)}")
+    return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+
+
+def _named(text: object) -> Any:
+    module, _, name = str(text).partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"cannot find {text!r}: {error}; write 'module:function'") from error
+
+
+def shown(config: Config) -> str:
+    """Describe a configuration in a line, without what is secret."""
+    where = "embedded ledger" if config.dsn is None else "ledger by DSN"
+    names = json.dumps([rule.match for rule in config.rules])
+    return f"mode {config.mode}, {where}, tenant {config.tenant}, rules {names}, {len(config.budgets)} budget(s)"

@@ -1,0 +1,76 @@
+"""A budget: what may be spent, on what.
+
+Rules: all budgets that match a call must admit it, and all are reserved together. A budget has one unit: a
+currency, tokens or calls. A call that reserves nothing in a budget's unit is admitted while anything is left, and
+what it turns out to cost is booked when it settles.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from spanledger.core.call import Call
+from spanledger.core.money import Amount, Calls, Money, Tokens
+from spanledger.core.rules import matches
+from spanledger.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """A limit on what calls may cost.
+
+    Attributes:
+        name: Its name in the ledger.
+        limit: The limit; its unit is the budget's unit.
+        match: Name of the tools or models it covers; ``*`` stands for any text.
+        operations: GenAI operation names it covers, for example ``("chat",)``; None for all.
+    """
+
+    name: str
+    limit: Amount
+    match: str = field(default="*", kw_only=True)
+    operations: tuple[str, ...] | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ConfigError("a budget needs a name")
+        if not isinstance(self.limit, Money | Tokens | Calls):
+            raise ConfigError(f"budget {self.name!r}: the limit is Money, Tokens or Calls, not {self.limit!r}")
+        if isinstance(self.operations, str):
+            raise ConfigError(f"budget {self.name!r}: operations is a list of names")
+        if self.operations is not None:
+            object.__setattr__(self, "operations", tuple(self.operations))
+
+    def covers(self, call: Call) -> bool:
+        """Tell whether a call counts against this budget."""
+        return (self.operations is None or call.operation in self.operations) and matches(self.match, call.name)
+
+    def control(self) -> dict[str, Any]:
+        """The budget as the ledger's `apply` takes it."""
+        return {
+            "name": self.name,
+            "unit": self.limit.unit,
+            "limit": self.limit.steps,
+            "match": self.match,
+            "operations": None if self.operations is None else list(self.operations),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """How a budget stands.
+
+    Attributes:
+        name: Its name.
+        limit: The limit, top-ups included; an amount, like the next three.
+        spent: What settled calls cost.
+        held: What running calls and calls of unknown outcome hold.
+        remaining: limit - spent - held.
+    """
+
+    name: str
+    limit: Amount
+    spent: Amount
+    held: Amount
+    remaining: Amount

@@ -1,0 +1,283 @@
+"""The nouns: what is asked of the ledger, what it answers, what became of a call.
+
+Rules: all frozen. A `Call` says what an agent is about to do; nothing in it came from the ledger. A `Begun` is
+the ledger's answer; nothing in it came from the agent.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from spanledger.core.money import Amount
+
+EXECUTE_TOOL = "execute_tool"
+
+
+class Verdict(enum.StrEnum):
+    """The ledger's answer to a call that wants to begin."""
+
+    RUN = "run"
+    REPLAY = "replay"
+    IN_PROGRESS = "in_progress"
+    BUDGET_EXCEEDED = "budget_exceeded"
+    KEY_REUSED = "key_reused"
+    OUTCOME_UNKNOWN = "outcome_unknown"
+    FAILED = "failed"
+
+
+class ScopeSource(enum.StrEnum):
+    """Where the workflow id of a call came from; the first that is known counts."""
+
+    GIVEN = "given"
+    ENVIRONMENT = "environment"
+    FRAMEWORK = "framework"
+    CONVERSATION = "conversation"
+    TRACE = "trace"
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """What a call acts on, as an identity that survives other wordings of the arguments.
+
+    Attributes:
+        namespace: For example ``"stripe"``.
+        type: For example ``"charge"``.
+        id: What identifies it: a text or a mapping of JSON values.
+    """
+
+    namespace: str
+    type: str
+    id: Any
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call as a user of `Ledger` words it.
+
+    Attributes:
+        tool: The tool's name.
+        arguments: What the tool is called with; JSON values, and what `spanledger.core.values` tags.
+        workflow_id: The scope of idempotency: retries and resumes of one piece of work share it.
+        tenant: Whose ledger it is; the configured tenant if None.
+        call_id: The id a model provider gave to this call.
+        key: An idempotency key of your own; it stands for the arguments.
+        fields: Names of the arguments that identify the call; the others may differ.
+        resource: What identifies the call instead of its arguments.
+        agent: Name of the agent.
+        actor: On whose behalf it acts.
+        cost: What to reserve against budgets of that unit.
+    """
+
+    tool: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    workflow_id: str = field(kw_only=True)
+    tenant: str | None = field(default=None, kw_only=True)
+    call_id: str | None = field(default=None, kw_only=True)
+    key: str | None = field(default=None, kw_only=True)
+    fields: tuple[str, ...] | None = field(default=None, kw_only=True)
+    resource: Resource | None = field(default=None, kw_only=True)
+    agent: str | None = field(default=None, kw_only=True)
+    actor: str | None = field(default=None, kw_only=True)
+    cost: Amount | None = field(default=None, kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request to a model or a tool, as a library file describes it.
+
+    Attributes:
+        name: The tool's or model's name.
+        operation: A GenAI operation name: ``"execute_tool"``, ``"chat"``, …
+        arguments: What the tool is called with: a mapping, or text that is no JSON object. None: unknown.
+        call_id: The id the model provider gave to this call.
+        workflow_id: The scope, where the library knows one.
+        workflow_source: Where `workflow_id` came from.
+        turn: What narrows a derived scope to the turn of the conversation, stable when the turn is resumed.
+        tenant: Whose ledger it is; the configured tenant if None.
+        agent: Name of the agent.
+        actor: On whose behalf it acts.
+        key: An idempotency key of the user's own.
+        fields: Names of the arguments that identify the call.
+        resource: What identifies the call instead of its arguments.
+        cost: What to reserve.
+        opted_in: The developer asked for the guard: `tool`, `tool_call()` or `Ledger`.
+        attributes: Further attributes for the span's start.
+    """
+
+    name: str
+    operation: str = EXECUTE_TOOL
+    arguments: Mapping[str, Any] | str | None = None
+    call_id: str | None = None
+    workflow_id: str | None = None
+    workflow_source: ScopeSource = ScopeSource.GIVEN
+    turn: str | None = None
+    tenant: str | None = None
+    agent: str | None = None
+    actor: str | None = None
+    key: str | None = None
+    fields: tuple[str, ...] | None = None
+    resource: Resource | None = None
+    cost: Amount | None = None
+    opted_in: bool = False
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a model call used, as its provider reported it.
+
+    Attributes:
+        model: The model that answered.
+        response_id: The provider's id of the answer.
+        finish_reasons: Why generation ended, one per choice.
+        input_tokens: Tokens read, those from a cache included.
+        output_tokens: Tokens written.
+        cached_tokens: Input tokens that came from the provider's cache.
+        reasoning_tokens: Output tokens spent on reasoning.
+        tool_calls: Names of the tools the model asked for.
+    """
+
+    model: str | None = None
+    response_id: str | None = None
+    finish_reasons: tuple[str, ...] = ()
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    tool_calls: tuple[str, ...] = ()
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in sum."""
+        return (self.input_tokens or 0) + (self.output_tokens or 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """What a probe found out about a call of unknown outcome.
+
+    Attributes:
+        outcome: ``"succeeded"``, ``"failed"`` (it certainly had no effect) or ``"retry"`` (run it again).
+        result: Where it succeeded: what the tool would have returned.
+        reason: Kept in the ledger.
+    """
+
+    outcome: str
+    result: Any = None
+    reason: str | None = None
+
+
+class Codec(Protocol):
+    """How the results of one library are kept and given back."""
+
+    def encode(self, result: Any) -> Any:
+        """Turn a result into a JSON tree; raise if it cannot be given back equal."""
+        ...
+
+    def decode(self, tree: Any, call: Call) -> Any:
+        """Turn a kept tree into a result for `call`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which call it is.
+
+    Attributes:
+        key: SHA-256 as hexadecimal text.
+        source: Which rule of identity made the key.
+        fingerprint: SHA-256 of tool and arguments; None where the arguments are unknown.
+        scope: The workflow id, narrowed where it was derived.
+    """
+
+    key: str
+    source: str
+    fingerprint: str | None
+    scope: str
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The ledger's answer to `begin`.
+
+    Attributes:
+        verdict: What may happen now.
+        key: The idempotency key, hexadecimal.
+        attempt: The fencing number of this attempt.
+        attempt_id: The attempt's own id, made by the caller so that a lost answer can be asked for again.
+        tool: Name of the tool or model.
+        tenant: Whose ledger it is.
+        key_source: Which rule of identity made the key.
+        now_s: The database's clock, seconds since 1970.
+        attempts: Attempts so far, this one included; attempts that provably did not start do not count.
+        result: For a replay: the kept JSON tree.
+        result_kept: Whether there is one.
+        arguments_differ: The same key was used with other arguments.
+        reason: Why not, in words.
+        details: Further fields of the answer: the budget's figures, the recorded error, the original's trace.
+        budgets: Names of the budgets this attempt reserved from.
+        reserved: Unit → steps that this attempt reserved.
+        unguarded: The ledger did not answer and the rule says to run all the same.
+        approval_id: The request a person has to answer; None where no rule asks for one.
+    """
+
+    verdict: Verdict
+    key: str
+    attempt: int
+    attempt_id: str
+    tool: str = ""
+    tenant: str = ""
+    key_source: str = "none"
+    now_s: float = 0.0
+    attempts: int = 1
+    result: Any = None
+    result_kept: bool = False
+    arguments_differ: bool = False
+    reason: str | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+    budgets: tuple[str, ...] = ()
+    reserved: Mapping[str, int] = field(default_factory=dict)
+    unguarded: bool = False
+    approval_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How the wrapped function ended.
+
+    Attributes:
+        value: What it returned.
+        error: What it raised instead.
+        cost: Unit → steps it cost in the end, where that is known; else what was reserved.
+    """
+
+    value: Any = None
+    error: BaseException | None = None
+    cost: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one guarded call ended, for the caller and for the trace.
+
+    Attributes:
+        begun: The ledger's answer.
+        ended: How the function ended; for a replay, with the recorded value.
+        replayed: The function did not run; its recorded value was given back.
+        recorded: What the ledger keeps now: ``"succeeded"``, ``"failed"``, ``"unknown"``; None if it did not answer.
+        late: A newer attempt owns the call; this outcome was recorded as late.
+        result_kept: Whether a later call can be given the result.
+    """
+
+    begun: Begun
+    ended: Ended
+    replayed: bool = False
+    recorded: str | None = None
+    late: bool = False
+    result_kept: bool = False
+
+
+Probe = Callable[[Call, str], Resolution | None]

@@ -1,0 +1,104 @@
+"""Which calls are the same call: fingerprint, scope, key.
+
+Rules: a hash is over parts with their lengths, never joined by a separator, so that ("a|b", "c") and
+("a", "b|c") differ. Everything starts with the tenant. With a secret the hashes are keyed (HMAC), so that a
+stolen ledger cannot be searched for guessed arguments. Arguments are fingerprinted as they are, before any
+redaction. A provider's call id is never trusted alone: whoever writes the model's answer chooses it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Mapping
+from typing import Any
+
+from spanledger.core.call import Call, Identity, ScopeSource
+from spanledger.core.rules import Terms, usable_call_id
+from spanledger.core.values import NotJsonError, canonical, encode
+from spanledger.errors import Undescribable
+
+_DERIVED = (ScopeSource.FRAMEWORK, ScopeSource.CONVERSATION)
+
+
+def identify(call: Call, terms: Terms, *, tenant: str, nonce: str, secret: bytes | None = None) -> Identity:
+    """Say which call this is.
+
+    Args:
+        call: The call, with its workflow id.
+        terms: What applies to it.
+        tenant: Whose ledger it is.
+        nonce: Makes the key of a call without identity unique.
+        secret: Keys the hashes, where one is configured.
+
+    Raises:
+        Undescribable: The identity the terms ask for cannot be made from this call.
+    """
+    arguments = _canonical_arguments(call)
+    fingerprint = None if arguments is None else _digest((call.name.encode(), arguments), secret)
+    source, part = _identity_part(call, terms, arguments, nonce)
+    scope = scope_of(call, terms)
+    parts = (tenant.encode(), scope.encode(), call.name.encode(), source.encode(), *part)
+    return Identity(_digest(parts, secret), source, fingerprint, scope)
+
+
+def scope_of(call: Call, terms: Terms) -> str:
+    """Return the workflow id; a derived one is narrowed to the turn and the actor unless the terms widen it."""
+    scope = call.workflow_id or ""
+    if call.workflow_source not in _DERIVED or terms.scope == "workflow":
+        return scope
+    narrowing = [part for part in (call.turn, call.actor) if part]
+    return canonical([scope, *narrowing]).decode() if narrowing else scope
+
+
+def _identity_part(
+    call: Call, terms: Terms, arguments: bytes | None, nonce: str
+) -> tuple[str, tuple[bytes, ...]]:
+    if call.key is not None:
+        return "explicit", (call.key.encode(),)
+    if call.resource is not None:
+        resource = call.resource
+        return "resource", (resource.namespace.encode(), resource.type.encode(), _canonical(resource.id, call))
+    identity, fields = terms.identity, call.fields or terms.fields
+    if identity == "none":
+        return "none", (nonce.encode(),)
+    if fields and (call.fields or identity == "fields"):
+        return "fields", (_canonical(_picked(call, fields), call),)
+    if identity == "resource":
+        raise Undescribable(f"the rule for {call.name!r} identifies it by resource; give it one: ToolCall(resource=…)")
+    if arguments is None:
+        raise Undescribable(f"the rule for {call.name!r} needs its arguments, and this call does not show them")
+    if identity == "call_id":
+        if not usable_call_id(call.call_id):
+            raise Undescribable(f"the rule for {call.name!r} needs a call id, and this call has none")
+        return "call_id", (str(call.call_id).encode(), arguments)
+    return "arguments", (arguments,)
+
+
+def _picked(call: Call, fields: tuple[str, ...]) -> dict[str, Any]:
+    arguments = call.arguments
+    missing = [f for f in fields if not isinstance(arguments, Mapping) or f not in arguments]
+    if missing or not isinstance(arguments, Mapping):
+        raise Undescribable(f"{call.name!r} is identified by {', '.join(missing)}, and this call has no such argument")
+    return {f: arguments[f] for f in fields}
+
+
+def _canonical_arguments(call: Call) -> bytes | None:
+    return None if call.arguments is None else _canonical(call.arguments, call)
+
+
+def _canonical(value: Any, call: Call) -> bytes:
+    try:
+        return canonical(encode(value))
+    except NotJsonError as error:
+        raise Undescribable(
+            f"the arguments of {call.name!r} cannot be compared: {error}; "
+            "pass JSON values, name identifying fields, or give a key"
+        ) from error
+
+
+def _digest(parts: tuple[bytes, ...], secret: bytes | None) -> str:
+    message = b"".join(len(part).to_bytes(8, "big") + part for part in parts)
+    if secret is None:
+        return hashlib.sha256(message).hexdigest()
+    return hmac.new(secret, message, hashlib.sha256).hexdigest()

@@ -1,0 +1,291 @@
+"""Which terms apply to a call.
+
+Rules: the first `Rule` whose `match` fits the name of the tool or model counts, like in a firewall. What it
+leaves at None is filled from what the developer gave at the tool itself, then from the defaults below. A rule
+that only sets a price or a lease changes no identity. Every value is checked when the rule is made.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from decimal import Decimal
+from functools import lru_cache
+from typing import Any
+
+from spanledger.core.call import EXECUTE_TOOL, Call, Probe
+from spanledger.core.money import Amount, Calls, Money, Tokens, known_currency
+from spanledger.errors import ConfigError, Undescribable
+
+IDENTITIES = ("arguments", "fields", "resource", "call_id", "none")
+LEASE_S = 60.0
+LEASE_S_MIN = 0.2
+WAIT_TIMEOUT_S = 30.0
+
+# Ids that some servers give to every call.
+_CONSTANT_CALL_IDS = frozenset({"", "unknown", "none", "null", "call_0"})
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "identity": IDENTITIES,
+    "scope": ("workflow",),
+    "on_mismatch": ("replay", "refuse"),
+    "on_unknown": ("ask", "retry", "probe"),
+    "on_failure": ("retry", "replay"),
+    "on_refusal": ("raise", "tell"),
+    "on_ledger_down": ("refuse", "continue"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ArgumentAmount:
+    """An amount found in an argument of the call.
+
+    Attributes:
+        argument: The argument's name.
+        currency: Its currency; None where it counts tokens or calls.
+        scale: Decimal places the argument leaves out: 2 where it is in cents.
+        unit: ``"tokens"`` or ``"calls"`` instead of a currency.
+    """
+
+    argument: str
+    currency: str | None = None
+    scale: int = 0
+    unit: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.currency is None) == (self.unit is None):
+            raise ConfigError(f"reserve from argument {self.argument!r}: give a currency, or a unit, and not both")
+        if self.currency is not None:
+            known_currency(self.currency)
+        if self.unit not in (None, "tokens", "calls"):
+            raise ConfigError(f"{self.unit!r} is not a unit; use 'tokens', 'calls' or a currency")
+
+    def __call__(self, arguments: Mapping[str, Any]) -> Amount:
+        value = arguments[self.argument]
+        if self.currency is None:
+            return Tokens(value) if self.unit == "tokens" else Calls(value)
+        # A model's JSON makes 10.5 a float; its shortest text is the number the model wrote.
+        number = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
+        return Money(number.scaleb(-self.scale), self.currency)
+
+
+Reserve = Amount | Callable[[Mapping[str, Any]], Amount]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A line of configuration: how calls of one tool or model are treated.
+
+    Attributes:
+        match: Name of the tool or model; ``*`` stands for any text.
+        side_effect: The tool changes the world: it is not run again on a mere suspicion.
+        identity: What makes two calls the same: ``"arguments"``, ``"fields"``, ``"resource"``, ``"call_id"`` (id and
+            arguments), ``"none"`` (recorded, never replayed), or None to inherit.
+        fields: Names of the identifying arguments; implies ``identity="fields"``.
+        scope: ``"workflow"``: a conversation's id is the scope as it is, not narrowed to turn and actor.
+        replay_for_s: How long a success is replayed; None for ever. Afterwards the call runs anew.
+        on_mismatch: The same key with other arguments: ``"replay"`` or ``"refuse"``. None: refuse for a key of the
+            caller's own, else replay.
+        on_unknown: A call of unknown outcome: ``"ask"`` a person, ``"retry"``, or ``"probe"``. None: probe where one is
+            given, ask where the tool has side effects or opted in, else retry.
+        probe: Asks the outside world what became of a call: ``probe(call, key)`` returns a `Resolution` or None.
+        on_failure: After a definite failure: ``"retry"`` or ``"replay"`` the failure.
+        attempts_max: How many attempts `on_failure="retry"` allows; None any number.
+        definite_errors: Exception types that mean the call certainly had no effect.
+        ambiguous_errors: Exception types that leave it open.
+        reserve: What a call may cost: an amount, or a callable of the arguments.
+        lease_s: How long a running call is believed alive without a sign of life, on the database's clock.
+        run_max_s: How long a call may run at most before it counts as lost; None any time.
+        wait_timeout_s: How long a caller waits for another worker that runs the same call.
+        keep_result: Keep results, so that they can be replayed.
+        on_refusal: ``"raise"``, or ``"tell"`` the model where the framework can.
+        on_ledger_down: ``"refuse"`` or ``"continue"``. None: refuse where a rule names the tool or it opted in.
+    """
+
+    match: str
+    side_effect: bool = field(default=True, kw_only=True)
+    identity: str | None = field(default=None, kw_only=True)
+    fields: tuple[str, ...] | None = field(default=None, kw_only=True)
+    scope: str | None = field(default=None, kw_only=True)
+    replay_for_s: float | None = field(default=None, kw_only=True)
+    on_mismatch: str | None = field(default=None, kw_only=True)
+    on_unknown: str | None = field(default=None, kw_only=True)
+    probe: Probe | None = field(default=None, kw_only=True)
+    on_failure: str | None = field(default=None, kw_only=True)
+    attempts_max: int | None = field(default=None, kw_only=True)
+    definite_errors: tuple[type[BaseException], ...] = field(default=(), kw_only=True)
+    ambiguous_errors: tuple[type[BaseException], ...] = field(default=(), kw_only=True)
+    reserve: Reserve | None = field(default=None, kw_only=True)
+    lease_s: float | None = field(default=None, kw_only=True)
+    run_max_s: float | None = field(default=None, kw_only=True)
+    wait_timeout_s: float | None = field(default=None, kw_only=True)
+    keep_result: bool = field(default=True, kw_only=True)
+    on_refusal: str | None = field(default=None, kw_only=True)
+    on_ledger_down: str | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not self.match:
+            raise ConfigError("a rule needs a name to match; '*' matches all")
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            if value is not None and value not in choices:
+                raise ConfigError(f"rule {self.match!r}: {name} is one of {', '.join(choices)}, not {value!r}")
+        for name in ("replay_for_s", "lease_s", "run_max_s", "wait_timeout_s"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value < 0):
+                raise ConfigError(f"rule {self.match!r}: {name} is a number of seconds, not {value!r}")
+        if self.lease_s is not None and self.lease_s < LEASE_S_MIN:
+            raise ConfigError(f"rule {self.match!r}: lease_s is at least {LEASE_S_MIN}")
+        if self.attempts_max is not None and self.attempts_max < 1:
+            raise ConfigError(f"rule {self.match!r}: attempts_max is at least 1")
+        if self.fields is not None:
+            if isinstance(self.fields, str) or not self.fields:
+                raise ConfigError(f"rule {self.match!r}: fields is a list of names of arguments")
+            object.__setattr__(self, "fields", tuple(self.fields))
+            if self.identity is None:
+                object.__setattr__(self, "identity", "fields")
+        if (self.identity == "fields") != (self.fields is not None):
+            raise ConfigError(f"rule {self.match!r}: identity='fields' and fields go together")
+        if self.on_unknown == "probe" and self.probe is None:
+            raise ConfigError(f"rule {self.match!r}: on_unknown='probe' needs a probe")
+        _check_reserve(self.match, self.reserve)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What applies to one call: a rule with every blank filled in; the attributes are those of `Rule`.
+
+    Attributes:
+        rule: The `match` of the rule that named the call; None where only defaults apply.
+        guarded: Somebody asked for this call to be guarded: a rule names it or the developer opted in.
+    """
+
+    rule: str | None
+    guarded: bool
+    identity: str
+    fields: tuple[str, ...] | None
+    scope: str | None
+    replay_for_s: float | None
+    on_mismatch: str
+    on_unknown: str
+    probe: Probe | None
+    on_failure: str
+    attempts_max: int | None
+    definite_errors: tuple[type[BaseException], ...]
+    ambiguous_errors: tuple[type[BaseException], ...]
+    reserve: Reserve | None
+    lease_s: float
+    run_max_s: float | None
+    wait_timeout_s: float
+    keep_result: bool
+    on_refusal: str
+    on_ledger_down: str
+
+
+def terms_for(call: Call, rules: Iterable[Rule], own: Rule | None = None) -> Terms:
+    """Find what applies to `call`.
+
+    Args:
+        call: The call.
+        rules: Configured rules, in order.
+        own: What the developer gave at the tool itself.
+    """
+    named = next((rule for rule in rules if matches(rule.match, call.name)), None)
+    rule = _filled(named, own) or Rule(call.name, side_effect=False)
+    cautious = call.opted_in or (named is not None and named.side_effect)
+    identity = rule.identity or _default_identity(call)
+    on_unknown = rule.on_unknown or ("probe" if rule.probe else "ask" if cautious else "retry")
+    guarded = call.opted_in or named is not None
+    return Terms(
+        rule=named.match if named else None,
+        guarded=guarded,
+        identity=identity,
+        on_mismatch=rule.on_mismatch or ("refuse" if call.key is not None else "replay"),
+        on_unknown=on_unknown,
+        on_failure=rule.on_failure or "retry",
+        lease_s=rule.lease_s or LEASE_S,
+        wait_timeout_s=WAIT_TIMEOUT_S if rule.wait_timeout_s is None else rule.wait_timeout_s,
+        on_refusal=rule.on_refusal or "raise",
+        on_ledger_down=rule.on_ledger_down or ("refuse" if guarded else "continue"),
+        **{name: getattr(rule, name) for name in _TAKEN_OVER},
+    )
+
+
+_TAKEN_OVER = (
+    "fields",
+    "scope",
+    "replay_for_s",
+    "probe",
+    "attempts_max",
+    "definite_errors",
+    "ambiguous_errors",
+    "reserve",
+    "run_max_s",
+    "keep_result",
+)
+
+
+def reserved_amounts(call: Call, terms: Terms) -> dict[str, int]:
+    """Say what the call reserves, as unit → steps; every call counts one in calls.
+
+    Raises:
+        Undescribable: The rule's `reserve` could not make an amount of the arguments.
+    """
+    amount = call.cost
+    if amount is None and callable(terms.reserve):
+        arguments = call.arguments if isinstance(call.arguments, Mapping) else {}
+        try:
+            amount = terms.reserve(arguments)
+        except Exception as error:
+            raise Undescribable(
+                f"the price of {call.name!r} cannot be read from its arguments: {type(error).__name__}: {error}"
+            ) from error
+        if not isinstance(amount, Money | Tokens | Calls):
+            raise Undescribable(f"reserve of {call.name!r} gave {amount!r}; it has to be Money, Tokens or Calls")
+    elif amount is None:
+        amount = terms.reserve  # type: ignore[assignment]
+    return {"calls": 1} if amount is None else {"calls": 1, amount.unit: amount.steps}
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Tell whether `name` fits `pattern`, in which ``*`` stands for any text."""
+    return pattern == name or ("*" in pattern and _compiled(pattern).fullmatch(name) is not None)
+
+
+def usable_call_id(call_id: str | None) -> bool:
+    """Tell whether a provider's id can tell two calls apart."""
+    return call_id is not None and call_id.lower() not in _CONSTANT_CALL_IDS
+
+
+@lru_cache(maxsize=1024)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(".*".join(map(re.escape, pattern.split("*"))), re.DOTALL)
+
+
+def _filled(named: Rule | None, own: Rule | None) -> Rule | None:
+    if named is None or own is None:
+        return named or own
+    if named.identity is not None:
+        own = replace(own, identity=None, fields=None)
+    blanks = {
+        f.name: getattr(own, f.name)
+        for f in fields(Rule)
+        if getattr(named, f.name) == f.default and f.name != "match"
+    }
+    return replace(named, **blanks)
+
+
+def _default_identity(call: Call) -> str:
+    if call.operation != EXECUTE_TOOL:
+        return "none"
+    if call.opted_in:
+        return "arguments"
+    return "call_id" if usable_call_id(call.call_id) else "none"
+
+
+def _check_reserve(match: str, reserve: object) -> None:
+    if isinstance(reserve, float):
+        raise ConfigError(f"rule {match!r}: money is never a float: reserve=Money({str(reserve)!r}, 'EUR')")
+    if reserve is not None and not isinstance(reserve, Money | Tokens | Calls) and not callable(reserve):
+        raise ConfigError(f"rule {match!r}: reserve is Money, Tokens, Calls or a callable of the arguments")

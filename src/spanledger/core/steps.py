@@ -1,0 +1,320 @@
+"""The life of one call, written once for sync and async.
+
+Rules: these generators know no clock, no socket and no span. They yield what has to be done and are sent what
+came of it; `spanledger.ledger._drivers` carries the steps out, blocking or awaiting. All time is the
+database's, taken from its answers.
+
+    admitted   asks until there is a verdict: run or replay come back, everything else is raised
+    finished   tells the ledger how it ended; after the side effect nothing is raised
+    guarded    the two around one function
+
+Every function of the ledger may be asked again under the same attempt id and gives the same answer, so a
+driver repeats what was lost on the way. If the caller is interrupted before the function was invoked, the
+claim is given back.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from spanledger.core.call import Begun, Call, Codec, Ended, Identity, Outcome, Resolution, Verdict
+from spanledger.core.outcomes import describe_error, is_ambiguous
+from spanledger.core.rules import Terms
+from spanledger.core.values import canonical, encode
+from spanledger.errors import (
+    BudgetExceeded,
+    CallFailed,
+    CallInProgress,
+    KeyReused,
+    LedgerUnavailable,
+    OutcomeUnknown,
+    ResultNotKept,
+)
+
+logger = logging.getLogger("spanledger.core")
+
+# A waiter looks again after these, growing; the driver adds jitter.
+WAIT_STEP_S_MIN = 0.02
+WAIT_STEP_S_MAX = 0.5
+PROBE_LEASE_S = 30.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Call one function of the ledger with one item.
+
+    Attributes:
+        function: ``"begin"``, ``"settle"``, ``"fail"`` or ``"resolve"``.
+        tenant: Whose ledger it is.
+        item: The item, JSON.
+        shielded: Must be carried out even if the caller is being cancelled.
+    """
+
+    function: str
+    tenant: str
+    item: Mapping[str, Any]
+    shielded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Wait until the call of this key may have changed, at most `wait_s`."""
+
+    key: str
+    wait_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Call a probe, which may block and may be a coroutine function."""
+
+    probe: Callable[[], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Invoke:
+    """Call the wrapped function; the answer is an `Ended`, never an exception."""
+
+    begun: Begun
+
+
+Step = Ask | Wait | Look | Invoke
+Steps = Generator[Step, Any, T]
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """All that `begin` needs to know of one call.
+
+    Attributes:
+        call: The call.
+        terms: What applies to it.
+        identity: Which call it is.
+        tenant: Whose ledger it is.
+        attempt_id: Made anew for every attempt by the caller.
+        reserve: Unit → steps to reserve.
+        arguments: The arguments as JSON text, for people to read; None where they are too long or unknown.
+        result_bytes_max: Larger results are not kept.
+        trace_id: Of the span around the call, hexadecimal.
+        span_id: Likewise.
+    """
+
+    call: Call
+    terms: Terms
+    identity: Identity
+    tenant: str
+    attempt_id: str
+    reserve: Mapping[str, int]
+    arguments: str | None
+    result_bytes_max: int
+    trace_id: str | None = None
+    span_id: str | None = None
+
+    def item(self) -> dict[str, Any]:
+        """The item for the ledger's `begin`."""
+        call, terms = self.call, self.terms
+        return {
+            "key": self.identity.key,
+            "fingerprint": self.identity.fingerprint,
+            "key_source": self.identity.source,
+            "attempt_id": self.attempt_id,
+            "tool": call.name,
+            "operation": call.operation,
+            "workflow_id": self.identity.scope,
+            "call_id": call.call_id,
+            "agent": call.agent,
+            "actor": call.actor,
+            "arguments": self.arguments,
+            "rule": terms.rule,
+            "trace_id": self.trace_id,
+            "span_id": self.span_id,
+            "reserve": dict(self.reserve),
+            "lease_s": terms.lease_s,
+            "replay_for_s": terms.replay_for_s,
+            "on_mismatch": terms.on_mismatch,
+            "on_unknown": terms.on_unknown,
+            "on_failure": terms.on_failure,
+            "attempts_max": terms.attempts_max,
+            "probe_lease_s": PROBE_LEASE_S,
+        }
+
+
+def admitted(asking: Asking) -> Steps[Begun]:
+    """Ask until the call may run or is replayed.
+
+    Returns:
+        A `Begun` whose verdict is run or replay.
+
+    Raises:
+        SpanledgerError: Every other verdict, as the error of its name.
+    """
+    deadline_s: float | None = None
+    wait_s = WAIT_STEP_S_MIN
+    while True:
+        try:
+            begun = yield from _begin(asking)
+        except LedgerUnavailable:
+            if asking.terms.on_ledger_down == "continue":
+                return _unguarded(asking)
+            raise
+        if deadline_s is None:
+            deadline_s = begun.now_s + asking.terms.wait_timeout_s
+        if begun.verdict in (Verdict.RUN, Verdict.REPLAY):
+            return begun
+        if begun.verdict is Verdict.OUTCOME_UNKNOWN and begun.details.get("probe"):
+            yield from _probe(asking, begun)
+            continue
+        left_s = deadline_s - begun.now_s
+        if begun.verdict is not Verdict.IN_PROGRESS or left_s <= 0:
+            raise refusal(begun, asking.call)
+        lease_left_s = max(float(begun.details.get("lease_left_s") or wait_s), 0.001)
+        yield Wait(begun.key, min(wait_s, left_s, lease_left_s))
+        wait_s = min(wait_s * 1.5, WAIT_STEP_S_MAX)
+
+
+def finished(asking: Asking, begun: Begun, ended: Ended, codec: Codec) -> Steps[Outcome]:
+    """Tell the ledger how the call ended; whatever fails here is logged, never raised."""
+    if begun.unguarded:
+        return Outcome(begun, ended)
+    kept, result = (False, None) if ended.error is not None else _kept(asking, ended.value, codec)
+    if ended.error is None:
+        recorded = "succeeded"
+        item = {"result": result, "result_kept": kept}
+    else:
+        recorded = "unknown" if is_ambiguous(ended.error, asking.terms) else "failed"
+        item = {"error": describe_error(ended.error), "outcome_unknown": recorded == "unknown"}
+    item |= {"key": begun.key, "attempt_id": begun.attempt_id, "cost": dict(ended.cost), "tool": asking.call.name}
+    function = "settle" if ended.error is None else "fail"
+    try:
+        answer = yield Ask(function, asking.tenant, item, shielded=True)
+    except Exception:
+        logger.exception(
+            "%s ran, but its outcome (%s) could not be recorded; it counts as unknown once its lease is over",
+            asking.call.name,
+            recorded,
+        )
+        return Outcome(begun, ended)
+    late = not answer["owned"]
+    return Outcome(begun, ended, recorded=recorded, late=late, result_kept=kept and not late)
+
+
+def guarded(asking: Asking, codec: Codec) -> Steps[Outcome]:
+    """Run one function at most once: begin, invoke, settle."""
+    begun = yield from admitted(asking)
+    if begun.verdict is Verdict.REPLAY:
+        return replayed(asking, begun, codec)
+    ended = yield Invoke(begun)
+    return (yield from finished(asking, begun, ended, codec))
+
+
+def replayed(asking: Asking, begun: Begun, codec: Codec) -> Outcome:
+    """Make the outcome of a replay.
+
+    Raises:
+        ResultNotKept: There is no result to give back.
+    """
+    if not begun.result_kept:
+        raise ResultNotKept(
+            f"{asking.call.name!r} succeeded before and its result was not kept; it is not run again", key=begun.key
+        )
+    value = codec.decode(begun.result, asking.call)
+    return Outcome(begun, Ended(value), replayed=True, recorded="succeeded", result_kept=True)
+
+
+def refusal(begun: Begun, call: Call) -> Exception:
+    """Turn a verdict that is neither run nor replay into its error."""
+    name, details = call.name, begun.details
+    why = f": {begun.reason}" if begun.reason else ""
+    match begun.verdict:
+        case Verdict.BUDGET_EXCEEDED:
+            figures = {f: details.get(f) for f in BudgetExceeded._data}  # noqa: SLF001
+            return BudgetExceeded(f"{name!r} was not run{why}", key=begun.key, **figures)
+        case Verdict.KEY_REUSED:
+            return KeyReused(
+                f"{name!r} was not run: its key was used before with other arguments; use another key, "
+                "or allow it with on_mismatch='replay'",
+                key=begun.key,
+            )
+        case Verdict.OUTCOME_UNKNOWN:
+            return OutcomeUnknown(
+                f"{name!r} was started before and nobody knows whether it took effect{why}; find out, then "
+                f"`spanledger resolve {begun.key} --outcome succeeded|failed|retry`",
+                key=begun.key,
+                attempts=begun.attempts,
+            )
+        case Verdict.FAILED:
+            error = details.get("error") or {}
+            message = f"{name!r} failed before and is not run again: {error.get('message', 'no message')}"
+            return CallFailed(message, key=begun.key, error=error, attempts=begun.attempts)
+        case _:
+            return CallInProgress(f"{name!r} is being run by another worker; ask again later", key=begun.key)
+
+
+def _begin(asking: Asking) -> Steps[Begun]:
+    try:
+        return (yield Ask("begin", asking.tenant, asking.item()))  # type: ignore[no-any-return]
+    except Exception:
+        raise
+    except BaseException:
+        # Interrupted with the answer under way: whatever was claimed has not been invoked.
+        yield Ask(
+            "fail",
+            asking.tenant,
+            {"key": asking.identity.key, "attempt_id": asking.attempt_id, "not_invoked": True},
+            shielded=True,
+        )
+        raise
+
+
+def _probe(asking: Asking, begun: Begun) -> Steps[None]:
+    probe = asking.terms.probe
+    if probe is None:
+        raise refusal(begun, asking.call)
+    item: dict[str, Any] = {"key": begun.key, "attempt": begun.attempt, "by": f"probe:{_name_of(probe)}"}
+    try:
+        found: Resolution | None = yield Look(lambda: probe(asking.call, begun.key))
+        reason = "the probe could not tell either"
+    except Exception as error:
+        logger.exception("the probe of %s failed", asking.call.name)
+        found, reason = None, f"its probe failed: {error}"
+    if found is None:
+        yield Ask("resolve", asking.tenant, item | {"outcome": "unknown"})
+        raise refusal(replace(begun, reason=reason), asking.call)
+    item |= {"outcome": found.outcome, "reason": found.reason}
+    if found.outcome == "succeeded":
+        item |= {"result": keep_plain(found.result), "result_kept": True}
+    yield Ask("resolve", asking.tenant, item)
+
+
+def keep_plain(value: Any) -> str:
+    """Write a value that somebody else found out as kept JSON text."""
+    return canonical(encode(value, exact=True)).decode()
+
+
+def _kept(asking: Asking, value: Any, codec: Codec) -> tuple[bool, str | None]:
+    if not asking.terms.keep_result or asking.identity.source == "none":
+        return False, None
+    try:
+        text = canonical(codec.encode(value)).decode()
+    except Exception as error:  # noqa: BLE001 - a result of any kind has to reach its caller
+        logger.warning("the result of %s cannot be kept for replay: %s", asking.call.name, error)
+        return False, None
+    if len(text) > asking.result_bytes_max:
+        logger.warning("the result of %s is too large to be kept (%d bytes)", asking.call.name, len(text))
+        return False, None
+    return True, text
+
+
+def _unguarded(asking: Asking) -> Begun:
+    logger.warning("the ledger does not answer; %s runs unguarded, as its rule allows", asking.call.name)
+    return Begun(Verdict.RUN, asking.identity.key, 0, asking.attempt_id, asking.identity.source, unguarded=True)
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    module = getattr(function, "__module__", "?")
+    return f"{module}:{getattr(function, '__qualname__', type(function).__qualname__)}"

@@ -1,0 +1,238 @@
+"""Values as JSON: how arguments are compared and how results are kept.
+
+Rules:
+* `encode` turns a Python value into a JSON tree and `decode` turns it back; what JSON lacks is tagged, for
+  example ``{"$decimal": "1.10"}``. A dict key that begins with ``$`` gets a second one, so no value of the
+  user's can pass for a tag.
+* A tree never names something to construct beyond the fixed tags: dataclasses and pydantic models come back
+  only where the annotation of the function names their type. A row of the ledger cannot create objects.
+* `canonical` is RFC 8785, except that integers are exact beyond 2^53. 1 and 1.0 are the same number.
+* Loose encoding (for identity) ignores differences that a retry may bring about: list or tuple, record or
+  dict. Exact encoding (for results) keeps them.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import enum
+import json
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+DEPTH_MAX = 64
+
+_TAGS_OUT: dict[type, tuple[str, Callable[[Any], Any]]] = {
+    Decimal: ("$decimal", str),
+    datetime: ("$datetime", lambda v: (v.astimezone(UTC) if v.tzinfo else v).isoformat()),
+    date: ("$date", date.isoformat),
+    time: ("$time", time.isoformat),
+    timedelta: ("$seconds", lambda v: str(Decimal(v // timedelta(microseconds=1)).scaleb(-6))),
+    UUID: ("$uuid", str),
+    bytes: ("$bytes", lambda v: base64.b64encode(v).decode("ascii")),
+}
+_TAGS_IN: dict[str, Callable[[Any], Any]] = {
+    "$decimal": Decimal,
+    "$datetime": datetime.fromisoformat,
+    "$date": date.fromisoformat,
+    "$time": time.fromisoformat,
+    "$seconds": lambda v: timedelta(microseconds=int(Decimal(v).scaleb(6))),
+    "$uuid": UUID,
+    "$bytes": base64.b64decode,
+    "$tuple": lambda v: tuple(map(decode, v)),
+    "$set": lambda v: set(map(decode, v)),
+    "$frozenset": lambda v: frozenset(map(decode, v)),
+    "$pairs": lambda v: {decode(k): decode(item) for k, item in v},
+    "$record": lambda v: decode(v[1]),
+    "$enum": lambda v: decode(v[1]),
+}
+
+
+class NotJsonError(ValueError):
+    """A value has no JSON form that could be compared or given back."""
+
+
+def encode(value: Any, *, exact: bool = False, depth: int = 0) -> Any:
+    """Turn `value` into a JSON tree.
+
+    Args:
+        value: What to encode.
+        exact: Keep the difference between list and tuple, record and dict.
+        depth: How deep this value lies in another.
+
+    Raises:
+        NotJsonError: A type without a JSON form, a float that is no number, or nesting beyond `DEPTH_MAX`.
+    """
+    if value is None or isinstance(value, bool | str | int) and not isinstance(value, enum.Enum):
+        return value
+    if depth > DEPTH_MAX:
+        raise NotJsonError(f"nested deeper than {DEPTH_MAX} levels")
+
+    def inner(item: Any) -> Any:
+        return encode(item, exact=exact, depth=depth + 1)
+
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise NotJsonError(f"{value!r} is not a number JSON knows")
+        return value
+    if isinstance(value, Mapping):
+        return _encode_mapping(value, inner)
+    if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
+        items = [inner(item) for item in value]
+        return {"$tuple": items} if exact and isinstance(value, tuple) else items
+    if isinstance(value, set | frozenset):
+        tag = "$frozenset" if isinstance(value, frozenset) else "$set"
+        return {tag: sorted((inner(item) for item in value), key=canonical)}
+    if isinstance(value, enum.Enum):
+        tagged = {"$enum": [type(value).__name__, inner(value.value)]}
+        return tagged if exact or not isinstance(value, str | int) else inner(value.value)
+    for kind, (tag, write) in _TAGS_OUT.items():
+        if isinstance(value, kind):
+            return {tag: write(value)}
+    fields = _fields_of(value)
+    if fields is None:
+        raise NotJsonError(f"{type(value).__qualname__} has no JSON form")
+    tree = inner(fields)
+    return {"$record": [type(value).__name__, tree]} if exact else tree
+
+
+def decode(tree: Any) -> Any:
+    """Turn a tree of `encode` back; records come back as dicts, enums as their values."""
+    if isinstance(tree, list):
+        return [decode(item) for item in tree]
+    if not isinstance(tree, dict):
+        return tree
+    if len(tree) == 1:
+        ((key, body),) = tree.items()
+        if key in _TAGS_IN:
+            return _TAGS_IN[key](body)
+    return {_unescaped(key): decode(item) for key, item in tree.items()}
+
+
+def decode_as(tree: Any, annotation: Any) -> Any:
+    """Turn a tree back into what `annotation` says: dataclasses, pydantic models, enums, and containers of them.
+
+    Args:
+        tree: What `encode` gave.
+        annotation: A resolved type annotation; None or `Any` give what `decode` gives.
+    """
+    if annotation is None or annotation is Any:
+        return decode(tree)
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return decode_as(tree, _arm_for(tree, arguments))
+    if origin is typing.Annotated:
+        return decode_as(tree, arguments[0])
+    tag, body = _tag_of(tree)
+    if tag == "$record" and isinstance(annotation, type):
+        return _build(annotation, body[1])
+    if tag == "$enum" and isinstance(annotation, type) and issubclass(annotation, enum.Enum):
+        return annotation(decode(body[1]))
+    if origin is list and isinstance(tree, list):
+        return [decode_as(item, arguments[0]) for item in tree]
+    if origin is tuple and tag == "$tuple":
+        kinds = [arguments[0]] * len(body) if arguments[1:] == (...,) else arguments
+        return tuple(decode_as(item, kind) for item, kind in zip(body, kinds, strict=True))
+    if origin is dict and isinstance(tree, dict) and tag is None:
+        return {_unescaped(key): decode_as(item, arguments[1]) for key, item in tree.items()}
+    return decode(tree)
+
+
+def canonical(tree: Any) -> bytes:
+    """Serialize a JSON tree by RFC 8785, with exact integers.
+
+    Raises:
+        NotJsonError: A string that is not valid Unicode.
+    """
+    try:
+        return _canonical(tree).encode()
+    except UnicodeEncodeError:
+        raise NotJsonError("a string holds half of a surrogate pair") from None
+
+
+def _encode_mapping(value: Mapping[Any, Any], inner: Callable[[Any], Any]) -> Any:
+    if all(isinstance(key, str) for key in value):
+        return {f"${key}" if key.startswith("$") else key: inner(item) for key, item in value.items()}
+    return {"$pairs": sorted(([inner(k), inner(v)] for k, v in value.items()), key=canonical)}
+
+
+def _unescaped(key: str) -> str:
+    return key[1:] if key.startswith("$$") else key
+
+
+def _fields_of(value: Any) -> dict[str, Any] | None:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
+    if hasattr(value, "_asdict"):
+        return dict(value._asdict())
+    if hasattr(type(value), "model_fields"):
+        return {name: getattr(value, name) for name in type(value).model_fields}
+    return None
+
+
+def _tag_of(tree: Any) -> tuple[str | None, Any]:
+    if isinstance(tree, dict) and len(tree) == 1:
+        ((key, body),) = tree.items()
+        if key in _TAGS_IN:
+            return key, body
+    return None, None
+
+
+def _arm_for(tree: Any, arms: tuple[Any, ...]) -> Any:
+    tag, body = _tag_of(tree)
+    if tag in ("$record", "$enum"):
+        named = [arm for arm in arms if getattr(arm, "__name__", None) == body[0]]
+        return named[0] if named else None
+    shape = list if isinstance(tree, list) else tuple if tag == "$tuple" else dict
+    shaped = [arm for arm in arms if typing.get_origin(arm) is shape]
+    return shaped[0] if shaped and isinstance(tree, list | dict) else None
+
+
+def _build(cls: type, fields: dict[str, Any]) -> Any:
+    if cls.__name__ and hasattr(cls, "model_validate"):
+        hints = {name: field.annotation for name, field in cls.model_fields.items()}  # type: ignore[attr-defined]
+        values = {_unescaped(k): decode_as(v, hints.get(_unescaped(k))) for k, v in fields.items()}
+        # Aliases would be asked for by name; the kept fields go by attribute name.
+        return cls.model_validate(values, by_name=True, by_alias=False)
+    if not (dataclasses.is_dataclass(cls) or hasattr(cls, "_fields")):
+        return decode(fields)
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return cls(**{_unescaped(k): decode_as(v, hints.get(_unescaped(k))) for k, v in fields.items()})
+
+
+def _canonical(tree: Any) -> str:
+    if tree is None or tree is True or tree is False:
+        return {None: "null", True: "true", False: "false"}[tree]
+    if isinstance(tree, str):
+        return json.dumps(str(tree), ensure_ascii=False)
+    if isinstance(tree, int):
+        return str(int(tree))
+    if isinstance(tree, float):
+        return _number(tree)
+    if isinstance(tree, list):
+        return f"[{','.join(map(_canonical, tree))}]"
+    members = sorted(tree.items(), key=lambda member: member[0].encode("utf-16-be"))
+    return f"{{{','.join(f'{_canonical(key)}:{_canonical(item)}' for key, item in members)}}}"
+
+
+def _number(value: float) -> str:
+    """Write a float as ECMAScript does: RFC 8785 section 3.2.2.3."""
+    if value == 0:
+        return "0"
+    sign, digits, exponent = Decimal(repr(value)).normalize().as_tuple()
+    text = "".join(map(str, digits))
+    point = len(text) + int(exponent)
+    if 0 < point <= 21:
+        body = text.ljust(point, "0") if point >= len(text) else f"{text[:point]}.{text[point:]}"
+    elif -6 < point <= 0:
+        body = f"0.{'0' * -point}{text}"
+    else:
+        fraction = f".{text[1:]}" if len(text) > 1 else ""
+        body = f"{text[0]}{fraction}e{'+' if point > 0 else '-'}{abs(point - 1)}"
+    return f"-{body}" if sign else body

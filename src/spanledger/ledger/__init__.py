@@ -1,0 +1,1 @@
+"""Everything Postgres: the functions that decide, the drivers that carry steps out, the server for those without one."""

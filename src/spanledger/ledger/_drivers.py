@@ -1,0 +1,167 @@
+"""Carry out steps: one class blocks, the other awaits.
+
+Rules: the two differ in `await` and in how they sleep and shield, nothing else (a test compares them). An ask that
+was lost on the way is asked once more on another connection; every function of the ledger allows that. An ask
+that is shielded is carried out even if the caller is cancelled meanwhile. What the wrapped function does,
+exceptions included, is an `Ended` and never crosses the generator as an exception.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import psycopg
+
+from spanledger.core.call import Begun, Ended
+from spanledger.core.steps import Ask, Invoke, Look, Steps, Wait
+from spanledger.errors import ConfigError, LedgerUnavailable
+from spanledger.ledger._database import Database
+from spanledger.ledger._functions import Query, answer, statement, translated
+
+T = TypeVar("T")
+JITTER = 0.25
+
+
+class BlockingDriver:
+    """Carries out steps in the calling thread."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def drive(self, steps: Steps[T], invoke: Callable[[Begun], Ended] | None = None) -> T:
+        """Run `steps` to their end and return what they return."""
+        reply: Any = None
+        error: BaseException | None = None
+        while True:
+            try:
+                step = steps.send(reply) if error is None else steps.throw(error)
+            except StopIteration as stop:
+                return stop.value  # type: ignore[no-any-return]
+            reply, error = None, None
+            try:
+                reply = self._carry_out(step, invoke)
+            except BaseException as raised:  # noqa: BLE001 - the generator decides, and raises it again
+                error = raised
+
+    def _carry_out(self, step: Any, invoke: Callable[[Begun], Ended] | None) -> Any:
+        match step:
+            case Invoke():
+                return invoke(step.begun) if invoke else None
+            case Wait():
+                return time.sleep(jittered(step.wait_s))
+            case Look():
+                return _blocking_value(step.probe())
+            case _:
+                return self.query(step)
+
+    def query(self, query: Query) -> Any:
+        """Ask the ledger, once more where the answer was lost.
+
+        Raises:
+            LedgerUnavailable: It does not answer.
+            ConfigError: Its schema is missing, too old or too new.
+        """
+        try:
+            return self._query(query)
+        except LedgerUnavailable:
+            self._database.forget_connections()
+            return self._query(query)
+
+    def _query(self, query: Query) -> Any:
+        try:
+            with self._database.blocking() as connection:
+                cursor = connection.execute(*statement(query))
+                return answer(query, cursor.fetchall())
+        except psycopg.Error as error:
+            raise translated(error) from error
+
+
+class AwaitingDriver:
+    """Carries out steps in the running event loop, which it never blocks."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def drive(self, steps: Steps[T], invoke: Callable[[Begun], Awaitable[Ended]] | None = None) -> T:
+        """Run `steps` to their end and return what they return."""
+        reply: Any = None
+        error: BaseException | None = None
+        while True:
+            try:
+                step = steps.send(reply) if error is None else steps.throw(error)
+            except StopIteration as stop:
+                return stop.value  # type: ignore[no-any-return]
+            reply, error = None, None
+            try:
+                reply = await self._carry_out(step, invoke)
+            except BaseException as raised:  # noqa: BLE001 - the generator decides, and raises it again
+                error = raised
+
+    async def _carry_out(self, step: Any, invoke: Callable[[Begun], Awaitable[Ended]] | None) -> Any:
+        match step:
+            case Invoke():
+                return await invoke(step.begun) if invoke else None
+            case Wait():
+                return await asyncio.sleep(jittered(step.wait_s))
+            case Look():
+                return await _awaited_value(step.probe)
+            case Ask(shielded=True):
+                return await _shielded(self.query(step))
+            case _:
+                return await self.query(step)
+
+    async def query(self, query: Query) -> Any:
+        """Ask the ledger, once more where the answer was lost.
+
+        Raises:
+            LedgerUnavailable: It does not answer.
+            ConfigError: Its schema is missing, too old or too new.
+        """
+        try:
+            return await self._query(query)
+        except LedgerUnavailable:
+            await self._database.forget_loop_connections()
+            return await self._query(query)
+
+    async def _query(self, query: Query) -> Any:
+        try:
+            async with self._database.awaiting() as connection:
+                cursor = await connection.execute(*statement(query))
+                return answer(query, await cursor.fetchall())
+        except psycopg.Error as error:
+            raise translated(error) from error
+
+
+def jittered(wait_s: float) -> float:
+    """Shorten a wait at random, so that many waiters do not ask at the same moment."""
+    return wait_s * (1 - JITTER * random.random())  # noqa: S311 - no secret
+
+
+_background: set[asyncio.Task[Any]] = set()
+
+
+async def _shielded(work: Any) -> Any:
+    """Await `work`; it goes on if the caller is cancelled meanwhile."""
+    task = asyncio.ensure_future(work)
+    _background.add(task)
+    task.add_done_callback(_background.discard)
+    return await asyncio.shield(task)
+
+
+def _blocking_value(value: Any) -> Any:
+    if inspect.isawaitable(value):
+        if inspect.iscoroutine(value):
+            value.close()
+        raise ConfigError("a probe that is a coroutine function needs an asynchronous caller; make it a plain function")
+    return value
+
+
+async def _awaited_value(probe: Callable[[], Any]) -> Any:
+    # A plain probe asks the outside world and would block the loop.
+    value = await asyncio.to_thread(probe)
+    return await value if inspect.isawaitable(value) else value

@@ -1,0 +1,135 @@
+"""Steps as SQL, and answers as values.
+
+Rules: one statement a step. The functions take a tenant and a JSON array of items and give an array of answers in
+the same order. What the database says when it cannot is turned into the errors of `spanledger.errors` here and
+nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+import psycopg_pool
+
+from spanledger.core.call import Begun, Verdict
+from spanledger.core.money import amount_of
+from spanledger.core.steps import Ask
+from spanledger.errors import ConfigError, LedgerUnavailable
+
+_STATEMENTS = {
+    name: f"select spanledger_v1.{name}(%s, %s::jsonb)"  # noqa: S608 - names are ours
+    for name in ("begin", "settle", "fail", "resolve")
+}
+_AMOUNTS = ("limit", "spent", "held", "remaining", "requested")
+
+ROWS_MAX = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Read rows of a view of `spanledger_v1`.
+
+    Attributes:
+        view: The view's name.
+        where: Column → value that it equals.
+        order: An ORDER BY clause of our own.
+        rows_max: At most so many.
+    """
+
+    view: str
+    where: Mapping[str, Any] = field(default_factory=dict)
+    order: str = "1"
+    rows_max: int = ROWS_MAX
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Call a function of `spanledger_v1` that an operator uses.
+
+    Attributes:
+        function: Its name.
+        arguments: Its arguments, in order; a dict or list goes as JSON.
+    """
+
+    function: str
+    arguments: tuple[Any, ...]
+
+
+Query = Ask | Read | Run
+
+
+def statement(query: Query) -> tuple[str, tuple[Any, ...]]:
+    """Return the SQL of a step and its parameters."""
+    match query:
+        case Ask():
+            return _STATEMENTS[query.function], (query.tenant, json.dumps([dict(query.item)]))
+        case Run():
+            marks = ", ".join("%s::jsonb" if isinstance(a, dict) else "%s" for a in query.arguments)
+            values = tuple(json.dumps(a) if isinstance(a, dict) else a for a in query.arguments)
+            return f"select spanledger_v1.{query.function}({marks})", values  # noqa: S608 - names are ours
+        case Read():
+            wanted = {column: value for column, value in query.where.items() if value is not None}
+            where = " and ".join(f"{column} = %s" for column in wanted) or "true"
+            text = f"select to_jsonb(v) from spanledger_v1.{query.view} v where {where} order by {query.order} limit %s"  # noqa: S608
+            return text, (*wanted.values(), query.rows_max)
+
+
+def answer(query: Query, rows: list[tuple[Any, ...]]) -> Any:
+    """Turn the rows of `statement(query)` into what the step is answered with."""
+    if isinstance(query, Read):
+        return [row[0] for row in rows]
+    value = rows[0][0]
+    if isinstance(query, Run):
+        return value
+    return _begun(query, value[0]) if query.function == "begin" else value[0]
+
+
+def translated(error: psycopg.Error) -> Exception:
+    """Turn an error of the database into one of ours."""
+    if isinstance(error, psycopg.errors.UndefinedFunction | psycopg.errors.InvalidSchemaName | psycopg.errors.UndefinedTable):
+        return ConfigError("the ledger's schema is missing or too old: run `spanledger migrate`")
+    if error.sqlstate == "SL001":
+        return ConfigError(str(error.diag.message_primary))
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+        return ConfigError(f"the database role may not do this: {error.diag.message_primary}")
+    if isinstance(error, psycopg_pool.PoolTimeout):
+        return LedgerUnavailable("the ledger did not answer in time: no connection; see SPANLEDGER_DSN and `spanledger doctor`")
+    return LedgerUnavailable(f"the ledger did not answer: {str(error).strip() or type(error).__name__}")
+
+
+def _begun(ask: Ask, answer: dict[str, Any]) -> Begun:
+    details = dict(answer)
+    if "budget" in answer:
+        details |= {name: amount_of(answer["unit"], answer[name]) for name in _AMOUNTS}
+    result = answer.get("result")
+    return Begun(
+        verdict=Verdict(answer["verdict"]),
+        key=ask.item["key"],
+        attempt=answer["attempt"],
+        attempt_id=ask.item["attempt_id"],
+        tool=ask.item["tool"],
+        tenant=ask.tenant,
+        key_source=ask.item["key_source"],
+        now_s=float(answer["now_s"]),
+        attempts=answer["attempts"],
+        result=None if result is None else json.loads(result),
+        result_kept=bool(answer.get("result_kept")),
+        arguments_differ=bool(answer.get("arguments_differ")),
+        reason=answer.get("reason") or _reason(details),
+        details=details,
+        budgets=tuple(answer.get("budgets") or ()),
+        reserved=ask.item["reserve"],
+    )
+
+
+def _reason(details: Mapping[str, Any]) -> str | None:
+    if "budget" not in details:
+        return None
+    return (
+        f"budget {details['budget']!r} has {details['remaining']} left of {details['limit']} "
+        f"({details['spent']} spent, {details['held']} held), {details['requested']} requested"
+    )

@@ -1,0 +1,163 @@
+"""Bring the schema up to date.
+
+Rules: numbered migrations run once, in order, and are never edited once released; functions and views are
+applied again when their text changed. All of it is one transaction under an advisory lock, so that any number
+of programs may start at once. A migration whose first line is ``-- breaking`` shuts out programs that do not
+know it; any other newer schema is accepted, because `spanledger_v1` only grows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from importlib import resources
+from importlib.resources.abc import Traversable
+
+import psycopg
+
+from spanledger.errors import ConfigError
+
+LOCK = 0x5370616E  # "Span"
+
+_BOOTSTRAP = """
+create schema if not exists spanledger;
+create table if not exists spanledger.migration (
+    version integer primary key,
+    name text not null,
+    sha256 text not null,
+    breaking boolean not null,
+    applied_at timestamptz not null default clock_timestamp()
+);
+create table if not exists spanledger.module (
+    name text primary key,
+    sha256 text not null,
+    applied_at timestamptz not null default clock_timestamp()
+);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A file of SQL.
+
+    Attributes:
+        name: Its name without the ending.
+        text: The SQL.
+    """
+
+    name: str
+    text: str
+
+    @property
+    def version(self) -> int:
+        """The number a migration begins with."""
+        return int(self.name.partition("_")[0])
+
+    @property
+    def breaking(self) -> bool:
+        """Programs that do not know this migration must not go on."""
+        return self.text.startswith("-- breaking")
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the text."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+def migrations() -> list[Script]:
+    """All migrations this program knows, in order."""
+    return _scripts("migrations")
+
+
+def modules() -> list[Script]:
+    """All functions and views, in an order in which they can be created."""
+    # A function of language sql is checked when it is made; the others only name each other in their bodies.
+    return sorted(_scripts("functions"), key=lambda script: "language sql" not in script.text) + _scripts("views")
+
+
+def migrate(connection: psycopg.Connection) -> list[str]:
+    """Apply what is missing.
+
+    Args:
+        connection: Of a role that may create schemas.
+
+    Returns:
+        Names of what was applied; empty where all was up to date.
+
+    Raises:
+        ConfigError: The schema is newer than this program and marked as breaking, or a migration was edited.
+    """
+    applied: list[str] = []
+    with connection.transaction():
+        connection.execute("select pg_advisory_xact_lock(%s)", (LOCK,))
+        connection.execute(_BOOTSTRAP)
+        check_version(connection)
+        done = dict(connection.execute("select version, sha256 from spanledger.migration").fetchall())
+        for script in migrations():
+            if script.version not in done:
+                connection.execute(script.text)  # type: ignore[arg-type]
+                connection.execute(
+                    "insert into spanledger.migration (version, name, sha256, breaking) values (%s, %s, %s, %s)",
+                    (script.version, script.name, script.sha256, script.breaking),
+                )
+                applied.append(script.name)
+            elif done[script.version] != script.sha256:
+                raise ConfigError(f"migration {script.name} was edited after it had been applied; restore the file")
+        # An older program must not put older functions over a newer schema's.
+        if max(done, default=0) <= migrations()[-1].version:
+            applied += _apply_modules(connection)
+    return applied
+
+
+def check_version(connection: psycopg.Connection) -> None:
+    """Make sure this program can work with the schema.
+
+    Raises:
+        ConfigError: It is too new for this program. (Too old shows at the first call, or here as a missing table.)
+    """
+    known = migrations()[-1].version
+    row = connection.execute(
+        "select max(version) from spanledger.migration where breaking and version > %s", (known,)
+    ).fetchone()
+    if row and row[0] is not None:
+        raise ConfigError(
+            f"the ledger's schema is at version {row[0]}, this spanledger knows {known}: upgrade spanledger here"
+        )
+
+
+def check_schema(connection: psycopg.Connection) -> None:
+    """Make sure the schema is there, not older than this program needs and not too new for it.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    missing = "run `spanledger migrate` with a role that may create schemas"
+    try:
+        row = connection.execute("select max(version) from spanledger.migration").fetchone()
+        check_version(connection)
+    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
+        raise ConfigError(f"this database holds no ledger yet: {missing}") from None
+    version, needed = (row[0] if row else None) or 0, migrations()[-1].version
+    if version < needed:
+        raise ConfigError(f"the ledger's schema is at version {version}, this spanledger needs {needed}: {missing}")
+
+
+def _apply_modules(connection: psycopg.Connection) -> list[str]:
+    done = dict(connection.execute("select name, sha256 from spanledger.module").fetchall())
+    applied = []
+    for script in modules():
+        if done.get(script.name) != script.sha256:
+            connection.execute(script.text)  # type: ignore[arg-type]
+            connection.execute(
+                "insert into spanledger.module (name, sha256) values (%s, %s) "
+                "on conflict (name) do update set sha256 = excluded.sha256, applied_at = clock_timestamp()",
+                (script.name, script.sha256),
+            )
+            applied.append(script.name)
+    return applied
+
+
+def _scripts(folder: str) -> list[Script]:
+    files: list[Traversable] = list((resources.files("spanledger.ledger") / "sql" / folder).iterdir())
+    found = [Script(f.name.removesuffix(".sql"), f.read_text("utf-8")) for f in files if f.name.endswith(".sql")]
+    return sorted(found, key=lambda script: script.name)

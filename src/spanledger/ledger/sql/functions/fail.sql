@@ -1,0 +1,43 @@
+-- These calls failed. `not_invoked`: claimed, and provably never started. `outcome_unknown`: they may have taken
+-- effect, so what they hold stays held until somebody finds out. Otherwise it is released.
+create or replace function spanledger_v1.fail(p_tenant text, p_items jsonb)
+returns jsonb
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_answers jsonb[] := array_fill(null::jsonb, array[jsonb_array_length(p_items)]);
+    v_call spanledger.call;
+    v_item jsonb;
+    v_unknown boolean;
+    v_i integer;
+begin
+    for v_i, v_item in select item.i, item.item from jsonb_array_elements(p_items) with ordinality item (item, i)
+        order by item.item ->> 'key'
+    loop
+        select * into v_call from spanledger.call c
+            where c.tenant = p_tenant and c.key = decode(v_item ->> 'key', 'hex') for update;
+        v_unknown := coalesce((v_item ->> 'outcome_unknown')::boolean, false);
+        v_answers[v_i] := '{"owned": true}';
+        if v_call.attempt_id is distinct from (v_item ->> 'attempt_id')::uuid
+            or v_call.state not in ('in_flight', 'unknown', 'failed') then
+            if not coalesce((v_item ->> 'not_invoked')::boolean, false) then
+                perform spanledger.record_late(p_tenant, v_item, v_call, 'late_failure', clock_timestamp());
+            end if;
+            v_answers[v_i] := '{"owned": false}';
+        elsif v_call.state = 'in_flight' or (v_call.state = 'unknown' and not v_unknown) then
+            if not v_unknown then
+                perform spanledger.release(v_call.accounts, v_call.held, v_item -> 'cost', false);
+            end if;
+            update spanledger.call c set
+                state = case when v_unknown then 'unknown' else 'failed' end,
+                attempts = c.attempts - case when v_item ? 'not_invoked' then 1 else 0 end,
+                error = coalesce(v_item -> 'error', '{"type": "not_invoked", "message": "interrupted before it ran"}'),
+                held = case when v_unknown then c.held else '{}' end,
+                cost = v_item -> 'cost', lease_until = null, ended_at = clock_timestamp()
+                where c.tenant = v_call.tenant and c.key = v_call.key;
+        end if;
+    end loop;
+    return to_jsonb(v_answers);
+end
+$$;

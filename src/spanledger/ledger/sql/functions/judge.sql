@@ -1,0 +1,61 @@
+-- What an existing call says to a new begin. NULL: it may run. The row is locked by the caller.
+create or replace function spanledger.judge(p_call spanledger.call, p_item jsonb, p_now timestamptz)
+returns jsonb
+language plpgsql volatile
+as $$
+declare
+    v_state text := p_call.state;
+    v_differs boolean := p_call.fingerprint is distinct from decode(p_item ->> 'fingerprint', 'hex')
+        and p_call.fingerprint is not null and p_item ->> 'fingerprint' is not null;
+    v_answer jsonb := jsonb_build_object(
+        'attempt', p_call.attempt, 'attempts', p_call.attempts, 'arguments_differ', v_differs,
+        'original', jsonb_build_object('trace_id', p_call.trace_id, 'span_id', p_call.span_id));
+begin
+    if v_state in ('refused', 'reopened') then
+        return null;  -- never ran, or a person said to run it again
+    end if;
+    if v_state = 'in_flight' and p_call.attempt_id = (p_item ->> 'attempt_id')::uuid then
+        return v_answer || '{"verdict": "run", "again": true}';  -- the answer to this very begin was lost
+    end if;
+    if v_differs and p_item ->> 'on_mismatch' = 'refuse' then
+        return v_answer || '{"verdict": "key_reused"}';
+    end if;
+    if v_state = 'in_flight' then
+        if p_call.lease_until > p_now then
+            return v_answer || jsonb_build_object('verdict', 'in_progress',
+                'lease_left_s', extract(epoch from p_call.lease_until - p_now));
+        end if;
+        perform spanledger.lapse(p_call, p_now);
+        v_state := 'unknown';
+    end if;
+    case v_state
+    when 'succeeded' then
+        if p_call.ended_at + make_interval(secs => (p_item ->> 'replay_for_s')::double precision) <= p_now then
+            return null;  -- a new generation
+        end if;
+        return v_answer || jsonb_build_object('verdict', 'replay',
+            'result', p_call.result, 'result_kept', p_call.result_kept);
+    when 'failed' then
+        if p_item ->> 'on_failure' = 'retry'
+            and (p_item ->> 'attempts_max' is null or p_call.attempts < (p_item ->> 'attempts_max')::integer) then
+            return null;
+        end if;
+        return v_answer || jsonb_build_object('verdict', 'failed', 'error', p_call.error);
+    when 'unknown' then
+        if p_item ->> 'on_unknown' = 'retry' then
+            return null;
+        end if;
+        if p_item ->> 'on_unknown' = 'ask' then
+            return v_answer || '{"verdict": "outcome_unknown"}';
+        end if;
+        if p_call.probe_until > p_now then
+            return v_answer || jsonb_build_object('verdict', 'in_progress',
+                'lease_left_s', extract(epoch from p_call.probe_until - p_now));
+        end if;
+        update spanledger.call c
+            set probe_until = p_now + make_interval(secs => (p_item ->> 'probe_lease_s')::double precision)
+            where c.tenant = p_call.tenant and c.key = p_call.key;
+        return v_answer || '{"verdict": "outcome_unknown", "probe": true}';
+    end case;
+end
+$$;

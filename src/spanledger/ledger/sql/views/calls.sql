@@ -1,0 +1,9 @@
+-- One row a call, as people and programs read it. A lease that is over shows as unknown before anybody asks.
+create or replace view spanledger_v1.calls as
+select
+    c.tenant, encode(c.key, 'hex') as key, c.tool, c.operation, c.workflow_id,
+    case when c.state = 'in_flight' and c.lease_until <= clock_timestamp() then 'unknown' else c.state end as state,
+    c.attempt, c.attempts, c.attempt_id, c.key_source, c.call_id, c.agent, c.actor, c.rule,
+    c.arguments, c.result, c.result_kept, c.error, c.refusal, c.cost, c.trace_id, c.span_id,
+    c.created_at, c.started_at, c.ended_at, c.lease_until
+from spanledger.call c;

@@ -1,0 +1,28 @@
+"""The outside world of an agent, on loopback: a model, a payment provider, a telemetry backend.
+
+Rules: every server speaks its real protocol, so that unmodified clients talk to it; each binds to
+127.0.0.1 on a free port, lives inside a `with` block and never hangs on the way out. What a server saw is
+read as snapshots of frozen data. Nothing here imports the rest of spanledger, and importing this package
+loads the standard library only.
+
+    with ModelServer(lambda request: Say("hello")) as model, PaymentProvider() as payments:
+        client = OpenAI(base_url=model.url, api_key="offline")
+
+On a command line, `python -m spanledger.testing COMMAND` runs a program against them.
+"""
+
+from spanledger.testing.model_server import CallTool, Fail, ModelServer, Say, call_tool_once
+from spanledger.testing.otlp import OtlpReceiver, ReceivedSpan
+from spanledger.testing.payments import PaymentProvider, Refund
+
+__all__ = [
+    "CallTool",
+    "Fail",
+    "ModelServer",
+    "OtlpReceiver",
+    "PaymentProvider",
+    "ReceivedSpan",
+    "Refund",
+    "Say",
+    "call_tool_once",
+]
