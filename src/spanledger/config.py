@@ -21,7 +21,7 @@ from spanledger.core.budgets import Budget
 from spanledger.core.call import Call, ScopeSource
 from spanledger.core.keys import identify
 from spanledger.core.money import Amount, parse_amount
-from spanledger.core.rules import ArgumentAmount, Rule, reserved_amounts, terms_for
+from spanledger.core.rules import ArgumentAmount, Rule, Terms, reserved_amounts, terms_for
 from spanledger.core.steps import Asking
 from spanledger.core.values import NotJsonError, canonical, encode
 from spanledger.errors import ConfigError
@@ -118,9 +118,20 @@ class Config:
 
     def covers(self, call: Call) -> bool:
         """Tell whether the ledger has to be asked about a call that is neither a tool's nor opted in."""
-        return any(b.covers(call) for b in self.budgets) or terms_for(call, self.rules).guarded
+        return any(b.covers(call) for b in self.budgets) or self.terms(call).guarded
 
-    def asking(self, call: Call, *, attempt_id: str, own: Rule | None = None, trace: tuple[str, str] | None = None) -> Asking:
+    def terms(self, call: Call, own: Rule | None = None) -> Terms:
+        """Say what applies to a call.
+
+        Args:
+            call: The call.
+            own: What the developer gave at the tool itself.
+        """
+        return terms_for(call, self.rules, own)
+
+    def asking(
+        self, call: Call, *, attempt_id: str, own: Rule | None = None, trace: tuple[str, str] | None = None
+    ) -> Asking:
         """Put together all that the ledger needs to know of one call.
 
         Args:
@@ -133,7 +144,7 @@ class Config:
             Undescribable: The call cannot be identified or priced as its rule says.
         """
         call = self._completed(call, trace)
-        terms = terms_for(call, self.rules, own)
+        terms = self.terms(call, own)
         tenant = call.tenant or self.tenant
         secret = None if self.secret is None else self.secret.encode()
         return Asking(
@@ -150,15 +161,13 @@ class Config:
         )
 
     def _completed(self, call: Call, trace: tuple[str, str] | None) -> Call:
-        agent = call.agent or self.agent
-        if call.workflow_id:
-            return dataclasses.replace(call, agent=agent)
-        if self.workflow_id:
-            return dataclasses.replace(
-                call, agent=agent, workflow_id=self.workflow_id, workflow_source=ScopeSource.ENVIRONMENT
-            )
+        scope, source = call.workflow_id, call.workflow_source
+        if self.workflow_id and not (scope and source is ScopeSource.GIVEN):
+            scope, source = self.workflow_id, ScopeSource.ENVIRONMENT
+        if not scope:
+            scope, source = trace[0] if trace else "", ScopeSource.TRACE
         return dataclasses.replace(
-            call, agent=agent, workflow_id=trace[0] if trace else "", workflow_source=ScopeSource.TRACE
+            call, agent=call.agent or self.agent, workflow_id=scope, workflow_source=source
         )
 
 
@@ -241,7 +250,9 @@ def _made(cls: type[Any], values: Mapping[str, Any], where: str) -> Any:
     if unknown:
         raise ConfigError(f"{where} has {unknown[0]!r}, which is not known; known are {', '.join(known)}")
     required = [
-        f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING and f.name not in values
+        f.name
+        for f in dataclasses.fields(cls)
+        if f.default is f.default_factory is dataclasses.MISSING and f.name not in values
     ]
     if required:
         raise ConfigError(f"{where} lacks {', '.join(required)}")
@@ -260,4 +271,6 @@ def shown(config: Config) -> str:
     """Describe a configuration in a line, without what is secret."""
     where = "embedded ledger" if config.dsn is None else "ledger by DSN"
     names = json.dumps([rule.match for rule in config.rules])
-    return f"mode {config.mode}, {where}, tenant {config.tenant}, rules {names}, {len(config.budgets)} budget(s)"
+    return (
+        f"mode {config.mode}, {where}, tenant {config.tenant}, rules {names}, {len(config.budgets)} budget(s)"
+    )

@@ -251,11 +251,15 @@ class Ended:
     Attributes:
         value: What it returned.
         error: What it raised instead.
+        failure: The function returned, and what it returned says that it failed.
+        paused: `error` is a framework's way to suspend a run; the function will be called again from its start.
         cost: Unit → steps it cost in the end, where that is known; else what was reserved.
     """
 
     value: Any = None
     error: BaseException | None = None
+    failure: str | None = None
+    paused: bool = False
     cost: Mapping[str, int] = field(default_factory=dict)
 
 

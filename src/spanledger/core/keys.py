@@ -34,9 +34,9 @@ def identify(call: Call, terms: Terms, *, tenant: str, nonce: str, secret: bytes
     Raises:
         Undescribable: The identity the terms ask for cannot be made from this call.
     """
-    arguments = _canonical_arguments(call)
+    arguments, obstacle = _canonical_arguments(call)
     fingerprint = None if arguments is None else _digest((call.name.encode(), arguments), secret)
-    source, part = _identity_part(call, terms, arguments, nonce)
+    source, part = _identity_part(call, terms, arguments or obstacle, nonce)
     scope = scope_of(call, terms)
     parts = (tenant.encode(), scope.encode(), call.name.encode(), source.encode(), *part)
     return Identity(_digest(parts, secret), source, fingerprint, scope)
@@ -52,22 +52,28 @@ def scope_of(call: Call, terms: Terms) -> str:
 
 
 def _identity_part(
-    call: Call, terms: Terms, arguments: bytes | None, nonce: str
+    call: Call, terms: Terms, arguments: bytes | Undescribable, nonce: str
 ) -> tuple[str, tuple[bytes, ...]]:
     if call.key is not None:
         return "explicit", (call.key.encode(),)
     if call.resource is not None:
         resource = call.resource
-        return "resource", (resource.namespace.encode(), resource.type.encode(), _canonical(resource.id, call))
+        return "resource", (
+            resource.namespace.encode(),
+            resource.type.encode(),
+            _canonical(resource.id, call),
+        )
     identity, fields = terms.identity, call.fields or terms.fields
     if identity == "none":
         return "none", (nonce.encode(),)
     if fields and (call.fields or identity == "fields"):
         return "fields", (_canonical(_picked(call, fields), call),)
     if identity == "resource":
-        raise Undescribable(f"the rule for {call.name!r} identifies it by resource; give it one: ToolCall(resource=…)")
-    if arguments is None:
-        raise Undescribable(f"the rule for {call.name!r} needs its arguments, and this call does not show them")
+        raise Undescribable(
+            f"the rule for {call.name!r} identifies it by resource; give it one: ToolCall(resource=…)"
+        )
+    if isinstance(arguments, Undescribable):
+        raise arguments
     if identity == "call_id":
         if not usable_call_id(call.call_id):
             raise Undescribable(f"the rule for {call.name!r} needs a call id, and this call has none")
@@ -79,12 +85,22 @@ def _picked(call: Call, fields: tuple[str, ...]) -> dict[str, Any]:
     arguments = call.arguments
     missing = [f for f in fields if not isinstance(arguments, Mapping) or f not in arguments]
     if missing or not isinstance(arguments, Mapping):
-        raise Undescribable(f"{call.name!r} is identified by {', '.join(missing)}, and this call has no such argument")
+        raise Undescribable(
+            f"{call.name!r} is identified by {', '.join(missing)}, and this call has no such argument"
+        )
     return {f: arguments[f] for f in fields}
 
 
-def _canonical_arguments(call: Call) -> bytes | None:
-    return None if call.arguments is None else _canonical(call.arguments, call)
+def _canonical_arguments(call: Call) -> tuple[bytes | None, Undescribable]:
+    """Return the arguments in canonical form, or why there is none; only some identities need them."""
+    if call.arguments is None:
+        return None, Undescribable(
+            f"{call.name!r} is identified by its arguments, and this call does not show them"
+        )
+    try:
+        return _canonical(call.arguments, call), Undescribable("")
+    except Undescribable as error:
+        return None, error
 
 
 def _canonical(value: Any, call: Call) -> bytes:

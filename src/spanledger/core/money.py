@@ -181,7 +181,9 @@ def _micros(amount: object) -> int:
     except InvalidOperation:
         raise ConfigError(f"{amount!r} is not a decimal number") from None
     if not value.is_finite() or abs(value) > AMOUNT_MAX // MICROS:
-        raise ConfigError(f"{amount!r} is not an amount the ledger can hold (at most {AMOUNT_MAX // MICROS:,})")
+        raise ConfigError(
+            f"{amount!r} is not an amount the ledger can hold (at most {AMOUNT_MAX // MICROS:,})"
+        )
     micros = value * MICROS
     if micros != micros.to_integral_value():
         raise ConfigError(f"{amount!r} has more than six decimal places")

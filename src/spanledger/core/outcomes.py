@@ -83,4 +83,8 @@ def _name(cls: type) -> str:
     name = f"{cls.__module__}.{cls.__qualname__}"
     # Some libraries define errors in private modules and publish them at the top.
     top = cls.__module__.partition(".")[0]
-    return f"{top}.{cls.__qualname__}" if top in ("httpx", "httpx2", "openai", "anthropic", "trio", "grpc") else name
+    return (
+        f"{top}.{cls.__qualname__}"
+        if top in ("httpx", "httpx2", "openai", "anthropic", "trio", "grpc")
+        else name
+    )

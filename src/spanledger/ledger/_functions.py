@@ -15,6 +15,7 @@ from typing import Any
 import psycopg
 import psycopg_pool
 
+from spanledger.config import Config
 from spanledger.core.call import Begun, Verdict
 from spanledger.core.money import amount_of
 from spanledger.core.steps import Ask
@@ -62,6 +63,11 @@ class Run:
 Query = Ask | Read | Run
 
 
+def applying(config: Config, by: str) -> Run:
+    """Write the budgets of a configuration into the ledger."""
+    return Run("apply", (config.tenant, {"budgets": [budget.control() for budget in config.budgets]}, by))
+
+
 def statement(query: Query) -> tuple[str, tuple[Any, ...]]:
     """Return the SQL of a step and its parameters."""
     match query:
@@ -90,14 +96,19 @@ def answer(query: Query, rows: list[tuple[Any, ...]]) -> Any:
 
 def translated(error: psycopg.Error) -> Exception:
     """Turn an error of the database into one of ours."""
-    if isinstance(error, psycopg.errors.UndefinedFunction | psycopg.errors.InvalidSchemaName | psycopg.errors.UndefinedTable):
+    if isinstance(
+        error,
+        psycopg.errors.UndefinedFunction | psycopg.errors.InvalidSchemaName | psycopg.errors.UndefinedTable,
+    ):
         return ConfigError("the ledger's schema is missing or too old: run `spanledger migrate`")
     if error.sqlstate == "SL001":
         return ConfigError(str(error.diag.message_primary))
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
         return ConfigError(f"the database role may not do this: {error.diag.message_primary}")
     if isinstance(error, psycopg_pool.PoolTimeout):
-        return LedgerUnavailable("the ledger did not answer in time: no connection; see SPANLEDGER_DSN and `spanledger doctor`")
+        return LedgerUnavailable(
+            "the ledger did not answer in time: no connection; see SPANLEDGER_DSN and `spanledger doctor`"
+        )
     return LedgerUnavailable(f"the ledger did not answer: {str(error).strip() or type(error).__name__}")
 
 

@@ -19,14 +19,14 @@ from spanledger.core.call import Begun, Call, Ended, Outcome, ToolCall, Verdict
 from spanledger.core.money import Amount, amount_of
 from spanledger.core.outcomes import describe_error, is_ambiguous
 from spanledger.core.rules import terms_for
-from spanledger.core.steps import Ask, Asking, Steps, guarded, keep_plain
+from spanledger.core.steps import Ask, Asking, guarded, keep_plain
 from spanledger.core.values import decode, encode
 from spanledger.errors import ConfigError
 from spanledger.ledger import _migrate
 from spanledger.ledger._database import Database, Dsn, embedded_server
 from spanledger.ledger._drivers import AwaitingDriver, BlockingDriver
 from spanledger.ledger._embedded import EmbeddedPostgres
-from spanledger.ledger._functions import Query, Read, Run
+from spanledger.ledger._functions import Read, Run, applying
 
 OUTCOMES = ("succeeded", "failed", "retry")
 
@@ -54,13 +54,16 @@ def open_database(config: Config, dsn: Dsn | None = None) -> Database:
         ConfigError: No DSN is given and no private server can be used here.
     """
     where: Dsn | EmbeddedPostgres = dsn or config.dsn or embedded_server(config.embedded)
-    return Database(where, timeout_s=config.ledger_timeout_s)
+    controls = applying(config, "process") if config.budgets else None
+    return Database(where, controls=controls, timeout_s=config.ledger_timeout_s)
 
 
 class Ledger:
     """The ledger, for blocking callers. Safe to share between threads."""
 
-    def __init__(self, dsn: Dsn | None = None, config: Config | None = None, *, database: Database | None = None) -> None:
+    def __init__(
+        self, dsn: Dsn | None = None, config: Config | None = None, *, database: Database | None = None
+    ) -> None:
         """Connect lazily.
 
         Args:
@@ -72,12 +75,13 @@ class Ledger:
         self.config = Config.from_env() if config is None else config
         self._database = database or open_database(self.config, dsn)
         self._driver = BlockingDriver(self._database)
-        self._applied = not self.config.budgets
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -91,7 +95,7 @@ class Ledger:
 
     def apply(self, config: Config, *, by: str = "apply") -> None:
         """Write the budgets of a configuration into the ledger."""
-        self._driver.query(_apply(config, by))
+        self._driver.query(applying(config, by))
 
     def run(self, call: ToolCall, handler: Callable[[], Any]) -> Any:
         """Run `handler` at most once for this call and return its result, recorded or fresh.
@@ -99,7 +103,6 @@ class Ledger:
         Raises:
             SpanledgerError: The call may not run; errors of the handler pass through.
         """
-        self._ready()
 
         def invoke(begun: Begun) -> Ended:  # noqa: ARG001 - the handler needs nothing of it
             try:
@@ -112,7 +115,6 @@ class Ledger:
 
     def begin(self, call: ToolCall) -> Begun:
         """Ask once whether a call may run, and claim it if so; refusals are verdicts here, not exceptions."""
-        self._ready()
         return _shown_begun(self._driver.query(_begin(self.config, call)))
 
     def settle(self, begun: Begun, result: Any, cost: Amount | None = None) -> bool:
@@ -158,7 +160,12 @@ class Ledger:
         limit: int = 100,
     ) -> list[dict[str, Any]]:
         """Return rows of calls, the newest first."""
-        where = {"workflow_id": workflow_id, "state": state, "tool": tool, "tenant": tenant or self.config.tenant}
+        where = {
+            "workflow_id": workflow_id,
+            "state": state,
+            "tool": tool,
+            "tenant": tenant or self.config.tenant,
+        }
         return list(self._driver.query(_calls(self.config, where, limit)))
 
     def history(self, key: str) -> list[dict[str, Any]]:
@@ -184,7 +191,6 @@ class Ledger:
 
     def budgets(self, tenant: str | None = None) -> list[Balance]:
         """Return how the budgets stand."""
-        self._ready()
         return _balances(self._driver.query(_budgets(self.config, None, tenant)))
 
     def budget(self, name: str, tenant: str | None = None) -> Balance:
@@ -193,7 +199,6 @@ class Ledger:
         Raises:
             ConfigError: There is no such budget.
         """
-        self._ready()
         return _only(_balances(self._driver.query(_budgets(self.config, name, tenant))), name)
 
     def top_up(self, name: str, amount: Amount, *, by: str) -> None:
@@ -202,24 +207,19 @@ class Ledger:
         Raises:
             ConfigError: There is no such budget in that unit.
         """
-        self._ready()
         _check_topped(self._driver.query(_top_up(self.config, name, amount, by)), name, amount)
-
-    def _ready(self) -> None:
-        if not self._applied:
-            self.apply(self.config)
-            self._applied = True
 
 
 class AsyncLedger:
     """The ledger, for callers in an event loop; `Ledger` has the meaning of each method."""
 
-    def __init__(self, dsn: Dsn | None = None, config: Config | None = None, *, database: Database | None = None) -> None:
+    def __init__(
+        self, dsn: Dsn | None = None, config: Config | None = None, *, database: Database | None = None
+    ) -> None:
         """Connect lazily; the arguments are those of `Ledger`."""
         self.config = Config.from_env() if config is None else config
         self._database = database or open_database(self.config, dsn)
         self._driver = AwaitingDriver(self._database)
-        self._applied = not self.config.budgets
 
     async def __aenter__(self) -> Self:
         return self
@@ -242,11 +242,10 @@ class AsyncLedger:
 
     async def apply(self, config: Config, *, by: str = "apply") -> None:
         """As `Ledger.apply`."""
-        await self._driver.query(_apply(config, by))
+        await self._driver.query(applying(config, by))
 
     async def run(self, call: ToolCall, handler: Callable[[], Awaitable[Any] | Any]) -> Any:
         """As `Ledger.run`; the handler may be a coroutine function."""
-        await self._ready()
 
         async def invoke(begun: Begun) -> Ended:  # noqa: ARG001 - the handler needs nothing of it
             try:
@@ -260,7 +259,6 @@ class AsyncLedger:
 
     async def begin(self, call: ToolCall) -> Begun:
         """As `Ledger.begin`."""
-        await self._ready()
         return _shown_begun(await self._driver.query(_begin(self.config, call)))
 
     async def settle(self, begun: Begun, result: Any, cost: Amount | None = None) -> bool:
@@ -288,7 +286,12 @@ class AsyncLedger:
         limit: int = 100,
     ) -> list[dict[str, Any]]:
         """As `Ledger.calls`."""
-        where = {"workflow_id": workflow_id, "state": state, "tool": tool, "tenant": tenant or self.config.tenant}
+        where = {
+            "workflow_id": workflow_id,
+            "state": state,
+            "tool": tool,
+            "tenant": tenant or self.config.tenant,
+        }
         return list(await self._driver.query(_calls(self.config, where, limit)))
 
     async def history(self, key: str) -> list[dict[str, Any]]:
@@ -299,27 +302,21 @@ class AsyncLedger:
         self, key: str, *, by: str, outcome: str, result: Any = None, reason: str | None = None
     ) -> bool:
         """As `Ledger.resolve`."""
-        return bool((await self._driver.query(_resolve(self.config, key, by, (outcome, result, reason))))["done"])
+        return bool(
+            (await self._driver.query(_resolve(self.config, key, by, (outcome, result, reason))))["done"]
+        )
 
     async def budgets(self, tenant: str | None = None) -> list[Balance]:
         """As `Ledger.budgets`."""
-        await self._ready()
         return _balances(await self._driver.query(_budgets(self.config, None, tenant)))
 
     async def budget(self, name: str, tenant: str | None = None) -> Balance:
         """As `Ledger.budget`."""
-        await self._ready()
         return _only(_balances(await self._driver.query(_budgets(self.config, name, tenant))), name)
 
     async def top_up(self, name: str, amount: Amount, *, by: str) -> None:
         """As `Ledger.top_up`."""
-        await self._ready()
         _check_topped(await self._driver.query(_top_up(self.config, name, amount, by)), name, amount)
-
-    async def _ready(self) -> None:
-        if not self._applied:
-            await self.apply(self.config)
-            self._applied = True
 
 
 def _asking(config: Config, call: ToolCall) -> Asking:
@@ -362,10 +359,6 @@ def _resolve(config: Config, key: str, by: str, found: tuple[str, Any, str | Non
     return Ask("resolve", config.tenant, item)
 
 
-def _apply(config: Config, by: str) -> Query:
-    return Run("apply", (config.tenant, {"budgets": [budget.control() for budget in config.budgets]}, by))
-
-
 def _calls(config: Config, where: dict[str, Any], limit: int) -> Read:
     return Read("calls", {"tenant": config.tenant} | where, "created_at desc, key", limit)
 
@@ -380,7 +373,9 @@ def _budgets(config: Config, name: str | None, tenant: str | None) -> Read:
 
 def _balances(rows: Iterable[dict[str, Any]]) -> list[Balance]:
     figures = ("limit", "spent", "held", "remaining")
-    return [Balance(row["name"], *(amount_of(row["unit"], row[f"{f}_steps"]) for f in figures)) for row in rows]
+    return [
+        Balance(row["name"], *(amount_of(row["unit"], row[f"{f}_steps"]) for f in figures)) for row in rows
+    ]
 
 
 def _only(balances: list[Balance], name: str) -> Balance:
@@ -408,6 +403,3 @@ def _result_of(outcome: Outcome) -> Any:
     if outcome.ended.error is not None:
         raise outcome.ended.error
     return outcome.ended.value
-
-
-__all__ = ["AsyncLedger", "Ledger", "PlainCodec", "Steps", "open_database"]

@@ -19,6 +19,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ _PR_SET_PDEATHSIG = 1
 _LINUX = sys.platform == "linux"
 
 
-class Unusable(Exception):  # noqa: N818 - says what is the matter, as all our errors do
+class Unusable(Exception):
     """The private server cannot be run here; the text says why and is shown to the user."""
 
 
@@ -180,8 +181,8 @@ def _choose_place(orders: Orders, account: Account) -> Path:
 
 
 def _give(path: Path, account: Account) -> None:
-    """Hands over files which the last server, run by another account, left."""
-    if path.lstat().st_uid == account.uid:
+    """Hands over what the last server, run by another account, left."""
+    if os.geteuid() != 0 or path.lstat().st_uid == account.uid:
         return
     for file in (path, *path.rglob("*")):
         os.chown(file, account.uid, -1, follow_symlinks=False)
@@ -251,9 +252,8 @@ class Server:
         self._open_to_account(self._place)
         if not data.exists():
             self._make(data)
-        if self._place != Path(self._orders.home):
-            with contextlib.suppress(FileExistsError):
-                Path(self._orders.home, "data").symlink_to(data)
+        if not Path(self._orders.home, "data").exists():
+            Path(self._orders.home, "data").symlink_to(data)
         data = data.resolve()
         _stop_leftovers(data)
         _give(data, self._account)
@@ -283,9 +283,8 @@ class Server:
     def _make(self, data: Path) -> None:
         # Made aside and renamed when complete, so that whatever is called `data` is whole.
         for leftover in self._place.glob("data.new-*"):
-            shutil.rmtree(leftover)
-        fresh = self._place / f"data.new-{os.getpid()}"
-        fresh.mkdir(mode=0o700)
+            shutil.rmtree(leftover, ignore_errors=True)  # an initdb without a parent may still tidy up, too
+        fresh = Path(tempfile.mkdtemp(prefix="data.new-", dir=self._place))
         os.chown(fresh, self._account.uid, -1)
         choices = ["-U", NAME, "-A", "trust", "-E", "UTF8", "--locale=C", "-k"]
         self._run(["initdb", "-D", str(fresh), *choices])
@@ -316,8 +315,9 @@ class Server:
         if not socket_fits(path):
             path = private_directory(Path(self._orders.short_dir)) / "run"
         self._open_to_account(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
+        _give(path, self._account)
         private_directory(path, owner_uid=self._account.uid)
-        os.chown(path, self._account.uid, -1)
         for leftover in path.glob(".s.PGSQL.*"):
             leftover.unlink()
         return path
@@ -355,7 +355,7 @@ def _watch(server: Server, users_fd: int, *, linger_s: float) -> None:
     """Returns, holding users.lock, when nobody has used the server for the given time."""
     idle_since_s: float | None = None
     while True:
-        select.select([server.gone_fd], [], [], POLL_S)
+        select.select([server.gone_fd], [], [], min(POLL_S, linger_s / 2))
         if not server.is_running():
             raise Unusable("PostgreSQL ended by itself")
         if not try_lock(users_fd, fcntl.LOCK_EX):

@@ -14,6 +14,7 @@ On a command line, `python -m spanledger.testing COMMAND` runs a program against
 from spanledger.testing.model_server import CallTool, Fail, ModelServer, Say, call_tool_once
 from spanledger.testing.otlp import OtlpReceiver, ReceivedSpan
 from spanledger.testing.payments import PaymentProvider, Refund
+from spanledger.testing.refunds import refund_script
 
 __all__ = [
     "CallTool",
@@ -25,4 +26,5 @@ __all__ = [
     "Refund",
     "Say",
     "call_tool_once",
+    "refund_script",
 ]

@@ -21,18 +21,14 @@ The exit code is the command's. At the end, the number of refunds paid out is pr
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from types import FrameType
-from typing import Any
 
-from spanledger.testing import ModelServer, PaymentProvider, call_tool_once
+from spanledger.testing import ModelServer, PaymentProvider, refund_script
 
-_ORDER = re.compile(r"\bo-\w+")
-_AMOUNT = r"\b(\d+(?:\.\d{1,2})?)\b"
 # What a shell would say.
 _EXIT_USAGE = 2
 _EXIT_CANNOT_RUN = 126
@@ -45,8 +41,7 @@ def main(argv: Sequence[str]) -> int:
     if not argv or argv[0] in {"-h", "--help"}:
         print(__doc__.strip())  # noqa: T201 - a program's output
         return 0 if argv else _EXIT_USAGE
-    script = call_tool_once("refund", refund_arguments)
-    with ModelServer(script) as model, PaymentProvider() as payments:
+    with ModelServer(refund_script()) as model, PaymentProvider() as payments:
         offline = {
             "OPENAI_BASE_URL": model.url,
             "OPENAI_API_KEY": "offline",
@@ -56,17 +51,6 @@ def main(argv: Sequence[str]) -> int:
         count = len(payments.refunds)
     print(f"refunds the payment provider saw: {count}", file=sys.stderr)  # noqa: T201
     return code
-
-
-def refund_arguments(user_text: str) -> dict[str, Any] | None:
-    """Read an order number and an amount; None where either is missing."""
-    order = _ORDER.search(user_text)
-    rest = _ORDER.sub(" ", user_text)
-    # A number with its currency is surely the amount; "2 chairs, 10.00 EUR" has another one before it.
-    amount = re.search(_AMOUNT + r"\s*(?:EUR|€)", rest, re.IGNORECASE) or re.search(_AMOUNT, rest)
-    if order is None or amount is None:
-        return None
-    return {"order_id": order[0], "amount": amount[1]}
 
 
 def _run(argv: Sequence[str], environment: dict[str, str]) -> int:

@@ -1,0 +1,177 @@
+"""Build the layers and connect them: the only file that knows every one.
+
+Rules: nothing is opened before it is needed. `instrument()` twice is harmless. Zero code comes through
+`pre_instrument`, which OpenTelemetry's auto-instrumentation calls after the SDK is configured and before any other
+instrumentation can break the chain; there, a guard that cannot be attached ends the process, because the
+alternative is a program that looks guarded and is not.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+
+from spanledger.config import Config, shown
+from spanledger.errors import ConfigError, SpanledgerError
+from spanledger.guard import Guard
+from spanledger.instrument import _registry, _runtime
+from spanledger.instrument._engine import Engine
+from spanledger.instrument._patch import Patches, Report
+from spanledger.ledger._database import Database
+from spanledger.ledger._drivers import AwaitingDriver, BlockingDriver
+from spanledger.ledger._ledger import open_database
+from spanledger.telemetry import gate
+from spanledger.telemetry.processor import SpanDecider
+
+logger = logging.getLogger("spanledger")
+
+
+@dataclass(slots=True)
+class _Installed:
+    patches: Patches
+    database: Database
+
+
+_installed: _Installed | None = None
+
+
+class GuardrailSpanProcessor(SpanDecider):
+    """Enforces idempotency and budgets for tool spans, whoever opens them.
+
+    Add it to a tracer provider: `provider.add_span_processor(GuardrailSpanProcessor())`. It also closes the start
+    gate, so that spans that are not sampled, and tracers of other providers, are decided as well.
+    """
+
+    def __init__(self, config: Config | None = None) -> None:
+        """Connect to the ledger, lazily.
+
+        Args:
+            config: Rules, budgets and where the ledger is. None: what `instrument()` was given, else the environment.
+
+        Raises:
+            ConfigError: The configuration cannot work.
+            WrapMissing: Spans cannot be refused in this process.
+        """
+        engine = _runtime.engine() if config is None else None
+        super().__init__(_guard(config or Config.from_env())[0] if engine is None else engine.guard)
+        gate.prove()
+
+
+def instrument(config: Config | None = None, *, libraries: Iterable[str] | None = None) -> Report:
+    """Instrument this process: libraries, `@tool`, and every tool span.
+
+    Args:
+        config: Rules, budgets and where the ledger is. None: `Config.from_env()`.
+        libraries: Names of the libraries to instrument; None: all that are known and installed.
+
+    Returns:
+        What is attached, and what was not found.
+
+    Raises:
+        ConfigError: The configuration cannot work, or names no ledger.
+        WrapMissing: A function that runs tools is not where it should be, or spans cannot be refused here.
+    """
+    global _installed  # noqa: PLW0603 - one per process
+    uninstrument()
+    config = config or Config.from_env()
+    if config.mode == "off":
+        _runtime.use(None)
+        return Report()
+    guard, database = _guard(config)
+    engine = Engine(guard)
+    patches = Patches(engine)
+    _installed = _Installed(patches, database)
+    try:
+        gate.install(guard)
+        gate.prove()
+        report = patches.attach(_registry.LIBRARIES if libraries is None else _known(libraries))
+    except BaseException:
+        uninstrument()
+        raise
+    _runtime.use(engine)
+    logger.info(
+        "spanledger guards this process: %s; libraries %s",
+        shown(config),
+        ", ".join(report.attached) or "none",
+    )
+    return report
+
+
+def uninstrument() -> None:
+    """Take everything back that `instrument()` did."""
+    global _installed  # noqa: PLW0603 - one per process
+    installed, _installed = _installed, None
+    gate.remove()
+    _runtime.forget()
+    if installed is not None:
+        installed.patches.detach()
+        installed.database.close()
+
+
+def pre_instrument() -> None:
+    """Instrument a process that `opentelemetry-instrument` starts; called by OpenTelemetry.
+
+    Raises:
+        SystemExit: The guard cannot be attached.
+    """
+    try:
+        config = Config.from_env()
+        if config.mode == "off":
+            _runtime.use(None)
+            return
+        _configure_sdk()
+        instrument(config)
+        provider = trace.get_tracer_provider()
+        if isinstance(provider, TracerProvider):
+            provider.add_span_processor(GuardrailSpanProcessor())
+    except Exception as error:
+        why = str(error) if isinstance(error, SpanledgerError) else f"{type(error).__name__}: {error}"
+        sys.stderr.write(
+            f"spanledger: the guard cannot be attached, so this program does not start.\n  {why}\n"
+            "  To run it without a guard: SPANLEDGER_MODE=off\n"
+        )
+        logger.debug("the guard cannot be attached", exc_info=True)
+        raise SystemExit(1) from error
+
+
+def _configure_sdk() -> None:
+    """Configure the SDK from OTEL_* where nobody else does: without `opentelemetry-distro`, nobody does."""
+    if (
+        isinstance(trace.get_tracer_provider(), TracerProvider)
+        or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
+    ):
+        return
+    from opentelemetry.sdk._configuration import _OTelSDKConfigurator
+
+    class Configurator(_OTelSDKConfigurator):
+        """The SDK's own, which asks to be subclassed."""
+
+    os.environ.setdefault("OTEL_TRACES_EXPORTER", "otlp")
+    Configurator().configure()  # type: ignore[no-untyped-call]
+
+
+def _guard(config: Config) -> tuple[Guard, Database]:
+    database = open_database(config)
+    return Guard(config, BlockingDriver(database), AwaitingDriver(database)), database
+
+
+def _known(names: Iterable[str]) -> list[str]:
+    wanted = list(names)
+    unknown = [name for name in wanted if name not in _registry.LIBRARIES]
+    if unknown:
+        raise ConfigError(f"library {unknown[0]!r} is not known; known are {', '.join(_registry.LIBRARIES)}")
+    return wanted
+
+
+def _default_engine() -> Engine | None:
+    config = Config.from_env()
+    return None if config.mode == "off" else Engine(_guard(config)[0])
+
+
+_runtime.made_by(_default_engine)

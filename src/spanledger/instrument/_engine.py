@@ -1,0 +1,259 @@
+"""The engine: one guarded and traced call, for any library.
+
+Rules: telemetry fails open, the guard fails closed, and the two are visibly apart. A call that nobody asked to guard
+and that cannot be described just runs; a guarded one is refused. The wrapped function is called at most once and
+its exceptions pass through as they are. The blocking and the awaiting form are alike but for `await`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from opentelemetry.trace import Span
+
+from spanledger.core.call import EXECUTE_TOOL, Begun, Call, Codec, Ended, Outcome, Usage
+from spanledger.core.rules import Rule
+from spanledger.core.steps import Asking, admitted, finished, guarded
+from spanledger.errors import CallRefused, SpanledgerError, Undescribable
+from spanledger.guard import Guard, RunningCall, decided, running
+from spanledger.instrument._prices import price
+from spanledger.instrument._stream import Watcher, is_stream, watch
+from spanledger.instrument.library import Wrap
+from spanledger.telemetry import record
+
+logger = logging.getLogger("spanledger.instrument")
+
+
+class NoCodec:
+    """For results that cannot be kept."""
+
+    def encode(self, result: Any) -> Any:
+        """Refuse to keep a result."""
+        raise TypeError(f"nothing is known about keeping a {type(result).__qualname__}")
+
+    def decode(self, tree: Any, call: Call) -> Any:
+        """Never called: nothing was kept."""
+        raise TypeError(f"{call.name} has no kept result, yet one was found: {tree!r:.80}")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Job:
+    """One call on its way through the engine.
+
+    Attributes:
+        call: The call.
+        codec: How its result is kept.
+        own: What the developer gave at the tool itself.
+        wrap: Where it came from; None for a tool of the developer's own.
+    """
+
+    call: Call
+    codec: Codec
+    own: Rule | None = None
+    wrap: Wrap | None = None
+
+    def ended(self, value: Any, ran: RunningCall) -> Ended:
+        """Say how a function that returned `value` ended."""
+        failure = self.wrap.failure(value) if self.wrap and self.wrap.failure else None
+        return Ended(value, failure=failure, cost=ran.cost())
+
+    def raised(self, error: BaseException, ran: RunningCall) -> Ended:
+        """Say how a function that raised `error` ended."""
+        names = {f"{cls.__module__}.{cls.__qualname__}" for cls in type(error).__mro__}
+        return Ended(error=error, paused=bool(self.wrap and names & set(self.wrap.pauses)), cost=ran.cost())
+
+
+class Engine:
+    """Guards and traces calls in this process."""
+
+    def __init__(self, guard: Guard) -> None:
+        self.guard = guard
+
+    # --- tools
+
+    def run(self, job: Job, function: Callable[[], Any]) -> Any:
+        """Run a tool's function at most once."""
+        span = record.start(job.call, self.guard.config)
+        try:
+            asking = self._asking(job, span)
+            if asking is None or decided(asking):
+                with record.current(span):
+                    return function()
+
+            def invoke(begun: Begun) -> Ended:
+                record.begun(span, begun)
+                with running(asking, begun) as ran, record.current(span):
+                    try:
+                        return job.ended(function(), ran)
+                    except BaseException as error:  # noqa: BLE001 - raised again by `_result`
+                        return job.raised(error, ran)
+
+            outcome = self.guard.blocking.drive(guarded(asking, job.codec), invoke)
+            return self._result(span, outcome)
+        except SpanledgerError as error:
+            return self._refused(job, span, error)
+        finally:
+            record.end(span)
+
+    async def run_awaiting(self, job: Job, function: Callable[[], Awaitable[Any]]) -> Any:
+        """Run a tool's coroutine function at most once."""
+        span = record.start(job.call, self.guard.config)
+        try:
+            asking = self._asking(job, span)
+            if asking is None or decided(asking):
+                with record.current(span):
+                    return await function()
+
+            async def invoke(begun: Begun) -> Ended:
+                record.begun(span, begun)
+                with running(asking, begun) as ran, record.current(span):
+                    try:
+                        return job.ended(await function(), ran)
+                    except BaseException as error:  # noqa: BLE001 - raised again by `_result`
+                        return job.raised(error, ran)
+
+            outcome = await self.guard.awaiting.drive(guarded(asking, job.codec), invoke)
+            return self._result(span, outcome)
+        except SpanledgerError as error:
+            return self._refused(job, span, error)
+        finally:
+            record.end(span)
+
+    # --- models
+
+    def ask_model(self, job: Job, function: Callable[..., Any], kwargs: dict[str, Any]) -> Any:
+        """Make a model call; it asks the ledger only where a budget or a rule covers it."""
+        span = record.start(job.call, self.guard.config)
+        asked: tuple[Asking, Begun] | None = None
+        try:
+            if self.guard.config.covers(job.call):
+                asking = self._model_asking(job, span)
+                asked = asking, self.guard.blocking.drive(admitted(asking))
+                record.begun(span, asked[1])
+            kwargs, hidden = _prepared(job, kwargs)
+            with record.current(span):
+                result = function(**kwargs)
+        except BaseException as error:
+            self._model_failed(span, asked, error)
+            raise
+        return self._model_answered(job, span, asked, (result, hidden))
+
+    async def ask_model_awaiting(self, job: Job, function: Callable[..., Any], kwargs: dict[str, Any]) -> Any:
+        """Make a model call; it asks the ledger only where a budget or a rule covers it."""
+        span = record.start(job.call, self.guard.config)
+        asked: tuple[Asking, Begun] | None = None
+        try:
+            if self.guard.config.covers(job.call):
+                asking = self._model_asking(job, span)
+                asked = asking, await self.guard.awaiting.drive(admitted(asking))
+                record.begun(span, asked[1])
+            kwargs, hidden = _prepared(job, kwargs)
+            with record.current(span):
+                result = await function(**kwargs)
+        except BaseException as error:
+            self._model_failed(span, asked, error)
+            raise
+        return self._model_answered(job, span, asked, (result, hidden))
+
+    # --- shared
+
+    def _asking(self, job: Job, span: Span) -> Asking | None:
+        """Describe a call to the ledger; None where it cannot be described and nobody asked to guard it."""
+        try:
+            asking = self.guard.asking(job.call, own=job.own, trace=record.trace_of(span))
+        except Undescribable:
+            if job.call.opted_in or self.guard.config.covers(job.call):
+                raise
+            logger.warning("%s runs unguarded: it cannot be described", job.call.name, exc_info=True)
+            return None
+        record.asked(span, asking)
+        return asking
+
+    def _model_asking(self, job: Job, span: Span) -> Asking:
+        asking = self.guard.asking(job.call, trace=record.trace_of(span))
+        record.asked(span, asking)
+        return asking
+
+    def _result(self, span: Span, outcome: Outcome) -> Any:
+        if outcome.replayed:
+            record.begun(span, outcome.begun)
+        record.finished(span, outcome, capture_content=self.guard.config.capture_content)
+        if outcome.ended.error is not None:
+            raise outcome.ended.error
+        return outcome.ended.value
+
+    def _refused(self, job: Job, span: Span, error: SpanledgerError) -> Any:
+        record.refused(span, error)
+        terms = self.guard.config.terms(job.call, job.own)
+        if isinstance(error, CallRefused) and terms.on_refusal == "tell" and job.wrap and job.wrap.tell:
+            return job.wrap.tell(job.call, error)
+        raise error
+
+    def _model_failed(self, span: Span, asked: tuple[Asking, Begun] | None, error: BaseException) -> None:
+        if asked is None and isinstance(error, SpanledgerError):
+            record.refused(span, error)
+        else:
+            self._settle(span, asked, Ended(error=error))
+            record.failed(span, error)
+        record.end(span)
+
+    def _model_answered(
+        self, job: Job, span: Span, asked: tuple[Asking, Begun] | None, answer: tuple[Any, Any]
+    ) -> Any:
+        result, hidden = answer
+
+        def ended(usage: Usage, first_chunk_s: float | None, error: BaseException | None) -> None:
+            cost = price(job.call, usage)
+            costs = {"tokens": usage.tokens} | ({cost.unit: cost.steps} if cost else {})
+            record.used(span, usage, cost=str(cost) if cost else None, first_chunk_s=first_chunk_s)
+            self._settle(span, asked, Ended(error=error, cost=costs))
+            if error is not None:
+                record.failed(span, error)
+            record.end(span)
+
+        try:
+            self._measure(job.wrap, result, Watcher(_fold_of(job.wrap), hidden, ended))
+        except Exception:
+            # The provider has answered and will be paid: whatever we cannot read, the caller can.
+            logger.exception("the answer to %s could not be measured", job.call.name)
+            ended(Usage(), None, None)
+        return result
+
+    def _measure(self, wrap: Wrap | None, result: Any, watcher: Watcher) -> None:
+        seen = wrap.parsed(result) if wrap and wrap.parsed else result
+        if is_stream(seen):
+            watch(seen, watcher)
+            return
+        if wrap and wrap.measure and seen is not None:
+            watcher.measured(wrap.measure(seen))
+        watcher.end()
+
+    def _settle(self, span: Span, asked: tuple[Asking, Begun] | None, ended: Ended) -> None:
+        # Blocking also under a loop: a stream may be dropped where nothing can be awaited.
+        if asked is None:
+            return
+        try:
+            record.finished(span, self.guard.blocking.drive(finished(*asked, ended, NoCodec())))
+        except Exception:
+            logger.exception("the outcome of %s could not be recorded", asked[0].call.name)
+
+
+def job_for(wrap: Wrap, call: Call) -> Job:
+    """Make a job of a described call."""
+    return Job(call, wrap.codec or NoCodec(), wrap=wrap)
+
+
+def is_tool(wrap: Wrap) -> bool:
+    """Tell whether a wrap is of a tool."""
+    return wrap.operation == EXECUTE_TOOL
+
+
+def _prepared(job: Job, kwargs: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    return job.wrap.prepare(dict(kwargs)) if job.wrap and job.wrap.prepare else (kwargs, None)
+
+
+def _fold_of(wrap: Wrap | None) -> Callable[[Usage, Any], Usage]:
+    return wrap.fold if wrap and wrap.fold else lambda usage, _chunk: usage

@@ -1,0 +1,163 @@
+"""Put wrappers in place and take them away again.
+
+Rules: a library is patched when it is imported, so that instrumenting costs nothing for those that are not used. A
+wrapper passes copying and pickling on to the method it wraps. A function that is not where we expect it is reported,
+and refused where it runs guarded tools: a tool path without a guard must not look like one with.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.metadata
+import inspect
+import logging
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import wrapt
+
+from spanledger.errors import Undescribable, WrapMissing
+from spanledger.instrument import _registry
+from spanledger.instrument._engine import Engine, is_tool, job_for
+from spanledger.instrument.library import Library, Wrap
+
+logger = logging.getLogger("spanledger.instrument")
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What is instrumented.
+
+    Attributes:
+        attached: Libraries that are instrumented, or will be when they are imported.
+        missing: Targets that were not found in the installed version of their library.
+    """
+
+    attached: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+
+
+class _BoundWrapper(wrapt.BoundFunctionWrapper):  # type: ignore[misc]  # wrapt is untyped here
+    """A bound method that can be copied and pickled as the plain one can."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return getattr(copy.deepcopy(self.__self__, memo), self.__name__)
+
+    def __copy__(self) -> Any:
+        return self
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return getattr, (self.__self__, self.__name__)
+
+
+class _Wrapper(wrapt.FunctionWrapper):  # type: ignore[misc]  # wrapt is untyped here
+    """Marks a function as wrapped by us."""
+
+    __bound_function_wrapper__ = _BoundWrapper
+
+
+class Patches:
+    """The wrappers of one engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._active = True
+        self._places: list[tuple[Any, str, Any]] = []
+        self._missing: list[str] = []
+
+    def attach(self, names: Iterable[str]) -> Report:
+        """Patch libraries that are imported, and the others when they will be.
+
+        Args:
+            names: Names of libraries in the registry.
+
+        Raises:
+            WrapMissing: A function that runs tools was not found in a library that is imported already.
+        """
+        attached = []
+        for name in names:
+            library = _registry.load(name)
+            if not _installed(library):
+                continue
+            attached.append(name)
+            for module in dict.fromkeys(wrap.module for wrap in library.wraps):
+                wraps = [wrap for wrap in library.wraps if wrap.module == module]
+                if module in sys.modules:
+                    self._patch(sys.modules[module], wraps)
+                else:
+                    wrapt.register_post_import_hook(self._later(wraps), module)
+        return Report(tuple(attached), tuple(self._missing))
+
+    def detach(self) -> None:
+        """Put back what was there before."""
+        self._active = False
+        for owner, name, original in reversed(self._places):
+            if isinstance(vars(owner).get(name), _Wrapper):
+                setattr(owner, name, original)
+        self._places.clear()
+
+    def _later(self, wraps: list[Wrap]) -> Callable[[Any], None]:
+        def hook(module: Any) -> None:
+            if self._active:
+                self._patch(module, wraps)
+
+        return hook
+
+    def _patch(self, module: Any, wraps: list[Wrap]) -> None:
+        for wrap in wraps:
+            try:
+                owner, name, original = wrapt.resolve_path(module, wrap.path)
+            except AttributeError:
+                self._missing.append(wrap.target)
+                if is_tool(wrap):
+                    raise WrapMissing(
+                        f"{wrap.target} does not exist in the installed version: tools would run unguarded. Install a "
+                        "version of the library that spanledger knows, or leave it out: instrument(libraries=[…])"
+                    ) from None
+                logger.warning(
+                    "%s does not exist in the installed version: its calls are not traced", wrap.target
+                )
+                continue
+            if isinstance(original, _Wrapper):
+                continue
+            self._places.append((owner, name, original))
+            setattr(owner, name, _Wrapper(original, _wrapper(self._engine, wrap, original)))
+
+
+def _wrapper(engine: Engine, wrap: Wrap, original: Any) -> Callable[..., Any]:
+    # SDKs hide `async def` under plain decorators.
+    awaiting = inspect.iscoroutinefunction(inspect.unwrap(original))
+    run_tool = engine.run_awaiting if awaiting else engine.run
+    ask_model = engine.ask_model_awaiting if awaiting else engine.ask_model
+
+    def tool(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        try:
+            call = wrap.describe(instance, args, kwargs)
+        except Exception as error:
+            # Which tool it is cannot even be said, so no rule can be excluded.
+            raise Undescribable(f"a call of {wrap.target} cannot be described: {error}") from error
+        if call is None:
+            return wrapped(*args, **kwargs)
+        return run_tool(job_for(wrap, call), lambda: wrapped(*args, **kwargs))
+
+    def model(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        try:
+            call = wrap.describe(instance, args, kwargs)
+        except Exception:
+            logger.warning("a call of %s cannot be described and is not traced", wrap.target, exc_info=True)
+            call = None
+        if call is None:
+            return wrapped(*args, **kwargs)
+        return ask_model(job_for(wrap, call), lambda **changed: wrapped(*args, **changed), kwargs)
+
+    return tool if is_tool(wrap) else model
+
+
+def _installed(library: Library) -> bool:
+    try:
+        importlib.metadata.version(library.distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True

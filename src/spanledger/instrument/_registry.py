@@ -1,0 +1,22 @@
+"""The libraries we know, one line each. The module is imported when its library is."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from spanledger.instrument.library import Library
+
+LIBRARIES: Mapping[str, str] = MappingProxyType(
+    {
+        "langchain": "spanledger.instrument.libraries.langchain",
+        "openai": "spanledger.instrument.libraries.openai",
+    }
+)
+
+
+def load(name: str) -> Library:
+    """Return the library of a name."""
+    library: Library = importlib.import_module(LIBRARIES[name]).LIBRARY
+    return library

@@ -1,0 +1,93 @@
+"""Watch a stream without standing in its way.
+
+Rules: the stream object the caller gets is the library's own, with its type and methods; only the iterator inside
+it is replaced by one that looks at each chunk. However the stream ends, drained, broken off, closed, failed, or
+never begun and forgotten, its watcher hears of it exactly once.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+from spanledger.core.call import Usage
+
+_INNER = "_iterator"
+
+
+class Watcher:
+    """Adds up what a stream used and says once how it ended."""
+
+    def __init__(
+        self,
+        fold: Callable[[Usage, Any], Usage],
+        hidden: Callable[[Any], bool] | None,
+        ended: Callable[[Usage, float | None, BaseException | None], None],
+    ) -> None:
+        self._fold = fold
+        self._hidden = hidden
+        self._ended: Callable[[Usage, float | None, BaseException | None], None] | None = ended
+        self._usage = Usage()
+        self._begun_s = time.perf_counter()
+        self._first_chunk_s: float | None = None
+
+    def shows(self, chunk: Any) -> bool:
+        """Look at a chunk; tell whether the caller may see it."""
+        if self._first_chunk_s is None:
+            self._first_chunk_s = time.perf_counter() - self._begun_s
+        self._usage = self._fold(self._usage, chunk)
+        return self._hidden is None or not self._hidden(chunk)
+
+    def measured(self, usage: Usage) -> None:
+        """Take a usage as it is: there were no chunks."""
+        self._usage = usage
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Say that the stream is over; later calls are not heard."""
+        ended, self._ended = self._ended, None
+        if ended is not None:
+            ended(self._usage, self._first_chunk_s, error)
+
+
+def is_stream(result: Any) -> bool:
+    """Tell whether a result is a stream that can be watched."""
+    return hasattr(result, _INNER) and (hasattr(result, "__next__") or hasattr(result, "__anext__"))
+
+
+def watch(stream: Any, watcher: Watcher) -> None:
+    """Put a watcher into a stream."""
+    inner = getattr(stream, _INNER)
+    watched = _awaiting(inner, watcher) if hasattr(stream, "__anext__") else _blocking(inner, watcher)
+    setattr(stream, _INNER, watched)
+    # A generator that was never begun does not run its `finally`.
+    weakref.finalize(stream, watcher.end).atexit = False
+
+
+def _blocking(inner: Iterator[Any], watcher: Watcher) -> Iterator[Any]:
+    try:
+        for chunk in inner:
+            if watcher.shows(chunk):
+                yield chunk
+    except GeneratorExit:
+        watcher.end()
+        raise
+    except BaseException as error:
+        watcher.end(error)
+        raise
+    watcher.end()
+
+
+async def _awaiting(inner: AsyncIterator[Any], watcher: Watcher) -> AsyncIterator[Any]:
+    try:
+        async for chunk in inner:
+            if watcher.shows(chunk):
+                yield chunk
+    except GeneratorExit:
+        watcher.end()
+        raise
+    except BaseException as error:
+        watcher.end(error)
+        raise
+    watcher.end()

@@ -1,0 +1,74 @@
+"""All that the author of one more library writes: a `Library` of `Wrap`s.
+
+Rules: a library file only describes. It says which functions run tools or ask models, and how to read a call,
+a usage or a chunk; the engine does the rest, for sync and async alike. Extractors are pure. The file is imported when
+its library is, and imports it inside functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from spanledger.core.call import EXECUTE_TOOL, Call, Codec, Usage
+
+Arguments = tuple[Any, ...]
+Describe = Callable[[Any, Arguments, Mapping[str, Any]], Call | None]
+HiddenChunk = Callable[[Any], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Wrap:
+    """One function to wrap.
+
+    Attributes:
+        target: ``"module:Class.method"``.
+        describe: (instance, args, kwargs) → the call; None: not a call, let it pass.
+        operation: The GenAI operation: ``"execute_tool"`` for tools, else a model's.
+        codec: How results are kept. A tool without one is recorded and never replayed.
+        failure: A result → why it means failure although nothing was raised; None: it does not.
+        pauses: Qualified names of exceptions by which the framework suspends a run.
+        tell: (call, error) → what to return to the model instead of raising a refusal.
+        prepare: Keyword arguments → changed ones, and which chunks the change adds that the caller must not see.
+        parsed: A result → the object to measure, where the library returns something raw.
+        measure: A result → what it used.
+        fold: (usage so far, chunk) → usage.
+    """
+
+    target: str
+    describe: Describe
+    operation: str = EXECUTE_TOOL
+    codec: Codec | None = None
+    failure: Callable[[Any], str | None] | None = None
+    pauses: tuple[str, ...] = ()
+    tell: Callable[[Call, Exception], Any] | None = None
+    prepare: Callable[[dict[str, Any]], tuple[dict[str, Any], HiddenChunk | None]] | None = None
+    parsed: Callable[[Any], Any] | None = None
+    measure: Callable[[Any], Usage] | None = None
+    fold: Callable[[Usage, Any], Usage] | None = None
+
+    @property
+    def module(self) -> str:
+        """The module that holds the target."""
+        return self.target.partition(":")[0]
+
+    @property
+    def path(self) -> str:
+        """The target's path in its module."""
+        return self.target.partition(":")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """What is instrumented.
+
+    Attributes:
+        name: Name by which people switch it on and off.
+        distribution: The package it comes in.
+        wraps: The functions to wrap.
+    """
+
+    name: str
+    distribution: str
+    wraps: tuple[Wrap, ...]

@@ -1,0 +1,265 @@
+"""`@tool` and `tool_call()`: guard a function or a block of one's own.
+
+Rules: arguments are bound by name, defaults included, so that `refund("o-1")` and `refund(order_id="o-1")` are one
+call. The object of a method is not part of the call. A kept result comes back as the annotation of the function
+says, or is not kept. In mode "off" everything here is transparent.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, ParamSpec, Self, TypeVar, overload
+
+from opentelemetry.trace import INVALID_SPAN, Span
+
+from spanledger.core.call import Begun, Call, Codec, Ended, Resource, Verdict
+from spanledger.core.money import Amount
+from spanledger.core.rules import Rule
+from spanledger.core.steps import Asking, admitted, finished, replayed
+from spanledger.core.values import decode_as, encode
+from spanledger.errors import ConfigError, SpanledgerError
+from spanledger.guard import RunningCall, running
+from spanledger.instrument import _runtime
+from spanledger.instrument._engine import Job
+from spanledger.instrument._patch import _Wrapper
+from spanledger.telemetry import record
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class TypedCodec:
+    """Keeps results of an annotated function."""
+
+    def __init__(self, annotation: Any = None) -> None:
+        self._annotation = annotation
+
+    def encode(self, result: Any) -> Any:
+        """Turn a result into a JSON tree that gives it back equal."""
+        tree = encode(result, exact=True)
+        back = decode_as(tree, self._annotation)
+        if type(back) is not type(result) or back != result:
+            raise TypeError(
+                f"a {type(result).__qualname__} would not come back equal; annotate what is returned"
+            )
+        return tree
+
+    def decode(self, tree: Any, call: Call) -> Any:  # noqa: ARG002 - the call matters to other codecs
+        """Turn a kept tree into the result."""
+        return decode_as(tree, self._annotation)
+
+
+@overload
+def tool(function: Callable[P, R], /) -> Callable[P, R]: ...
+@overload
+def tool(name: str | None = None, /, **rule: Any) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+def tool(function: Any = None, /, **rule: Any) -> Any:
+    """Guard a function: for the same arguments in the same workflow it runs once.
+
+    Args:
+        function: The function, or the tool's name where the decorator is called; else the function's name.
+        **rule: Fields of `Rule` that apply where the configuration says nothing else.
+
+    Raises:
+        ConfigError: A generator function, or a value that a rule cannot have.
+    """
+    if callable(function):
+        return _guarded(function, Rule(function.__name__))
+
+    def decorate(decorated: Callable[P, R]) -> Callable[P, R]:
+        try:
+            own = Rule(function or decorated.__name__, **rule)
+        except TypeError as error:
+            raise ConfigError(f"@tool: {error}") from None
+        return typing.cast("Callable[P, R]", _guarded(decorated, own))
+
+    return decorate
+
+
+class tool_call:  # noqa: N801 - reads as a function, like the decorator beside it
+    """Guard a block: `with tool_call("stripe.refund", {"order_id": "o-1"}) as call:`.
+
+    Attributes:
+        replayed: The call succeeded before; `result` is what it gave, and the block must not do it again.
+        result: What to keep; set it inside the block.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        workflow_id: str | None = None,
+        key: str | None = None,
+        resource: Resource | None = None,
+        cost: Amount | None = None,
+        **rule: Any,
+    ) -> None:
+        """Describe the call.
+
+        Args:
+            name: The tool's name.
+            arguments: What it is called with.
+            workflow_id: The scope of idempotency, where no workflow is around.
+            key: An idempotency key of your own.
+            resource: What identifies the call instead of its arguments.
+            cost: What to reserve.
+            **rule: Fields of `Rule` that apply where the configuration says nothing else.
+        """
+        try:
+            self._own = Rule(name, **rule)
+        except TypeError as error:
+            raise ConfigError(f"tool_call: {error}") from None
+        self._call = Call(
+            name,
+            arguments=dict(arguments or {}),
+            workflow_id=workflow_id,
+            key=key,
+            resource=resource,
+            cost=cost,
+            opted_in=True,
+        )
+        self._codec = TypedCodec()
+        self._span: Span = INVALID_SPAN
+        self._asked: tuple[Asking, Begun] | None = None
+        self._ambient: list[Any] = []
+        self.replayed = False
+        self.result: Any = None
+
+    @property
+    def key(self) -> str | None:
+        """The idempotency key, to pass downstream; None in mode "off"."""
+        return self._asked[0].identity.key if self._asked else None
+
+    def __enter__(self) -> Self:
+        engine = _runtime.engine()
+        if engine is not None:
+            asking = self._start(engine)
+            try:
+                self._begun(asking, engine.guard.blocking.drive(admitted(asking)))
+            except BaseException as error:
+                self._not_begun(error)
+                raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        engine = _runtime.engine()
+        ended = self._ended(error)
+        if engine is not None and self._asked is not None and not self.replayed:
+            outcome = engine.guard.blocking.drive(finished(*self._asked, ended, self._codec))
+            record.finished(self._span, outcome)
+        record.end(self._span)
+
+    async def __aenter__(self) -> Self:
+        engine = _runtime.engine()
+        if engine is not None:
+            asking = self._start(engine)
+            try:
+                self._begun(asking, await engine.guard.awaiting.drive(admitted(asking)))
+            except BaseException as error:
+                self._not_begun(error)
+                raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        engine = _runtime.engine()
+        ended = self._ended(error)
+        if engine is not None and self._asked is not None and not self.replayed:
+            outcome = await engine.guard.awaiting.drive(finished(*self._asked, ended, self._codec))
+            record.finished(self._span, outcome)
+        record.end(self._span)
+
+    def _start(self, engine: Any) -> Asking:
+        self._span = record.start(self._call, engine.guard.config)
+        try:
+            asking: Asking = engine.guard.asking(self._call, own=self._own, trace=record.trace_of(self._span))
+        except BaseException as error:
+            self._not_begun(error)
+            raise
+        record.asked(self._span, asking)
+        return asking
+
+    def _begun(self, asking: Asking, begun: Begun) -> None:
+        record.begun(self._span, begun)
+        self._asked = asking, begun
+        if begun.verdict is Verdict.REPLAY:
+            outcome = replayed(asking, begun, self._codec)
+            self.replayed, self.result = True, outcome.ended.value
+            record.finished(self._span, outcome)
+        self._ambient = [running(asking, begun), record.current(self._span)]
+        self._ran: RunningCall = self._ambient[0].__enter__()
+        self._ambient[1].__enter__()
+
+    def _ended(self, error: BaseException | None) -> Ended:
+        while self._ambient:
+            self._ambient.pop().__exit__(None, None, None)
+        cost = self._ran.cost() if self._asked else {}
+        return Ended(self.result, error=error, cost=cost)
+
+    def _not_begun(self, error: BaseException) -> None:
+        if isinstance(error, SpanledgerError):
+            record.refused(self._span, error)
+        else:
+            record.failed(self._span, error)
+        record.end(self._span)
+
+
+def _guarded(function: Callable[..., Any], own: Rule) -> Any:
+    plain = inspect.unwrap(function)
+    if inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain):
+        raise ConfigError(
+            f"{own.match!r} is a generator: what it has done when it is broken off cannot be told"
+        )
+    signature = inspect.signature(function)
+    codec: list[Codec] = []
+
+    def job(args: tuple[Any, ...], kwargs: dict[str, Any], *, bound: bool) -> Job:
+        if not codec:
+            codec.append(TypedCodec(_return_type(plain)))
+        arguments = _bound(signature, args, kwargs, skip_first=bound)
+        return Job(Call(own.match, arguments=arguments, opted_in=True), codec[0], own)
+
+    def blocking(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        engine = _runtime.engine()
+        if engine is None:
+            return wrapped(*args, **kwargs)
+        return engine.run(job(args, kwargs, bound=instance is not None), lambda: wrapped(*args, **kwargs))
+
+    async def awaiting(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        engine = _runtime.engine()
+        if engine is None:
+            return await wrapped(*args, **kwargs)
+        return await engine.run_awaiting(
+            job(args, kwargs, bound=instance is not None), lambda: wrapped(*args, **kwargs)
+        )
+
+    return _Wrapper(function, awaiting if inspect.iscoroutinefunction(plain) else blocking)
+
+
+def _bound(
+    signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any], *, skip_first: bool
+) -> dict[str, Any]:
+    bound = signature.bind(*((None, *args) if skip_first else args), **kwargs)
+    bound.apply_defaults()
+    arguments = dict(bound.arguments)
+    if skip_first:
+        arguments.pop(next(iter(signature.parameters)))
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            arguments |= arguments.pop(name, {})
+    return arguments
+
+
+def _return_type(function: Callable[..., Any]) -> Any:
+    try:
+        return typing.get_type_hints(function, include_extras=True).get("return")
+    except (NameError, TypeError):
+        # A name that only a type checker sees: the result is kept where JSON alone gives it back.
+        return None

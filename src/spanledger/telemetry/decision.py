@@ -1,0 +1,185 @@
+"""The decision trace: what the agent was after, what it thought, what it chose and why.
+
+Rules: a workflow is one run of an agent toward a goal. It is the scope of idempotency for the calls inside and a
+span `invoke_agent`. Steps and decisions are events on that span, told by the developer in words of their own, so
+they are recorded although content is not. Ending is idempotent, and closing a workflow in another context than
+it was opened in is harmless.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from contextlib import ExitStack
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Any, Self
+
+from opentelemetry import trace
+from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
+
+from spanledger.guard import Ambient, ambient, within
+from spanledger.telemetry import record, semconv
+
+_current: ContextVar[Workflow | None] = ContextVar("spanledger_workflow", default=None)
+
+
+class Workflow:
+    """One run of an agent toward a goal; use it with `with` or `async with`.
+
+    Attributes:
+        workflow_id: The scope of idempotency: retries and resumes share it.
+        agent: Name of the agent.
+        goal: What the run is for.
+    """
+
+    def __init__(self, around: Ambient, goal: str | None) -> None:
+        self.workflow_id = around.workflow_id
+        self.agent = around.agent
+        self.goal = goal
+        self._around = around
+        self._span: Span = INVALID_SPAN
+        self._open = ExitStack()
+
+    def step(self, text: str) -> None:
+        """Record a step of reasoning.
+
+        Args:
+            text: For example ``"customer is entitled to a refund"``.
+        """
+        _event(self._span, semconv.EVENT_STEP, {semconv.STEP_TEXT: text})
+
+    def decide(
+        self,
+        name: str,
+        *,
+        options: Sequence[str],
+        chosen: str,
+        because: str | None = None,
+        confidence: float | None = None,
+    ) -> None:
+        """Record what the agent chose.
+
+        Args:
+            name: What was to be decided.
+            options: Among what.
+            chosen: What was chosen.
+            because: Why.
+            confidence: Between 0 and 1, where there is such a figure.
+        """
+        attributes = {
+            semconv.DECISION_NAME: name,
+            semconv.DECISION_OPTIONS: list(options),
+            semconv.DECISION_CHOSEN: chosen,
+            semconv.DECISION_BECAUSE: because,
+            semconv.DECISION_CONFIDENCE: confidence,
+        }
+        _event(self._span, semconv.EVENT_DECISION, attributes)
+
+    def __enter__(self) -> Self:
+        around = self._around
+        attributes = {
+            semconv.OPERATION_NAME: "invoke_agent",
+            semconv.AGENT_NAME: self.agent,
+            semconv.CONVERSATION_ID: self.workflow_id,
+            semconv.WORKFLOW_ID: self.workflow_id,
+            semconv.WORKFLOW_GOAL: self.goal,
+            semconv.ACTOR: around.actor,
+        }
+        with contextlib.suppress(Exception):
+            self._span = record.tracer().start_span(
+                f"invoke_agent {self.agent}" if self.agent else "invoke_agent",
+                kind=SpanKind.INTERNAL,
+                attributes={name: value for name, value in attributes.items() if value is not None},
+            )
+        token = _current.set(self)
+        self._open.callback(_reset, token)
+        self._open.enter_context(within(around))
+        self._open.enter_context(record.current(self._span))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self._open.close()
+        if error is not None:
+            record.failed(self._span, error)
+        record.end(self._span)
+        self._span = INVALID_SPAN
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, tb)
+
+
+def workflow(
+    workflow_id: str,
+    *,
+    agent: str | None = None,
+    goal: str | None = None,
+    tenant: str | None = None,
+    actor: str | None = None,
+) -> Workflow:
+    """Open a run of an agent toward a goal.
+
+    Args:
+        workflow_id: The scope of idempotency, for example ``"order-123"``: a run that is repeated under the same id
+            does not repeat its side effects.
+        agent: Name of the agent.
+        goal: What the run is for, in words.
+        tenant: Whose ledger it is; the configured tenant if None.
+        actor: On whose behalf the agent acts.
+    """
+    if not workflow_id:
+        raise ValueError("a workflow id is a text that is not empty")
+    outer = ambient()
+    around = Ambient(
+        workflow_id,
+        agent=agent,
+        actor=actor or (outer.actor if outer else None),
+        tenant=tenant or (outer.tenant if outer else None),
+    )
+    return Workflow(around, goal)
+
+
+def current_workflow() -> Workflow | None:
+    """Return the workflow around this code."""
+    return _current.get()
+
+
+def step(text: str) -> None:
+    """Record a step of reasoning in the current workflow; outside of one, on the current span."""
+    (_current.get() or _detached()).step(text)
+
+
+def decide(
+    name: str,
+    *,
+    options: Sequence[str],
+    chosen: str,
+    because: str | None = None,
+    confidence: float | None = None,
+) -> None:
+    """Record what the agent chose in the current workflow; outside of one, on the current span."""
+    around = _current.get() or _detached()
+    around.decide(name, options=options, chosen=chosen, because=because, confidence=confidence)
+
+
+def _detached() -> Workflow:
+    found = Workflow(Ambient("-"), None)
+    found._span = trace.get_current_span()  # noqa: SLF001 - our own class
+    return found
+
+
+@record.quietly
+def _event(span: Span, name: str, attributes: dict[str, Any]) -> None:
+    span.add_event(name, {key: value for key, value in attributes.items() if value is not None})
+
+
+def _reset(token: Any) -> None:
+    with contextlib.suppress(ValueError):
+        _current.reset(token)

@@ -1,0 +1,300 @@
+"""The start gate: no tool span starts without a verdict, whatever becomes of the span.
+
+Rules: a span processor never sees spans that are not sampled, of a disabled SDK, or of no SDK at all. So the
+decision is taken where every span begins: `start_span` of the SDK's tracer and of the API's no-op tracer. A span
+that is none of our business passes at the cost of two look-ups. A refused span is ended, so that it is exported
+once, and then the refusal is raised: the `with` body never runs. A guarded span is handed out as a thin proxy that
+sees how it ends. The gate proves at start that it works.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import replace
+from typing import Any, Final
+
+import wrapt
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.trace import NoOpTracer, Span, StatusCode
+
+from spanledger.core.call import EXECUTE_TOOL, Begun, Call, Codec, Ended, ScopeSource, Verdict
+from spanledger.core.steps import Asking, admitted, finished
+from spanledger.core.values import decode, encode
+from spanledger.errors import CallReplayed, CallRefused, SpanledgerError, WrapMissing
+from spanledger.guard import Guard, decided
+from spanledger.telemetry import record, semconv
+
+logger = logging.getLogger("spanledger.telemetry")
+
+_DOORS: Final = (("opentelemetry.sdk.trace", "Tracer"), ("opentelemetry.trace", "NoOpTracer"))
+_TOOL_PREFIX = f"{EXECUTE_TOOL} "
+_PROBE_TOOL = "spanledger.self_test"
+
+_guard: Guard | None = None
+# True while the gate itself starts a span: its decision is taken, processors need not ask again.
+_passing: ContextVar[bool] = ContextVar("spanledger_passing", default=False)
+
+
+class SpanCodec:
+    """Results of hand-written spans: the text of `gen_ai.tool.call.result`, as JSON where it is JSON."""
+
+    def encode(self, result: Any) -> Any:
+        """Turn a result into a JSON tree."""
+        return encode(result, exact=True)
+
+    def decode(self, tree: Any, call: Call) -> Any:  # noqa: ARG002 - the call matters to other codecs
+        """Turn a tree back."""
+        return decode(tree)
+
+
+CODEC: Final[Codec] = SpanCodec()
+
+
+class NoEvidence(Exception):  # noqa: N818 - describes a span, is never raised
+    """The span ended with ERROR status and no exception."""
+
+
+def install(guard: Guard) -> None:
+    """Close the gate: from here on tool spans are decided by `guard`."""
+    global _guard  # noqa: PLW0603 - one gate per process, as there is one API
+    _guard = guard
+    for module, cls in _DOORS:
+        owner = getattr(sys.modules[module], cls)
+        if not isinstance(owner.__dict__["start_span"], wrapt.FunctionWrapper):
+            wrapt.wrap_function_wrapper(module, f"{cls}.start_span", _through)
+
+
+def remove() -> None:
+    """Open the gate and restore what it wrapped."""
+    global _guard  # noqa: PLW0603 - see install
+    _guard = None
+    for module, cls in _DOORS:
+        owner = getattr(sys.modules[module], cls)
+        wrapped = owner.__dict__["start_span"]
+        if isinstance(wrapped, wrapt.FunctionWrapper):
+            owner.start_span = wrapped.__wrapped__
+
+
+def prove() -> None:
+    """Make sure a refused span does not run its body, sampled or not, with an SDK or without.
+
+    Raises:
+        WrapMissing: The gate does not hold in this process.
+    """
+    tracers = (NoOpTracer(), TracerProvider(shutdown_on_exit=False).get_tracer("spanledger"),
+               TracerProvider(ALWAYS_OFF, shutdown_on_exit=False).get_tracer("spanledger"))  # fmt: skip
+    for tracer in tracers:
+        ran = True
+        try:
+            with tracer.start_as_current_span(_TOOL_PREFIX + _PROBE_TOOL, context=trace.Context()):
+                pass
+        except CallRefused:
+            ran = False
+        if ran:
+            raise WrapMissing(
+                f"a refused tool span would still run with {type(tracer).__module__}.{type(tracer).__name__}: this "
+                "version of OpenTelemetry is not one we can guard"
+            )
+
+
+def passing() -> bool:
+    """Tell whether the span that starts right now was decided at the gate."""
+    return _passing.get()
+
+
+def describe(name: str, attributes: Mapping[str, Any]) -> Call | None:
+    """Read a call from the start of a span; None if it is no tool span."""
+    operation = attributes.get(semconv.OPERATION_NAME)
+    if operation != EXECUTE_TOOL and not (operation is None and name.startswith(_TOOL_PREFIX)):
+        return None
+    conversation = _text(attributes.get(semconv.CONVERSATION_ID))
+    return Call(
+        name=_text(attributes.get(semconv.TOOL_NAME)) or name.removeprefix(_TOOL_PREFIX),
+        arguments=_arguments(attributes.get(semconv.TOOL_CALL_ARGUMENTS)),
+        call_id=_text(attributes.get(semconv.TOOL_CALL_ID)),
+        workflow_id=conversation,
+        workflow_source=ScopeSource.CONVERSATION if conversation else ScopeSource.TRACE,
+        agent=_text(attributes.get(semconv.AGENT_NAME)),
+    )
+
+
+def decide(guard: Guard, call: Call, span: Span) -> tuple[Asking, Begun] | None:
+    """Ask the ledger about a started span.
+
+    Returns:
+        What was asked and answered, or None where the call needs no answer: the wrapper around it has one.
+
+    Raises:
+        SpanledgerError: The body must not run. The span has been ended.
+    """
+    asking: Asking | None = None
+    try:
+        asking = guard.asking(call, trace=record.trace_of(span))
+        if decided(asking):
+            return None
+        asking = _bounded(asking)
+        record.asked(span, asking)
+        begun = guard.blocking.drive(admitted(asking))
+        record.begun(span, begun)
+        if begun.verdict is Verdict.REPLAY:
+            value = CODEC.decode(begun.result, call) if begun.result_kept else None
+            raise CallReplayed(
+                f"{call.name!r} succeeded before and is not run again", key=begun.key, result=value
+            )
+    except CallReplayed:
+        record.end(span)
+        raise
+    except SpanledgerError as error:
+        if isinstance(error, CallRefused) and asking is None and not guard.config.covers(call):
+            logger.warning("a span of %s runs unguarded: %s", call.name, error)
+            return None
+        record.refused(span, error)
+        record.end(span)
+        raise
+    return asking, begun
+
+
+def settle(guard: Guard, asked: tuple[Asking, Begun], span: Span, ended: Ended) -> None:
+    """Tell the ledger how a span ended; nothing is raised after the side effect."""
+    try:
+        outcome = guard.blocking.drive(finished(*asked, ended, CODEC))
+    except Exception:
+        logger.exception("the outcome of a span of %s could not be recorded", asked[0].call.name)
+        return
+    record.finished(span, outcome)
+
+
+class GuardedSpan(wrapt.ObjectProxy):  # type: ignore[misc]  # wrapt is untyped here
+    """A span that settles its call when it ends."""
+
+    def __init__(self, span: Span, guard: Guard, asked: tuple[Asking, Begun]) -> None:
+        super().__init__(span)
+        self._self_guard = guard
+        self._self_asked: tuple[Asking, Begun] | None = asked
+        self._self_around = sys.exc_info()[1]
+        self._self_error: BaseException | None = None
+        self._self_result: Any = None
+
+    def __enter__(self) -> Span:
+        self.__wrapped__.__enter__()
+        return self  # type: ignore[return-value]
+
+    def __exit__(self, kind: Any, error: BaseException | None, tb: Any) -> Any:
+        self._self_error = error or self._self_error
+        self._self_settle()
+        return self.__wrapped__.__exit__(kind, error, tb)
+
+    def set_attribute(self, key: str, value: Any) -> None:
+        """Set an attribute; the result of the tool is remembered."""
+        if key == semconv.TOOL_CALL_RESULT:
+            self._self_result = value
+        self.__wrapped__.set_attribute(key, value)
+
+    def set_attributes(self, attributes: Mapping[str, Any]) -> None:
+        """Set attributes; the result of the tool is remembered."""
+        self._self_result = attributes.get(semconv.TOOL_CALL_RESULT, self._self_result)
+        self.__wrapped__.set_attributes(attributes)
+
+    def record_exception(self, exception: BaseException, *args: Any, **kwargs: Any) -> None:
+        """Record an exception; it says how the call ended."""
+        self._self_error = exception
+        self.__wrapped__.record_exception(exception, *args, **kwargs)
+
+    def set_status(self, status: Any, description: str | None = None) -> None:
+        """Set the status; ERROR means the call failed, OK that it did not."""
+        code = getattr(status, "status_code", status)
+        if code is StatusCode.ERROR and self._self_error is None:
+            self._self_error = NoEvidence(
+                description or getattr(status, "description", None) or "status ERROR"
+            )
+        elif code is StatusCode.OK:
+            self._self_error = None
+        self.__wrapped__.set_status(status, description)
+
+    def end(self, end_time: int | None = None) -> None:
+        """Settle the call, then end the span."""
+        leaving = sys.exc_info()[1]
+        if self._self_error is None and leaving is not self._self_around:
+            # Cancellation, KeyboardInterrupt and GeneratorExit leave the status unset; that is no success.
+            self._self_error = leaving
+        self._self_settle()
+        self.__wrapped__.end(end_time)
+
+    def _self_settle(self) -> None:
+        asked, self._self_asked = self._self_asked, None
+        if asked is None:
+            return
+        if self._self_error is not None:
+            ended = Ended(error=self._self_error)
+        else:
+            ended = Ended(_parsed(self._self_result))
+        settle(self._self_guard, asked, self.__wrapped__, ended)
+
+
+def _through(
+    wrapped: Callable[..., Span], tracer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Span:
+    guard = _guard
+    name = args[0] if args else kwargs.get("name", "")
+    attributes = kwargs.get("attributes") or (args[3] if len(args) > 3 else None)  # noqa: PLR2004 - its place
+    if guard is None or not _may_be_tool(name, attributes):
+        return _unshared(wrapped(*args, **kwargs))
+    context = kwargs.get("context") or (args[1] if len(args) > 1 else None)
+    call = describe(name, attributes or {})
+    if call is None or (context is not None and record.OWN_SPAN in context):
+        return _unshared(wrapped(*args, **kwargs))
+    token = _passing.set(True)
+    try:
+        span = _unshared(wrapped(*args, **kwargs))
+    finally:
+        _passing.reset(token)
+    if call.name == _PROBE_TOOL:
+        record.end(span)
+        raise CallRefused("the self-test's span is refused, as it should be")
+    asked = decide(guard, call, span)
+    return span if asked is None else GuardedSpan(span, guard, asked)
+
+
+def _may_be_tool(name: str, attributes: Mapping[str, Any] | None) -> bool:
+    if attributes and attributes.get(semconv.OPERATION_NAME) == EXECUTE_TOOL:
+        return True
+    return name.startswith(_TOOL_PREFIX)
+
+
+def _unshared(span: Span) -> Span:
+    # A no-op tracer hands out the current span again; its end must not settle the call around it.
+    return span.__wrapped__ if type(span) is GuardedSpan else span
+
+
+def _bounded(asking: Asking) -> Asking:
+    """On a running loop a span never waits for another worker: everything else on the loop would wait too."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asking
+    return replace(asking, terms=replace(asking.terms, wait_timeout_s=0.0))
+
+
+def _arguments(value: Any) -> Mapping[str, Any] | str | None:
+    parsed = _parsed(value)
+    return parsed if parsed is None or isinstance(parsed, Mapping | str) else json.dumps(parsed)
+
+
+def _parsed(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None

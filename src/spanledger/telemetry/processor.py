@@ -1,0 +1,68 @@
+"""`SpanDecider`: the span processor.
+
+Rules: it stands behind the gate. A span that came through the gate is decided already and is left alone; one that
+reaches the SDK by another door (a tracer class of its own) is decided here, on the caller's thread, and settled when
+it ends. It exports nothing and never raises from `on_end`.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Final
+
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+from opentelemetry.trace import StatusCode
+
+from spanledger.core.call import Begun, Ended
+from spanledger.core.steps import Asking
+from spanledger.guard import Guard
+from spanledger.telemetry import gate, record, semconv
+
+OPEN_SPANS_MAX: Final = 10_000
+
+
+class SpanDecider(SpanProcessor):
+    """Decides tool spans when they start and settles them when they end."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+        self._open: dict[int, tuple[Asking, Begun, Span]] = {}
+        self._lock = threading.Lock()
+        gate.install(guard)
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        """Decide a span that did not come through the gate.
+
+        Raises:
+            SpanledgerError: Its body must not run; the span has been ended.
+        """
+        if gate.passing() or (parent_context is not None and record.OWN_SPAN in parent_context):
+            return
+        call = gate.describe(span.name, span.attributes or {})
+        if call is None:
+            return
+        asked = gate.decide(self._guard, call, span)
+        context = span.get_span_context()
+        if asked is not None and context is not None:
+            with self._lock:
+                # A span that never ends must not keep its neighbours from being settled.
+                if len(self._open) >= OPEN_SPANS_MAX:
+                    self._open.pop(next(iter(self._open)))
+                self._open[context.span_id] = (*asked, span)
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Settle a span that was decided here."""
+        context = span.get_span_context()
+        if context is None:
+            return
+        with self._lock:
+            found = self._open.pop(context.span_id, None)
+        if found is None:
+            return
+        asking, begun, started = found
+        if span.status.status_code is StatusCode.ERROR:
+            ended = Ended(error=gate.NoEvidence(span.status.description or "status ERROR"))
+        else:
+            ended = Ended((span.attributes or {}).get(semconv.TOOL_CALL_RESULT))
+        gate.settle(self._guard, (asking, begun), started, ended)

@@ -1,0 +1,259 @@
+"""Calls as spans.
+
+Rules: telemetry fails open. Whatever goes wrong in here is logged and costs an attribute, never the call.
+Content (arguments, results) is recorded only where the configuration asks for it. A refusal is a span with ERROR
+status; a replay is a span with a link to the span that did the work. The span is current while the wrapped
+function runs and not before, so that our own questions to the ledger have no children in the trace.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ParamSpec
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+
+from spanledger.config import Config
+from spanledger.core.call import EXECUTE_TOOL, Begun, Call, Outcome, Usage, Verdict
+from spanledger.core.money import amount_of
+from spanledger.core.steps import Asking
+from spanledger.core.values import encode
+from spanledger.errors import (
+    BudgetExceeded,
+    CallFailed,
+    CallInProgress,
+    KeyReused,
+    LedgerUnavailable,
+    OutcomeUnknown,
+    SpanledgerError,
+)
+from spanledger.telemetry import semconv
+
+logger = logging.getLogger("spanledger.telemetry")
+
+SCOPE = "spanledger"
+# A span we open ourselves is not asked about by the gate: whoever opened it asks.
+OWN_SPAN = otel_context.create_key("spanledger-own-span")
+
+_VERDICTS: dict[type[SpanledgerError], str] = {
+    BudgetExceeded: Verdict.BUDGET_EXCEEDED,
+    KeyReused: Verdict.KEY_REUSED,
+    OutcomeUnknown: Verdict.OUTCOME_UNKNOWN,
+    CallFailed: Verdict.FAILED,
+    CallInProgress: Verdict.IN_PROGRESS,
+    LedgerUnavailable: "ledger_unavailable",
+}
+
+P = ParamSpec("P")
+
+
+def quietly(function: Callable[P, None]) -> Callable[P, None]:
+    """Let a function of telemetry fail without anybody noticing but the log."""
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            function(*args, **kwargs)
+        except Exception:
+            logger.exception("%s failed; the call is not affected", function.__name__)
+
+    return wrapper
+
+
+def tracer() -> trace.Tracer:
+    """Return our tracer of the provider that is installed now."""
+    return trace.get_tracer(SCOPE)
+
+
+def start(call: Call, config: Config) -> Span:
+    """Start the span of a call; it is not made current."""
+    context = otel_context.set_value(OWN_SPAN, value=True)
+    kind = SpanKind.INTERNAL if call.operation == EXECUTE_TOOL else SpanKind.CLIENT
+    try:
+        attributes = start_attributes(call, config)
+        return tracer().start_span(f"{call.operation} {call.name}", context, kind, attributes)
+    except Exception:
+        logger.exception("no span for %s; the call is not affected", call.name)
+        return trace.INVALID_SPAN
+
+
+def start_attributes(call: Call, config: Config) -> dict[str, Any]:
+    """Say what is known of a call before it runs."""
+    attributes: dict[str, Any] = {semconv.OPERATION_NAME: call.operation}
+    if call.operation == EXECUTE_TOOL:
+        attributes |= {
+            semconv.TOOL_NAME: call.name,
+            semconv.TOOL_TYPE: "function",
+            semconv.TOOL_CALL_ID: call.call_id,
+        }
+        if config.capture_content and call.arguments is not None:
+            attributes[semconv.TOOL_CALL_ARGUMENTS] = _text(call.arguments)
+    else:
+        attributes[semconv.REQUEST_MODEL] = call.name
+    attributes[semconv.AGENT_NAME] = call.agent
+    attributes |= call.attributes
+    return {name: value for name, value in attributes.items() if value is not None}
+
+
+@contextlib.contextmanager
+def current(span: Span) -> Iterator[None]:
+    """Make a span current without ending it or recording what leaves the block."""
+    token = otel_context.attach(trace.set_span_in_context(span))
+    try:
+        yield
+    finally:
+        _detach(token)
+
+
+def trace_of(span: Span) -> tuple[str, str] | None:
+    """Return trace and span id in hexadecimal, or None where there is no trace."""
+    context = span.get_span_context()
+    if not context.is_valid:
+        return None
+    return trace.format_trace_id(context.trace_id), trace.format_span_id(context.span_id)
+
+
+@quietly
+def asked(span: Span, asking: Asking) -> None:
+    """Record how the call was identified."""
+    call = asking.call
+    _set(
+        span,
+        {
+            semconv.CALL_KEY: asking.identity.key,
+            semconv.KEY_SOURCE: asking.identity.source,
+            semconv.WORKFLOW_ID: asking.identity.scope or None,
+            semconv.WORKFLOW_SOURCE: str(call.workflow_source),
+            semconv.RULE: asking.terms.rule,
+            semconv.AGENT_NAME: call.agent,
+            semconv.ACTOR: call.actor,
+        },
+    )
+
+
+@quietly
+def begun(span: Span, answer: Begun) -> None:
+    """Record the ledger's answer."""
+    reserved = [str(amount_of(unit, steps)) for unit, steps in answer.reserved.items() if unit != "calls"]
+    budgets: list[Mapping[str, Any]] = [b for b in answer.budgets if isinstance(b, Mapping)]
+    _set(
+        span,
+        {
+            semconv.VERDICT: str(answer.verdict),
+            semconv.ATTEMPT: answer.attempt or None,
+            semconv.ARGUMENTS_DIFFER: answer.arguments_differ or None,
+            semconv.UNGUARDED: answer.unguarded or None,
+            semconv.BUDGETS: [b["name"] for b in budgets] or None,
+            semconv.BUDGETS_REMAINING: [str(amount_of(b["unit"], b["remaining"])) for b in budgets] or None,
+            semconv.RESERVED: reserved or None,
+        },
+    )
+    original = answer.details.get("original") or {}
+    if answer.verdict is Verdict.REPLAY and original.get("trace_id") and original.get("span_id"):
+        context = SpanContext(
+            int(original["trace_id"], 16),
+            int(original["span_id"], 16),
+            is_remote=True,
+            trace_flags=TraceFlags(1),
+        )
+        span.add_link(context, {semconv.CALL_KEY: answer.key})
+
+
+@quietly
+def finished(span: Span, outcome: Outcome, *, capture_content: bool = False) -> None:
+    """Record how the call ended."""
+    ended = outcome.ended
+    _set(
+        span,
+        {
+            semconv.OUTCOME: outcome.recorded,
+            semconv.RESULT_KEPT: outcome.result_kept if outcome.recorded == "succeeded" else None,
+            semconv.LATE: outcome.late or None,
+            semconv.COST: [str(amount_of(unit, steps)) for unit, steps in ended.cost.items()] or None,
+        },
+    )
+    if capture_content and ended.error is None:
+        span.set_attribute(semconv.TOOL_CALL_RESULT, _text(ended.value))
+    if ended.paused:
+        return
+    if ended.failure is not None:
+        span.set_status(Status(StatusCode.ERROR, ended.failure[:500]))
+        span.set_attribute(semconv.ERROR_TYPE, "tool_error")
+    elif ended.error is not None:
+        failed(span, ended.error)
+
+
+@quietly
+def failed(span: Span, error: BaseException) -> None:
+    """Record that the wrapped function raised."""
+    kind = type(error)
+    span.set_attribute(semconv.ERROR_TYPE, f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins."))
+    span.set_status(Status(StatusCode.ERROR, kind.__name__))
+
+
+@quietly
+def refused(span: Span, error: SpanledgerError) -> None:
+    """Record that the call was not run."""
+    verdict = next((v for kind, v in _VERDICTS.items() if isinstance(error, kind)), None)
+    _set(span, {semconv.VERDICT: str(verdict or "refused"), semconv.REASON: str(error)})
+    if isinstance(error, BudgetExceeded):
+        _set(
+            span,
+            {
+                semconv.BUDGETS: [error.budget],
+                semconv.BUDGETS_REMAINING: [str(error.remaining)],
+                semconv.BUDGET_LIMIT: str(error.limit),
+                semconv.BUDGET_REQUESTED: str(error.requested),
+            },
+        )
+    span.set_attribute(semconv.ERROR_TYPE, type(error).__name__)
+    span.set_status(Status(StatusCode.ERROR, str(error)))
+
+
+@quietly
+def used(span: Span, usage: Usage, *, cost: str | None = None, first_chunk_s: float | None = None) -> None:
+    """Record what a model call used."""
+    _set(
+        span,
+        {
+            semconv.RESPONSE_MODEL: usage.model,
+            semconv.RESPONSE_ID: usage.response_id,
+            semconv.RESPONSE_FINISH_REASONS: list(usage.finish_reasons) or None,
+            semconv.USAGE_INPUT_TOKENS: usage.input_tokens,
+            semconv.USAGE_OUTPUT_TOKENS: usage.output_tokens,
+            semconv.USAGE_CACHE_READ_TOKENS: usage.cached_tokens,
+            semconv.USAGE_REASONING_TOKENS: usage.reasoning_tokens,
+            semconv.RESPONSE_TIME_TO_FIRST_CHUNK: first_chunk_s,
+            semconv.COST: [cost] if cost else None,
+        },
+    )
+
+
+@quietly
+def end(span: Span) -> None:
+    """End a span."""
+    span.end()
+
+
+def _set(span: Span, attributes: Mapping[str, Any]) -> None:
+    span.set_attributes({name: value for name, value in attributes.items() if value is not None})
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    try:
+        return json.dumps(encode(value), ensure_ascii=False)
+    except ValueError:
+        return repr(type(value))
+
+
+def _detach(token: Any) -> None:
+    with contextlib.suppress(Exception):
+        otel_context.detach(token)
