@@ -175,10 +175,13 @@ class Client:
 
 
 @pytest.fixture
-def empty_place(tmp_path: Path) -> Iterator[Place]:
-    place = Place(tmp_path / "state")
+def empty_place() -> Iterator[Place]:
+    """A place with a short path, which that of `tmp_path` is not always, for the socket's sake."""
+    base = Path(tempfile.mkdtemp())
+    place = Place(base / "state")
     yield place
     place.clean_up()
+    shutil.rmtree(base)
 
 
 @pytest.fixture(scope="session")
@@ -198,14 +201,10 @@ def place(empty_place: Place, made_data: Path) -> Place:
 
 
 @pytest.fixture
-def open_place() -> Iterator[Place]:
-    """A place that others than the owner can get to; pytest's own directories are closed to them."""
-    base = Path(tempfile.mkdtemp())
-    base.chmod(0o755)
-    place = Place(base / "state")
-    yield place
-    place.clean_up()
-    shutil.rmtree(base)
+def open_place(empty_place: Place) -> Place:
+    """A place that others than the owner can get to."""
+    empty_place.path.parent.chmod(0o755)
+    return empty_place
 
 
 @pytest.mark.parametrize("kind", ["system", "wheel"])

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from spanledger.core.money import Amount
 
 EXECUTE_TOOL = "execute_tool"
+INVOKE_AGENT = "invoke_agent"
 
 
 class Verdict(enum.StrEnum):

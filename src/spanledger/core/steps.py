@@ -155,6 +155,7 @@ def admitted(asking: Asking) -> Steps[Begun]:
     """
     deadline_s: float | None = None
     wait_s = WAIT_STEP_S_MIN
+    probed: Resolution | None = None
     while True:
         try:
             begun = yield from _begin(asking)
@@ -165,9 +166,9 @@ def admitted(asking: Asking) -> Steps[Begun]:
         if deadline_s is None:
             deadline_s = begun.now_s + asking.terms.wait_timeout_s
         if begun.verdict in (Verdict.RUN, Verdict.REPLAY):
-            return begun
+            return begun if probed is None else replace(begun, details={**begun.details, "probed": probed})
         if begun.verdict is Verdict.OUTCOME_UNKNOWN and begun.details.get("probe"):
-            yield from _probe(asking, begun)
+            probed = yield from _probe(asking, begun)
             continue
         left_s = deadline_s - begun.now_s
         if begun.verdict is not Verdict.IN_PROGRESS or left_s <= 0:
@@ -273,7 +274,7 @@ def _begin(asking: Asking) -> Steps[Begun]:
         raise
 
 
-def _probe(asking: Asking, begun: Begun) -> Steps[None]:
+def _probe(asking: Asking, begun: Begun) -> Steps[Resolution]:
     probe = asking.terms.probe
     if probe is None:
         raise refusal(begun, asking.call)
@@ -291,6 +292,7 @@ def _probe(asking: Asking, begun: Begun) -> Steps[None]:
     if found.outcome == "succeeded":
         item |= {"result": keep_plain(found.result), "result_kept": True}
     yield Ask("resolve", asking.tenant, item)
+    return found
 
 
 def keep_plain(value: Any) -> str:

@@ -158,6 +158,32 @@ class Engine:
             raise
         return self._model_answered(job, span, asked, (result, hidden))
 
+    # --- agents
+
+    def trace(self, job: Job, function: Callable[[], Any]) -> Any:
+        """Run an agent under a span."""
+        span = record.start(job.call, self.guard.config)
+        try:
+            with record.current(span):
+                return function()
+        except BaseException as error:
+            record.failed(span, error)
+            raise
+        finally:
+            record.end(span)
+
+    async def trace_awaiting(self, job: Job, function: Callable[[], Awaitable[Any]]) -> Any:
+        """Run an agent under a span."""
+        span = record.start(job.call, self.guard.config)
+        try:
+            with record.current(span):
+                return await function()
+        except BaseException as error:
+            record.failed(span, error)
+            raise
+        finally:
+            record.end(span)
+
     # --- shared
 
     def _asking(self, job: Job, span: Span) -> Asking | None:

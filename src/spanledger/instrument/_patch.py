@@ -18,6 +18,7 @@ from typing import Any
 
 import wrapt
 
+from spanledger.core.call import INVOKE_AGENT
 from spanledger.errors import Undescribable, WrapMissing
 from spanledger.instrument import _registry
 from spanledger.instrument._engine import Engine, is_tool, job_for
@@ -130,6 +131,7 @@ def _wrapper(engine: Engine, wrap: Wrap, original: Any) -> Callable[..., Any]:
     # SDKs hide `async def` under plain decorators.
     awaiting = inspect.iscoroutinefunction(inspect.unwrap(original))
     run_tool = engine.run_awaiting if awaiting else engine.run
+    trace = engine.trace_awaiting if awaiting else engine.trace
     ask_model = engine.ask_model_awaiting if awaiting else engine.ask_model
 
     def tool(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -142,7 +144,7 @@ def _wrapper(engine: Engine, wrap: Wrap, original: Any) -> Callable[..., Any]:
             return wrapped(*args, **kwargs)
         return run_tool(job_for(wrap, call), lambda: wrapped(*args, **kwargs))
 
-    def model(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def observed(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
             call = wrap.describe(instance, args, kwargs)
         except Exception:
@@ -150,9 +152,11 @@ def _wrapper(engine: Engine, wrap: Wrap, original: Any) -> Callable[..., Any]:
             call = None
         if call is None:
             return wrapped(*args, **kwargs)
+        if call.operation == INVOKE_AGENT:
+            return trace(job_for(wrap, call), lambda: wrapped(*args, **kwargs))
         return ask_model(job_for(wrap, call), lambda **changed: wrapped(*args, **changed), kwargs)
 
-    return tool if is_tool(wrap) else model
+    return tool if is_tool(wrap) else observed
 
 
 def _installed(library: Library) -> bool:

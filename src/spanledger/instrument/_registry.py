@@ -11,6 +11,7 @@ from spanledger.instrument.library import Library
 LIBRARIES: Mapping[str, str] = MappingProxyType(
     {
         "langchain": "spanledger.instrument.libraries.langchain",
+        "langgraph": "spanledger.instrument.libraries.langgraph",
         "openai": "spanledger.instrument.libraries.openai",
     }
 )

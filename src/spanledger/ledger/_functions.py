@@ -30,13 +30,19 @@ _AMOUNTS = ("limit", "spent", "held", "remaining", "requested")
 ROWS_MAX = 10_000
 
 
+class Prefix(str):
+    """A text that a column begins with; of hexadecimal digits, so that nothing in it needs escaping."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Read:
     """Read rows of a view of `spanledger_v1`.
 
     Attributes:
         view: The view's name.
-        where: Column → value that it equals.
+        where: Column → value that it equals, or a `Prefix`; None is no condition.
         order: An ORDER BY clause of our own.
         rows_max: At most so many.
     """
@@ -79,8 +85,12 @@ def statement(query: Query) -> tuple[str, tuple[Any, ...]]:
             return f"select spanledger_v1.{query.function}({marks})", values  # noqa: S608 - names are ours
         case Read():
             wanted = {column: value for column, value in query.where.items() if value is not None}
-            where = " and ".join(f"{column} = %s" for column in wanted) or "true"
-            text = f"select to_jsonb(v) from spanledger_v1.{query.view} v where {where} order by {query.order} limit %s"  # noqa: S608
+            where = " and ".join(
+                f"starts_with({column}, %s)" if isinstance(value, Prefix) else f"{column} = %s"
+                for column, value in wanted.items()
+            )
+            view = f"spanledger_v1.{query.view} v where {where or 'true'}"
+            text = f"select to_jsonb(v) from {view} order by {query.order} limit %s"  # noqa: S608 - names are ours
             return text, (*wanted.values(), query.rows_max)
 
 

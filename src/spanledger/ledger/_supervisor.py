@@ -216,10 +216,9 @@ def _stop_leftovers(data: Path) -> None:
             raise Unusable(f"an earlier server on {data} does not stop: processes {sorted(found)}")
         # Children without a postmaster have no reason to live.
         gentle = any(found.values()) and waited_s < STOP_FAST_S
-        for pid, is_postmaster in found.items():
-            if is_postmaster or not gentle:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGINT if gentle else signal.SIGKILL)
+        for pid in [pid for pid, is_postmaster in found.items() if is_postmaster or not gentle]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGINT if gentle else signal.SIGKILL)
         time.sleep(LOCK_RETRY_S)
 
 

@@ -18,6 +18,7 @@ from typing import Any, Self
 from opentelemetry import trace
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 
+from spanledger.core.call import INVOKE_AGENT
 from spanledger.guard import Ambient, ambient, within
 from spanledger.telemetry import record, semconv
 
@@ -79,7 +80,7 @@ class Workflow:
     def __enter__(self) -> Self:
         around = self._around
         attributes = {
-            semconv.OPERATION_NAME: "invoke_agent",
+            semconv.OPERATION_NAME: INVOKE_AGENT,
             semconv.AGENT_NAME: self.agent,
             semconv.CONVERSATION_ID: self.workflow_id,
             semconv.WORKFLOW_ID: self.workflow_id,

@@ -20,7 +20,7 @@ from opentelemetry import trace
 from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from spanledger.config import Config
-from spanledger.core.call import EXECUTE_TOOL, Begun, Call, Outcome, Usage, Verdict
+from spanledger.core.call import EXECUTE_TOOL, INVOKE_AGENT, Begun, Call, Outcome, Usage, Verdict
 from spanledger.core.money import amount_of
 from spanledger.core.steps import Asking
 from spanledger.core.values import encode
@@ -74,7 +74,7 @@ def tracer() -> trace.Tracer:
 def start(call: Call, config: Config) -> Span:
     """Start the span of a call; it is not made current."""
     context = otel_context.set_value(OWN_SPAN, value=True)
-    kind = SpanKind.INTERNAL if call.operation == EXECUTE_TOOL else SpanKind.CLIENT
+    kind = SpanKind.INTERNAL if call.operation in (EXECUTE_TOOL, INVOKE_AGENT) else SpanKind.CLIENT
     try:
         attributes = start_attributes(call, config)
         return tracer().start_span(f"{call.operation} {call.name}", context, kind, attributes)
@@ -94,7 +94,7 @@ def start_attributes(call: Call, config: Config) -> dict[str, Any]:
         }
         if config.capture_content and call.arguments is not None:
             attributes[semconv.TOOL_CALL_ARGUMENTS] = _text(call.arguments)
-    else:
+    elif call.operation != INVOKE_AGENT:
         attributes[semconv.REQUEST_MODEL] = call.name
     attributes[semconv.AGENT_NAME] = call.agent
     attributes |= call.attributes
@@ -140,7 +140,8 @@ def asked(span: Span, asking: Asking) -> None:
 @quietly
 def begun(span: Span, answer: Begun) -> None:
     """Record the ledger's answer."""
-    reserved = [str(amount_of(unit, steps)) for unit, steps in answer.reserved.items() if unit != "calls"]
+    runs = answer.verdict is Verdict.RUN
+    reserved = [str(amount_of(unit, steps)) for unit, steps in answer.reserved.items() if runs and unit != "calls"]
     budgets: list[Mapping[str, Any]] = [b for b in answer.budgets if isinstance(b, Mapping)]
     _set(
         span,
@@ -149,6 +150,7 @@ def begun(span: Span, answer: Begun) -> None:
             semconv.ATTEMPT: answer.attempt or None,
             semconv.ARGUMENTS_DIFFER: answer.arguments_differ or None,
             semconv.UNGUARDED: answer.unguarded or None,
+            semconv.PROBED: answer.details["probed"].outcome if "probed" in answer.details else None,
             semconv.BUDGETS: [b["name"] for b in budgets] or None,
             semconv.BUDGETS_REMAINING: [str(amount_of(b["unit"], b["remaining"])) for b in budgets] or None,
             semconv.RESERVED: reserved or None,

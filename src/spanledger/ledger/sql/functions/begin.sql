@@ -24,7 +24,7 @@ begin
         from (select distinct hashtextextended(p_tenant || (item ->> 'key'), 0) as hash
             from jsonb_array_elements(p_items) item order by 1) claim;
     for v_i in select item.i from jsonb_array_elements(p_items) with ordinality item (item, i)
-        order by item.item ->> 'key'
+        order by item.item ->> 'key', item.i
     loop
         select * into v_call from spanledger.call c
             where c.tenant = p_tenant and c.key = decode(p_items -> (v_i - 1) ->> 'key', 'hex') for update;

@@ -13,7 +13,7 @@ declare
     v_i integer;
 begin
     for v_i, v_item in select item.i, item.item from jsonb_array_elements(p_items) with ordinality item (item, i)
-        order by item.item ->> 'key'
+        order by item.item ->> 'key', item.i
     loop
         select * into v_call from spanledger.call c
             where c.tenant = p_tenant and c.key = decode(v_item ->> 'key', 'hex') for update;

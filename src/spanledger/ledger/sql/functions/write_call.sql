@@ -11,21 +11,21 @@ begin
     if p_call.tenant is null then
         insert into spanledger.call (
             tenant, key, state, attempt, attempts, attempt_id, tool, operation, workflow_id, key_source, fingerprint,
-            call_id, agent, actor, rule, arguments, refusal, trace_id, span_id, accounts, held,
+            call_id, agent, actor, rule, arguments, refusal, trace_id, span_id, accounts, reserved, held,
             lease_until, created_at, started_at)
         values (
             p_tenant, decode(p_item ->> 'key', 'hex'), p_state, v_ran, v_ran, (p_item ->> 'attempt_id')::uuid,
             p_item ->> 'tool', p_item ->> 'operation', p_item ->> 'workflow_id', p_item ->> 'key_source',
             decode(p_item ->> 'fingerprint', 'hex'), p_item ->> 'call_id', p_item ->> 'agent', p_item ->> 'actor',
             p_item ->> 'rule', p_item ->> 'arguments', p_refusal, p_item ->> 'trace_id', p_item ->> 'span_id',
-            p_accounts, p_held, p_now + make_interval(secs => (p_item ->> 'lease_s')::double precision), p_now, p_now);
+            p_accounts, p_held, p_held, p_now + make_interval(secs => (p_item ->> 'lease_s')::double precision), p_now, p_now);
         return;
     end if;
     insert into spanledger.history (tenant, key, at, event, attempt, attempt_id, detail)
         values (p_tenant, p_call.key, p_now, 'superseded', p_call.attempt, p_call.attempt_id,
             jsonb_strip_nulls(jsonb_build_object(
                 'state', p_call.state, 'error', p_call.error, 'refusal', p_call.refusal, 'result', p_call.result,
-                'arguments', p_call.arguments, 'cost', p_call.cost, 'accounts', p_call.accounts, 'held', p_call.held,
+                'arguments', p_call.arguments, 'cost', p_call.cost, 'accounts', p_call.accounts, 'reserved', p_call.reserved,
                 'trace_id', p_call.trace_id, 'span_id', p_call.span_id,
                 'started_at', p_call.started_at, 'ended_at', p_call.ended_at)));
     update spanledger.call c set
@@ -33,8 +33,8 @@ begin
         attempt_id = (p_item ->> 'attempt_id')::uuid, fingerprint = decode(p_item ->> 'fingerprint', 'hex'),
         call_id = p_item ->> 'call_id', agent = p_item ->> 'agent', actor = p_item ->> 'actor',
         rule = p_item ->> 'rule', arguments = p_item ->> 'arguments', refusal = p_refusal,
-        trace_id = p_item ->> 'trace_id', span_id = p_item ->> 'span_id', accounts = p_accounts, held = p_held,
-        result = null, result_kept = false, error = null, cost = null, probe_until = null,
+        trace_id = p_item ->> 'trace_id', span_id = p_item ->> 'span_id', accounts = p_accounts, reserved = p_held, held = p_held,
+        result = null, result_kept = false, error = null, cost = null, probe_until = null, probe_id = null,
         lease_until = p_now + make_interval(secs => (p_item ->> 'lease_s')::double precision),
         started_at = p_now, ended_at = null
         where c.tenant = p_call.tenant and c.key = p_call.key;

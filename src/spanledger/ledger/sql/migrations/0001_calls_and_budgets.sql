@@ -29,12 +29,15 @@ create table spanledger.call (
     refusal jsonb,
     trace_id text,
     span_id text,
-    -- Accounts this attempt reserved from, and what it holds of each until its outcome is known.
+    -- Accounts this attempt reserved from and how much of each; and what it still holds, until its outcome is known.
     accounts bigint[] not null default '{}',
+    reserved bigint[] not null default '{}',
     held bigint[] not null default '{}',
     cost jsonb,
     lease_until timestamptz,
+    -- One prober at a time, and which: a begin that asks again gets its own probe, not somebody else's.
     probe_until timestamptz,
+    probe_id uuid,
     created_at timestamptz not null,
     started_at timestamptz not null,
     ended_at timestamptz,

@@ -1,0 +1,103 @@
+"""A real Postgres for the tests: one private server for the whole run, one database for each test."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+import spanledger
+from spanledger import Config, Ledger
+from spanledger.ledger import _migrate
+from spanledger.ledger._embedded import EmbeddedPostgres
+
+# What is tested is what survives a crash of a process, not of the machine.
+FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+TEMPLATE = "ledger_template"
+
+
+@pytest.fixture(autouse=True)
+def untouched_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """No test sees the settings or files of whoever runs it, nor what another test has instrumented."""
+    for name in os.environ:
+        if name.startswith(("SPANLEDGER_", "OTEL_", "OPENAI_")):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    yield
+    spanledger.uninstrument()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """DSN of a server that all workers of this run share; it stops soon after the last of them."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+    embedded = EmbeddedPostgres(shared / "server", settings=FAST, linger_s=0.5)
+    yield embedded.dsn()
+    embedded.release()
+
+
+@pytest.fixture(scope="session")
+def template(server: str) -> str:
+    """Name of a database that holds an empty ledger, made once per run."""
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute("select pg_advisory_lock(1)")
+        found = connection.execute("select 1 from pg_database where datname = %s", (TEMPLATE,)).fetchone()
+        if not found:
+            connection.execute(f"create database {TEMPLATE}_half_made")
+            with psycopg.connect(server, dbname=f"{TEMPLATE}_half_made", autocommit=True) as half_made:
+                _migrate.migrate(half_made)
+            connection.execute(f"alter database {TEMPLATE}_half_made rename to {TEMPLATE}")
+        connection.execute("select pg_advisory_unlock(1)")
+    return TEMPLATE
+
+
+@pytest.fixture
+def empty_dsn(server: str) -> Iterator[str]:
+    """DSN of a database without a ledger."""
+    with _database(server, "template0") as dsn:
+        yield dsn
+
+
+@pytest.fixture
+def dsn(server: str, template: str) -> Iterator[str]:
+    """DSN of a database with an empty ledger."""
+    with _database(server, template) as dsn:
+        yield dsn
+
+
+@pytest.fixture
+def ledger(dsn: str) -> Iterator[Ledger]:
+    """An empty ledger with no rules and no budgets."""
+    with Ledger(config=Config(dsn=dsn)) as ledger:
+        yield ledger
+
+
+@pytest.fixture
+def ledger_with(dsn: str) -> Iterator[Callable[..., Ledger]]:
+    """Make ledgers with the given fields of `Config`, all on this test's database."""
+    with contextlib.ExitStack() as stack:
+        yield lambda **fields: stack.enter_context(Ledger(config=Config(dsn=dsn, **fields)))
+
+
+@pytest.fixture
+def sql(dsn: str) -> Iterator[psycopg.Connection]:
+    """A connection of the test's own, for looking behind the curtain."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        yield connection
+
+
+@contextlib.contextmanager
+def _database(server: str, template: str) -> Iterator[str]:
+    name = f"test_{uuid.uuid4().hex}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"create database {name} template {template}")
+        try:
+            yield psycopg.conninfo.make_conninfo(server, dbname=name)
+        finally:
+            connection.execute(f"drop database {name} with (force)")
