@@ -10,6 +10,10 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import spanledger
 from spanledger import Config, Ledger
@@ -90,6 +94,39 @@ def sql(dsn: str) -> Iterator[psycopg.Connection]:
     """A connection of the test's own, for looking behind the curtain."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         yield connection
+
+
+class Spans:
+    """What the global tracer provider of this process has exported since the test began."""
+
+    def __init__(self, exporter: InMemorySpanExporter) -> None:
+        self._exporter = exporter
+
+    def all(self, name: str | None = None) -> list[ReadableSpan]:
+        """The ended spans, the first to end first; of one name, or all."""
+        return [span for span in self._exporter.get_finished_spans() if name in (None, span.name)]
+
+    def one(self, name: str) -> ReadableSpan:
+        """The only span of a name."""
+        (span,) = self.all(name)
+        return span
+
+
+@pytest.fixture(scope="session")
+def exporter() -> InMemorySpanExporter:
+    """Exporter of the global tracer provider, of which a process can have one only."""
+    exporter = InMemorySpanExporter()
+    if not isinstance(trace.get_tracer_provider(), TracerProvider):
+        trace.set_tracer_provider(TracerProvider(shutdown_on_exit=False))
+    trace.get_tracer_provider().add_span_processor(SimpleSpanProcessor(exporter))
+    return exporter
+
+
+@pytest.fixture
+def spans(exporter: InMemorySpanExporter) -> Spans:
+    """The spans that this test makes in this process."""
+    exporter.clear()
+    return Spans(exporter)
 
 
 @contextlib.contextmanager

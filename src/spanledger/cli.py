@@ -61,7 +61,9 @@ def _parser() -> argparse.ArgumentParser:
         return command
 
     add("demo", _demo, "See it work: an agent is killed, and the customer is refunded once.", "spanledger demo")
-    add("migrate", _migrate, "Bring the ledger's schema up to date.", "SPANLEDGER_DSN=postgresql://… spanledger migrate")
+    add(
+        "migrate", _migrate, "Bring the ledger's schema up to date.", "SPANLEDGER_DSN=postgresql://… spanledger migrate"
+    )
     add("apply", _apply, "Write the budgets of spanledger.toml into the ledger.", "spanledger apply")
     calls = add("calls", _calls, "List calls, the newest first.", "spanledger calls --state unknown")
     calls.add_argument("--workflow", help="only calls of this workflow")
@@ -160,9 +162,7 @@ def _ledger() -> Any:
 
 def _found(ledger: Any, key: str) -> Any:
     """Find one call by its key or the beginning of it, as `spanledger calls` shows it."""
-    from spanledger.ledger._functions import Prefix
-
-    calls = ledger.find(Prefix(key), limit=2)
+    calls = ledger.calls(key=key, limit=2)
     if len(calls) != 1:
         raise SpanledgerError(f"{'more than one call has' if calls else 'the ledger has no call with'} key {key}…")
     return calls[0]

@@ -9,13 +9,14 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import math
 import os
 import sys
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from spanledger.core.budgets import Budget
 from spanledger.core.call import Call, ScopeSource
@@ -24,10 +25,49 @@ from spanledger.core.money import Amount, parse_amount
 from spanledger.core.rules import ArgumentAmount, Rule, Terms, reserved_amounts, terms_for
 from spanledger.core.steps import Asking
 from spanledger.core.values import NotJsonError, canonical, encode
-from spanledger.errors import ConfigError
+from spanledger.errors import ConfigError, LedgerUnavailable
 
 FILE_NAME = "spanledger.toml"
 MODES = ("enforce", "off")
+
+M = TypeVar("M")
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value) and "\0" not in value
+
+
+def _is_text_or_none(value: Any) -> bool:
+    return value is None or _is_text(value)
+
+
+def _is_duration(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+# What a field may be, and how to say so; what is given is not repeated, as it may be a secret.
+_VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "dsn": (
+        lambda value: _is_text_or_none(value) or callable(value),
+        "a connection string or a callable that gives one",
+    ),
+    "tenant": (_is_text, "a text that is not empty"),
+    "rules": (lambda value: all(isinstance(rule, Rule) for rule in value), "a list of Rule"),
+    "budgets": (lambda value: all(isinstance(budget, Budget) for budget in value), "a list of Budget"),
+    "mode": (lambda value: value in MODES, f"one of {', '.join(MODES)}"),
+    "embedded": (_is_text_or_none, "a text that is not empty"),
+    "workflow_id": (_is_text_or_none, "a text that is not empty"),
+    "agent": (_is_text_or_none, "a text that is not empty"),
+    "secret": (_is_text_or_none, "a text that is not empty"),
+    "capture_content": (lambda value: isinstance(value, bool), "true or false"),
+    "ledger_timeout_s": (_is_duration, "a number of seconds, more than 0"),
+    "arguments_bytes_max": (_is_size, "a whole number, more than 0"),
+    "result_bytes_max": (_is_size, "a whole number, more than 0"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,21 +109,17 @@ class Config:
     def __post_init__(self) -> None:
         object.__setattr__(self, "rules", tuple(self.rules))
         object.__setattr__(self, "budgets", tuple(self.budgets))
-        if self.mode not in MODES:
-            raise ConfigError(f"mode is one of {', '.join(MODES)}, not {self.mode!r}")
-        if not self.tenant or "\0" in self.tenant:
-            raise ConfigError("tenant is a text that is not empty")
+        for name, (admits, meant) in _VALUES.items():
+            if not admits(getattr(self, name)):
+                raise ConfigError(f"{name} is {meant}")
         names = [budget.name for budget in self.budgets]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ConfigError(f"two budgets are named {twice[0]!r}")
-        for name in ("ledger_timeout_s", "arguments_bytes_max", "result_bytes_max"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"{name} is more than 0")
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Config:
-        """Read the file that SPANLEDGER_CONFIG names, or spanledger.toml here or beside the program, and the environment.
+        """Read the environment, and the file SPANLEDGER_CONFIG names or spanledger.toml here or beside the program.
 
         Args:
             environ: Instead of the process's environment.
@@ -166,19 +202,17 @@ class Config:
             scope, source = self.workflow_id, ScopeSource.ENVIRONMENT
         if not scope:
             scope, source = trace[0] if trace else "", ScopeSource.TRACE
-        return dataclasses.replace(
-            call, agent=call.agent or self.agent, workflow_id=scope, workflow_source=source
-        )
+        return dataclasses.replace(call, agent=call.agent or self.agent, workflow_id=scope, workflow_source=source)
 
 
 def _readable(arguments: object, bytes_max: int) -> str | None:
     if arguments is None:
         return None
     try:
-        text = canonical(encode(arguments)).decode()
+        text = canonical(encode(arguments))
     except NotJsonError:
         return None
-    return text if len(text) <= bytes_max else None
+    return text.decode() if len(text) <= bytes_max else None
 
 
 def _find_file(environ: Mapping[str, str]) -> Path | None:
@@ -202,8 +236,16 @@ def _with_environment(config: Config, environ: Mapping[str, str]) -> Config:
     dsn_file = environ.get("SPANLEDGER_DSN_FILE")
     if dsn_file and "dsn" not in changes:
         # Read at every connection: what is in the file may expire.
-        changes["dsn"] = lambda: Path(dsn_file).read_text("utf-8").strip()
+        changes["dsn"] = lambda: _dsn_in(Path(dsn_file))
     return dataclasses.replace(config, **changes)
+
+
+def _dsn_in(path: Path) -> str:
+    try:
+        return path.read_text("utf-8").strip()
+    except (OSError, UnicodeError) as error:
+        # Not for ever: whoever renews the file may be about to write it.
+        raise LedgerUnavailable(f"cannot read SPANLEDGER_DSN_FILE: {error}") from error
 
 
 def _tables(data: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
@@ -216,7 +258,7 @@ def _tables(data: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
 def _rule(item: dict[str, Any]) -> Rule:
     where = f"rule {item.get('match')!r}"
     for name in ("definite_errors", "ambiguous_errors"):
-        if name in item:
+        if isinstance(item.get(name), list):
             item = item | {name: tuple(_named(text) for text in item[name])}
     if isinstance(item.get("probe"), str):
         item = item | {"probe": _named(item["probe"])}
@@ -241,18 +283,20 @@ def _budget(item: dict[str, Any]) -> Budget:
 def _amount(value: object, where: str) -> Amount:
     if not isinstance(value, str):
         raise ConfigError(f"{where}: write an amount as text, for example '500.00 EUR', not {value!r}")
-    return parse_amount(value)
+    try:
+        return parse_amount(value)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
 
 
-def _made(cls: type[Any], values: Mapping[str, Any], where: str) -> Any:
-    known = [field.name for field in dataclasses.fields(cls)]
+def _made(cls: type[M], values: Mapping[str, Any], where: str) -> M:
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    known = [field.name for field in fields]
     unknown = sorted(values.keys() - set(known))
     if unknown:
         raise ConfigError(f"{where} has {unknown[0]!r}, which is not known; known are {', '.join(known)}")
     required = [
-        f.name
-        for f in dataclasses.fields(cls)
-        if f.default is f.default_factory is dataclasses.MISSING and f.name not in values
+        f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING and f.name not in values
     ]
     if required:
         raise ConfigError(f"{where} lacks {', '.join(required)}")
@@ -271,6 +315,4 @@ def shown(config: Config) -> str:
     """Describe a configuration in a line, without what is secret."""
     where = "embedded ledger" if config.dsn is None else "ledger by DSN"
     names = json.dumps([rule.match for rule in config.rules])
-    return (
-        f"mode {config.mode}, {where}, tenant {config.tenant}, rules {names}, {len(config.budgets)} budget(s)"
-    )
+    return f"mode {config.mode}, {where}, tenant {config.tenant}, rules {names}, {len(config.budgets)} budget(s)"

@@ -41,9 +41,7 @@ def tree(spans: Sequence[ReceivedSpan]) -> Iterator[str]:
             yield from _branch(root, of_trace, numbers, 2 if lost else 1)
 
 
-def _branch(
-    span: ReceivedSpan, spans: Sequence[ReceivedSpan], numbers: Mapping[str, int], depth: int
-) -> Iterator[str]:
+def _branch(span: ReceivedSpan, spans: Sequence[ReceivedSpan], numbers: Mapping[str, int], depth: int) -> Iterator[str]:
     label = f"{numbers[span.span_id]:>2}  {'  ' * (depth - 1)}{span.name}"
     yield f"{label:<36}{_told(span, numbers)}"
     if span.status_code == "ERROR" and semconv.REASON in span.attributes:

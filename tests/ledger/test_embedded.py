@@ -26,10 +26,10 @@ import pytest
 
 from spanledger.errors import ConfigError
 from spanledger.ledger import _embedded
+from spanledger.ledger._binaries import find_binaries
 from spanledger.ledger._embedded import (
     EmbeddedPostgres,
     default_state_dir,
-    find_binaries,
     looks_like_cluster,
 )
 

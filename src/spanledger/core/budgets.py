@@ -36,9 +36,7 @@ class Budget:
         if not self.name:
             raise ConfigError("a budget needs a name")
         if not isinstance(self.limit, Money | Tokens | Calls):
-            raise ConfigError(
-                f"budget {self.name!r}: the limit is Money, Tokens or Calls, not {self.limit!r}"
-            )
+            raise ConfigError(f"budget {self.name!r}: the limit is Money, Tokens or Calls, not {self.limit!r}")
         if isinstance(self.operations, str):
             raise ConfigError(f"budget {self.name!r}: operations is a list of names")
         if self.operations is not None:
@@ -46,9 +44,7 @@ class Budget:
 
     def covers(self, call: Call) -> bool:
         """Tell whether a call counts against this budget."""
-        return (self.operations is None or call.operation in self.operations) and matches(
-            self.match, call.name
-        )
+        return (self.operations is None or call.operation in self.operations) and matches(self.match, call.name)
 
     def control(self) -> dict[str, Any]:
         """The budget as the ledger's `apply` takes it."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,9 @@ from spanledger.core.values import NotJsonError, canonical, encode
 from spanledger.errors import Undescribable
 
 _DERIVED = (ScopeSource.FRAMEWORK, ScopeSource.CONVERSATION)
+_TEXTS = ("name", "workflow_id", "turn", "call_id", "agent", "actor", "key")
+# NUL and halves of surrogate pairs, which a model's JSON can hold and Postgres cannot.
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
 def identify(call: Call, terms: Terms, *, tenant: str, nonce: str, secret: bytes | None = None) -> Identity:
@@ -34,6 +38,7 @@ def identify(call: Call, terms: Terms, *, tenant: str, nonce: str, secret: bytes
     Raises:
         Undescribable: The identity the terms ask for cannot be made from this call.
     """
+    _check_texts(call, tenant)
     arguments, obstacle = _canonical_arguments(call)
     fingerprint = None if arguments is None else _digest((call.name.encode(), arguments), secret)
     source, part = _identity_part(call, terms, arguments or obstacle, nonce)
@@ -47,8 +52,18 @@ def scope_of(call: Call, terms: Terms) -> str:
     scope = call.workflow_id or ""
     if call.workflow_source not in _DERIVED or terms.scope == "workflow":
         return scope
-    narrowing = [part for part in (call.turn, call.actor) if part]
-    return canonical([scope, *narrowing]).decode() if narrowing else scope
+    if not (call.turn or call.actor):
+        return scope
+    return canonical([scope, call.turn or None, call.actor or None]).decode()
+
+
+def _check_texts(call: Call, tenant: str) -> None:
+    texts = {"tenant": tenant} | {name: getattr(call, name) for name in _TEXTS}
+    if call.resource is not None:
+        texts |= {"resource.namespace": call.resource.namespace, "resource.type": call.resource.type}
+    for name, text in texts.items():
+        if text is not None and (not isinstance(text, str) or _UNSTORABLE.search(text)):
+            raise Undescribable(f"{name} of {call.name!r} is {text!r}, which is no text that the ledger can hold")
 
 
 def _identity_part(
@@ -69,9 +84,7 @@ def _identity_part(
     if fields and (call.fields or identity == "fields"):
         return "fields", (_canonical(_picked(call, fields), call),)
     if identity == "resource":
-        raise Undescribable(
-            f"the rule for {call.name!r} identifies it by resource; give it one: ToolCall(resource=…)"
-        )
+        raise Undescribable(f"the rule for {call.name!r} identifies it by resource; give it one: ToolCall(resource=…)")
     if isinstance(arguments, Undescribable):
         raise arguments
     if identity == "call_id":
@@ -85,18 +98,14 @@ def _picked(call: Call, fields: tuple[str, ...]) -> dict[str, Any]:
     arguments = call.arguments
     missing = [f for f in fields if not isinstance(arguments, Mapping) or f not in arguments]
     if missing or not isinstance(arguments, Mapping):
-        raise Undescribable(
-            f"{call.name!r} is identified by {', '.join(missing)}, and this call has no such argument"
-        )
+        raise Undescribable(f"{call.name!r} is identified by {', '.join(missing)}, and this call has no such argument")
     return {f: arguments[f] for f in fields}
 
 
 def _canonical_arguments(call: Call) -> tuple[bytes | None, Undescribable]:
     """Return the arguments in canonical form, or why there is none; only some identities need them."""
     if call.arguments is None:
-        return None, Undescribable(
-            f"{call.name!r} is identified by its arguments, and this call does not show them"
-        )
+        return None, Undescribable(f"{call.name!r} is identified by its arguments, and this call does not show them")
     try:
         return _canonical(call.arguments, call), Undescribable("")
     except Undescribable as error:

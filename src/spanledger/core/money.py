@@ -9,7 +9,7 @@ one is refused, never guessed.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Context, Decimal, Inexact, InvalidOperation
 from typing import ClassVar, Self
 
 from spanledger.errors import ConfigError
@@ -17,6 +17,8 @@ from spanledger.errors import ConfigError
 MICROS = 1_000_000
 # The ledger keeps amounts as 64-bit integers; this bound leaves room for sums of many of them.
 AMOUNT_MAX = 10**15
+# Of our own: the program's context may round, and a rounded amount is another amount.
+EXACT = Context(prec=60, Emin=-999_999, Emax=999_999, capitals=1, clamp=0, flags=[], traps=[Inexact, InvalidOperation])
 
 TOKENS = "tokens"
 CALLS = "calls"
@@ -30,7 +32,7 @@ CURRENCIES = frozenset(
     OMR PAB PEN PGK PHP PKR PLN PYG QAR RON RSD RUB RWF SAR SBD SCR SDG SEK SGD SHP SLE SOS SRD SSP STN
     SVC SYP SZL THB TJS TMT TND TOP TRY TTD TWD TZS UAH UGX USD UYU UZS VES VND VUV WST XAF XCD XCG XOF
     XPF YER ZAR ZMW ZWG
-    """.split()
+    """.split()  # noqa: SIM905 - a table, to be read
 )
 
 
@@ -70,7 +72,7 @@ class Money:
     @property
     def amount(self) -> Decimal:
         """The amount in whole units of the currency."""
-        return Decimal(self.micros).scaleb(-6)
+        return Decimal(self.micros).scaleb(-6, EXACT)
 
     @property
     def unit(self) -> str:
@@ -83,7 +85,9 @@ class Money:
         return self.micros
 
     def __str__(self) -> str:
-        return f"{max(self.amount.normalize(), self.amount.quantize(Decimal('0.01')), key=_places)} {self.currency}"
+        whole, part = divmod(abs(self.micros), MICROS)
+        decimals = f"{part:06d}".rstrip("0").ljust(2, "0")
+        return f"{'-' if self.micros < 0 else ''}{whole}.{decimals} {self.currency}"
 
     def __reduce__(self) -> tuple[object, ...]:
         return Money.of_micros, (self.micros, self.currency)
@@ -154,7 +158,7 @@ def parse_amount(text: str) -> Amount:
     unit = unit.strip()
     if unit not in (TOKENS, CALLS):
         return Money(number, unit)
-    if not number.isdigit():
+    if not number.isdecimal():
         raise ConfigError(f"{text!r} is not an amount; write for example '20 calls'")
     return Tokens(int(number)) if unit == TOKENS else Calls(int(number))
 
@@ -180,18 +184,12 @@ def _micros(amount: object) -> int:
         value = Decimal(amount)
     except InvalidOperation:
         raise ConfigError(f"{amount!r} is not a decimal number") from None
-    if not value.is_finite() or abs(value) > AMOUNT_MAX // MICROS:
-        raise ConfigError(
-            f"{amount!r} is not an amount the ledger can hold (at most {AMOUNT_MAX // MICROS:,})"
-        )
-    micros = value * MICROS
-    if micros != micros.to_integral_value():
-        raise ConfigError(f"{amount!r} has more than six decimal places")
+    if not value.is_finite() or value.copy_abs() > AMOUNT_MAX // MICROS:
+        raise ConfigError(f"{amount!r} is not an amount the ledger can hold (at most {AMOUNT_MAX // MICROS:,})")
+    try:
+        micros = value.scaleb(6, EXACT).quantize(Decimal(1), context=EXACT)
+    except (Inexact, InvalidOperation):
+        raise ConfigError(f"{amount!r} has more than six decimal places") from None
     if micros < 0:
         raise ConfigError(f"{amount!r} is negative; an amount is what is reserved or spent")
     return int(micros)
-
-
-def _places(value: Decimal) -> int:
-    exponent = value.as_tuple().exponent
-    return -exponent if isinstance(exponent, int) else 0

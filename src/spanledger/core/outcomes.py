@@ -3,25 +3,26 @@
 Rules: a timeout or a broken connection says nothing about what the other side did, so the outcome is unknown;
 so it is when the caller was cancelled or interrupted after the start. Every other error is a definite failure,
 because the tool itself says so. The table goes by qualified name, so that no library is imported for it, and is
-walked along `__cause__` and `__context__`: what a tool wraps in its own error type stays ambiguous. A rule's own
-types win over the table.
+walked along `__cause__`, `__context__` and the members of groups: what a tool wraps in its own error type stays
+ambiguous, also by `raise … from None`, which hides the cause from people but did not undo it. The first that says
+anything decides; of a group, one that may have had an effect. A rule's own types win over the table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from spanledger.core.rules import Terms
 
-_CHAIN_MAX = 32
+_LINKS_MAX = 256
+MESSAGE_CHARS_MAX = 2000
 
 # By name of the class or of one of its bases; verified against the libraries' current releases.
 _AMBIGUOUS = frozenset(
     """
     builtins.TimeoutError builtins.ConnectionError builtins.EOFError builtins.KeyboardInterrupt
     builtins.SystemExit builtins.GeneratorExit
-    asyncio.exceptions.CancelledError asyncio.exceptions.IncompleteReadError concurrent.futures._base.CancelledError
-    http.client.RemoteDisconnected http.client.IncompleteRead
+    asyncio.exceptions.CancelledError concurrent.futures._base.CancelledError concurrent.futures._base.BrokenExecutor
+    multiprocessing.context.TimeoutError subprocess.TimeoutExpired
+    ssl.SSLEOFError ssl.SSLZeroReturnError http.client.BadStatusLine http.client.IncompleteRead
     httpx.TimeoutException httpx.NetworkError httpx.RemoteProtocolError
     httpx2.TimeoutException httpx2.NetworkError httpx2.RemoteProtocolError
     requests.exceptions.Timeout requests.exceptions.ConnectionError requests.exceptions.ChunkedEncodingError
@@ -33,7 +34,7 @@ _AMBIGUOUS = frozenset(
     openai.APIConnectionError anthropic.APIConnectionError
     psycopg.OperationalError psycopg.errors.OperationalError
     trio.Cancelled
-    """.split()
+    """.split()  # noqa: SIM905 - a table, to be read
 )
 
 # Raised before anything was sent: nothing can have happened. They derive from ambiguous ones.
@@ -44,47 +45,65 @@ _DEFINITE = frozenset(
     httpx2.ConnectError httpx2.ConnectTimeout httpx2.PoolTimeout
     requests.exceptions.ConnectTimeout urllib3.exceptions.NewConnectionError urllib3.exceptions.ConnectTimeoutError
     aiohttp.client_exceptions.ClientConnectorError aiohttp.client_exceptions.ConnectionTimeoutError
-    """.split()
+    spanledger.errors.LedgerUnavailable
+    """.split()  # noqa: SIM905 - a table, to be read
 )
 
 
 def is_ambiguous(error: BaseException, terms: Terms) -> bool:
     """Tell whether the side effect may have happened although the tool raised `error`."""
-    for link in _chain(error):
-        if isinstance(link, terms.definite_errors):
-            return False
-        if isinstance(link, terms.ambiguous_errors):
-            return True
-        names = [_name(cls) for cls in type(link).__mro__]
-        # The most derived name decides: a refused connection is a connection error that is definite.
-        for name in names:
-            if name in _DEFINITE:
-                return False
-            if name in _AMBIGUOUS:
-                return True
-    return False
+    return _ambiguous(error, terms, set()) is True
 
 
 def describe_error(error: BaseException) -> dict[str, str]:
-    """Put an error into words for the ledger."""
-    return {"type": _name(type(error)), "message": str(error)[:2000]}
+    """Put an error into words for the ledger; whatever the error is like, this does not raise."""
+    try:
+        message = str(error)
+    except Exception as failed:  # noqa: BLE001 - the error of somebody's tool, and its effect has happened
+        message = f"(no message: {type(failed).__name__})"
+    return {"type": _name(type(error)), "message": storable(message)}
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    link: BaseException | None = error
-    while link is not None and id(link) not in seen and len(seen) < _CHAIN_MAX:
-        seen.add(id(link))
-        yield link
-        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+def storable(message: str) -> str:
+    """Make a message one that Postgres can hold: not too long, without NUL and halves of surrogate pairs."""
+    text = message[:MESSAGE_CHARS_MAX].encode("utf-8", "replace").decode()
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+def _ambiguous(error: BaseException | None, terms: Terms, seen: set[int]) -> bool | None:
+    """Look at an error and what it hides; None where none of it says anything."""
+    if error is None or id(error) in seen or len(seen) >= _LINKS_MAX:
+        return None
+    seen.add(id(error))
+    said = _said(error, terms)
+    if said is not None:
+        return said
+    members = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+    if any(_ambiguous(member, terms, seen) for member in members):
+        return True
+    for link in (error.__cause__, error.__context__):
+        said = _ambiguous(link, terms, seen)
+        if said is not None:
+            return said
+    return None
+
+
+def _said(error: BaseException, terms: Terms) -> bool | None:
+    if isinstance(error, terms.definite_errors):
+        return False
+    if isinstance(error, terms.ambiguous_errors):
+        return True
+    # The most derived name decides: a refused connection is a connection error that is definite.
+    for name in map(_name, type(error).__mro__):
+        if name in _DEFINITE:
+            return False
+        if name in _AMBIGUOUS:
+            return True
+    return None
 
 
 def _name(cls: type) -> str:
     name = f"{cls.__module__}.{cls.__qualname__}"
     # Some libraries define errors in private modules and publish them at the top.
     top = cls.__module__.partition(".")[0]
-    return (
-        f"{top}.{cls.__qualname__}"
-        if top in ("httpx", "httpx2", "openai", "anthropic", "trio", "grpc")
-        else name
-    )
+    return f"{top}.{cls.__qualname__}" if top in ("httpx", "httpx2", "openai", "anthropic", "trio", "grpc") else name

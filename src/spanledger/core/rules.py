@@ -7,6 +7,7 @@ that only sets a price or a lease changes no identity. Every value is checked wh
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -15,26 +16,17 @@ from functools import lru_cache
 from typing import Any
 
 from spanledger.core.call import EXECUTE_TOOL, Call, Probe
-from spanledger.core.money import Amount, Calls, Money, Tokens, known_currency
+from spanledger.core.money import EXACT, Amount, Calls, Money, Tokens, known_currency
 from spanledger.errors import ConfigError, Undescribable
 
 IDENTITIES = ("arguments", "fields", "resource", "call_id", "none")
 LEASE_S = 60.0
 LEASE_S_MIN = 0.2
+SCALE_MAX = 6
 WAIT_TIMEOUT_S = 30.0
 
 # Ids that some servers give to every call.
 _CONSTANT_CALL_IDS = frozenset({"", "unknown", "none", "null", "call_0"})
-
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "identity": IDENTITIES,
-    "scope": ("workflow",),
-    "on_mismatch": ("replay", "refuse"),
-    "on_unknown": ("ask", "retry", "probe"),
-    "on_failure": ("retry", "replay"),
-    "on_refusal": ("raise", "tell"),
-    "on_ledger_down": ("refuse", "continue"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,24 +47,82 @@ class ArgumentAmount:
 
     def __post_init__(self) -> None:
         if (self.currency is None) == (self.unit is None):
-            raise ConfigError(
-                f"reserve from argument {self.argument!r}: give a currency, or a unit, and not both"
-            )
+            raise ConfigError(f"reserve from argument {self.argument!r}: give a currency, or a unit, and not both")
         if self.currency is not None:
             known_currency(self.currency)
         if self.unit not in (None, "tokens", "calls"):
             raise ConfigError(f"{self.unit!r} is not a unit; use 'tokens', 'calls' or a currency")
+        if type(self.scale) is not int or not 0 <= self.scale <= SCALE_MAX:
+            raise ConfigError(
+                f"reserve from argument {self.argument!r}: scale is a number of decimal places, not {self.scale!r}"
+            )
 
     def __call__(self, arguments: Mapping[str, Any]) -> Amount:
+        """Read the amount."""
         value = arguments[self.argument]
         if self.currency is None:
             return Tokens(value) if self.unit == "tokens" else Calls(value)
         # A model's JSON makes 10.5 a float; its shortest text is the number the model wrote.
-        number = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
-        return Money(number.scaleb(-self.scale), self.currency)
+        number = Decimal(float.__repr__(value) if isinstance(value, float) else value)
+        if isinstance(value, bool) or not number.is_finite():
+            raise ValueError(f"{value!r} is not an amount")
+        return Money(number.scaleb(-self.scale, EXACT), self.currency)
 
 
 Reserve = Amount | Callable[[Mapping[str, Any]], Amount]
+
+_Admits = Callable[[Any], bool]
+
+
+def _one_of(*choices: str) -> tuple[_Admits, str]:
+    return lambda value: value is None or value in choices, f"one of {', '.join(choices)}"
+
+
+def _seconds(least_s: float) -> tuple[_Admits, str]:
+    def admits(value: Any) -> bool:
+        return value is None or (
+            isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= least_s
+        )
+
+    return admits, f"a number of seconds, at least {least_s:g}"
+
+
+def _is_error_types(value: Any) -> bool:
+    return isinstance(value, tuple) and all(isinstance(k, type) and issubclass(k, BaseException) for k in value)
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, tuple) and bool(value) and all(isinstance(name, str) for name in value)
+
+
+_YES_OR_NO: tuple[_Admits, str] = (lambda value: isinstance(value, bool), "true or false")
+_ERROR_TYPES: tuple[_Admits, str] = (_is_error_types, "a list of exception types")
+
+# What every field of a rule may be, and how to say so.
+_VALUES: dict[str, tuple[_Admits, str]] = {
+    "side_effect": _YES_OR_NO,
+    "identity": _one_of(*IDENTITIES),
+    "fields": (lambda value: value is None or _is_names(value), "a list of names of arguments"),
+    "scope": _one_of("workflow"),
+    "replay_for_s": _seconds(0),
+    "on_mismatch": _one_of("replay", "refuse"),
+    "on_unknown": _one_of("ask", "retry", "probe"),
+    "probe": (lambda value: value is None or callable(value), "a callable of call and key"),
+    "on_failure": _one_of("retry", "replay"),
+    "attempts_max": (lambda value: value is None or (type(value) is int and value >= 1), "a whole number, at least 1"),
+    "definite_errors": _ERROR_TYPES,
+    "ambiguous_errors": _ERROR_TYPES,
+    "reserve": (
+        lambda value: value is None or isinstance(value, Money | Tokens | Calls) or callable(value),
+        "Money (never a float), Tokens, Calls or a callable of the arguments",
+    ),
+    "lease_s": _seconds(LEASE_S_MIN),
+    "run_max_s": _seconds(0),
+    "wait_timeout_s": _seconds(0),
+    "keep_result": _YES_OR_NO,
+    "on_refusal": _one_of("raise", "tell"),
+    "on_ledger_down": _one_of("refuse", "continue"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,35 +177,22 @@ class Rule:
     on_ledger_down: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        if not self.match:
-            raise ConfigError("a rule needs a name to match; '*' matches all")
-        for name, choices in _CHOICES.items():
+        if not isinstance(self.match, str) or not self.match:
+            raise ConfigError(f"a rule needs a name to match, not {self.match!r}; '*' matches all")
+        where = f"rule {self.match!r}"
+        for name, (admits, meant) in _VALUES.items():
             value = getattr(self, name)
-            if value is not None and value not in choices:
-                raise ConfigError(
-                    f"rule {self.match!r}: {name} is one of {', '.join(choices)}, not {value!r}"
-                )
-        for name in ("replay_for_s", "lease_s", "run_max_s", "wait_timeout_s"):
-            value = getattr(self, name)
-            if value is not None and (
-                isinstance(value, bool) or not isinstance(value, int | float) or value < 0
-            ):
-                raise ConfigError(f"rule {self.match!r}: {name} is a number of seconds, not {value!r}")
-        if self.lease_s is not None and self.lease_s < LEASE_S_MIN:
-            raise ConfigError(f"rule {self.match!r}: lease_s is at least {LEASE_S_MIN}")
-        if self.attempts_max is not None and self.attempts_max < 1:
-            raise ConfigError(f"rule {self.match!r}: attempts_max is at least 1")
-        if self.fields is not None:
-            if isinstance(self.fields, str) or not self.fields:
-                raise ConfigError(f"rule {self.match!r}: fields is a list of names of arguments")
-            object.__setattr__(self, "fields", tuple(self.fields))
-            if self.identity is None:
-                object.__setattr__(self, "identity", "fields")
+            if isinstance(value, list):
+                value = tuple(value)
+                object.__setattr__(self, name, value)
+            if not admits(value):
+                raise ConfigError(f"{where}: {name} is {meant}, not {value!r}")
+        if self.fields is not None and self.identity is None:
+            object.__setattr__(self, "identity", "fields")
         if (self.identity == "fields") != (self.fields is not None):
-            raise ConfigError(f"rule {self.match!r}: identity='fields' and fields go together")
+            raise ConfigError(f"{where}: identity='fields' and fields go together")
         if self.on_unknown == "probe" and self.probe is None:
-            raise ConfigError(f"rule {self.match!r}: on_unknown='probe' needs a probe")
-        _check_reserve(self.match, self.reserve)
+            raise ConfigError(f"{where}: on_unknown='probe' needs a probe")
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,9 +285,7 @@ def reserved_amounts(call: Call, terms: Terms) -> dict[str, int]:
                 f"the price of {call.name!r} cannot be read from its arguments: {type(error).__name__}: {error}"
             ) from error
         if not isinstance(amount, Money | Tokens | Calls):
-            raise Undescribable(
-                f"reserve of {call.name!r} gave {amount!r}; it has to be Money, Tokens or Calls"
-            )
+            raise Undescribable(f"reserve of {call.name!r} gave {amount!r}; it has to be Money, Tokens or Calls")
     elif amount is None:
         amount = terms.reserve  # type: ignore[assignment]
     return {"calls": 1} if amount is None else {"calls": 1, amount.unit: amount.steps}
@@ -263,7 +298,7 @@ def matches(pattern: str, name: str) -> bool:
 
 def usable_call_id(call_id: str | None) -> bool:
     """Tell whether a provider's id can tell two calls apart."""
-    return call_id is not None and call_id.lower() not in _CONSTANT_CALL_IDS
+    return isinstance(call_id, str) and call_id.strip().lower() not in _CONSTANT_CALL_IDS
 
 
 @lru_cache(maxsize=1024)
@@ -277,9 +312,7 @@ def _filled(named: Rule | None, own: Rule | None) -> Rule | None:
     if named.identity is not None:
         own = replace(own, identity=None, fields=None)
     blanks = {
-        f.name: getattr(own, f.name)
-        for f in fields(Rule)
-        if getattr(named, f.name) == f.default and f.name != "match"
+        f.name: getattr(own, f.name) for f in fields(Rule) if getattr(named, f.name) == f.default and f.name != "match"
     }
     return replace(named, **blanks)
 
@@ -290,10 +323,3 @@ def _default_identity(call: Call) -> str:
     if call.opted_in:
         return "arguments"
     return "call_id" if usable_call_id(call.call_id) else "none"
-
-
-def _check_reserve(match: str, reserve: object) -> None:
-    if isinstance(reserve, float):
-        raise ConfigError(f"rule {match!r}: money is never a float: reserve=Money({str(reserve)!r}, 'EUR')")
-    if reserve is not None and not isinstance(reserve, Money | Tokens | Calls) and not callable(reserve):
-        raise ConfigError(f"rule {match!r}: reserve is Money, Tokens, Calls or a callable of the arguments")

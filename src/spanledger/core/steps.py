@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from spanledger.core.call import Begun, Call, Codec, Ended, Identity, Outcome, Resolution, Verdict
-from spanledger.core.outcomes import describe_error, is_ambiguous
+from spanledger.core.outcomes import describe_error, is_ambiguous, storable
 from spanledger.core.rules import Terms
 from spanledger.core.values import canonical, encode
 from spanledger.errors import (
@@ -40,6 +40,8 @@ logger = logging.getLogger("spanledger.core")
 WAIT_STEP_S_MIN = 0.02
 WAIT_STEP_S_MAX = 0.5
 PROBE_LEASE_S = 30.0
+
+RESOLUTIONS = ("succeeded", "failed", "retry")
 
 T = TypeVar("T")
 
@@ -159,9 +161,10 @@ def admitted(asking: Asking) -> Steps[Begun]:
     while True:
         try:
             begun = yield from _begin(asking)
-        except LedgerUnavailable:
+        except LedgerUnavailable as error:
             if asking.terms.on_ledger_down == "continue":
                 return _unguarded(asking)
+            error.key = asking.identity.key
             raise
         if deadline_s is None:
             deadline_s = begun.now_s + asking.terms.wait_timeout_s
@@ -200,9 +203,7 @@ def finished(asking: Asking, begun: Begun, ended: Ended, codec: Codec) -> Steps[
         )
         return Outcome(begun, ended)
     late = not answer["owned"]
-    return Outcome(
-        begun, ended, recorded=recorded, late=late, result_kept=bool(item.get("result_kept")) and not late
-    )
+    return Outcome(begun, ended, recorded=recorded, late=late, result_kept=bool(item.get("result_kept")) and not late)
 
 
 def guarded(asking: Asking, codec: Codec) -> Steps[Outcome]:
@@ -218,14 +219,21 @@ def replayed(asking: Asking, begun: Begun, codec: Codec) -> Outcome:
     """Make the outcome of a replay.
 
     Raises:
-        ResultNotKept: There is no result to give back.
+        ResultNotKept: There is no result to give back, or what it is made of has changed since.
     """
     if not begun.result_kept:
         raise ResultNotKept(
             f"{asking.call.name!r} succeeded before and its result was not kept; it is not run again",
             key=begun.key,
         )
-    value = codec.decode(begun.result, asking.call)
+    try:
+        value = codec.decode(begun.result, asking.call)
+    except Exception as error:
+        raise ResultNotKept(
+            f"{asking.call.name!r} succeeded before and its result can no longer be given back: {error}; "
+            "it is not run again",
+            key=begun.key,
+        ) from error
     return Outcome(begun, Ended(value), replayed=True, recorded="succeeded", result_kept=True)
 
 
@@ -261,16 +269,15 @@ def refusal(begun: Begun, call: Call) -> Exception:
 def _begin(asking: Asking) -> Steps[Begun]:
     try:
         return (yield Ask("begin", asking.tenant, asking.item()))  # type: ignore[no-any-return]
-    except Exception:
+    except (Exception, GeneratorExit):
         raise
     except BaseException:
         # Interrupted with the answer under way: whatever was claimed has not been invoked.
-        yield Ask(
-            "fail",
-            asking.tenant,
-            {"key": asking.identity.key, "attempt_id": asking.attempt_id, "not_invoked": True},
-            shielded=True,
-        )
+        item = {"key": asking.identity.key, "attempt_id": asking.attempt_id, "not_invoked": True}
+        try:
+            yield Ask("fail", asking.tenant, item, shielded=True)
+        except Exception:  # the interruption goes on, whatever becomes of the claim
+            logger.exception("%s was interrupted, and its claim could not be given back", asking.call.name)
         raise
 
 
@@ -279,20 +286,30 @@ def _probe(asking: Asking, begun: Begun) -> Steps[Resolution]:
     if probe is None:
         raise refusal(begun, asking.call)
     item: dict[str, Any] = {"key": begun.key, "attempt": begun.attempt, "by": f"probe:{_name_of(probe)}"}
+    reason = "the probe could not tell either"
     try:
         found: Resolution | None = yield Look(lambda: probe(asking.call, begun.key))
-        reason = "the probe could not tell either"
+        finding = _finding(found)
     except Exception as error:
         logger.exception("the probe of %s failed", asking.call.name)
-        found, reason = None, f"its probe failed: {error}"
+        found, finding, reason = None, _finding(None), f"its probe failed: {error}"
+    yield Ask("resolve", asking.tenant, item | finding)
     if found is None:
-        yield Ask("resolve", asking.tenant, item | {"outcome": "unknown"})
         raise refusal(replace(begun, reason=reason), asking.call)
-    item |= {"outcome": found.outcome, "reason": found.reason}
-    if found.outcome == "succeeded":
-        item |= {"result": keep_plain(found.result), "result_kept": True}
-    yield Ask("resolve", asking.tenant, item)
     return found
+
+
+def _finding(found: Resolution | None) -> dict[str, Any]:
+    if found is None:
+        return {"outcome": "unknown"}
+    if not isinstance(found, Resolution) or found.outcome not in RESOLUTIONS:
+        raise TypeError(f"a probe returns a Resolution of {', '.join(RESOLUTIONS)}, or None, not {found!r}")
+    finding: dict[str, Any] = {"outcome": found.outcome}
+    if found.reason is not None:
+        finding |= {"reason": storable(found.reason)}
+    if found.outcome == "succeeded":
+        finding |= {"result": keep_plain(found.result), "result_kept": True}
+    return finding
 
 
 def keep_plain(value: Any) -> str:
@@ -303,16 +320,14 @@ def keep_plain(value: Any) -> str:
 def _recorded(asking: Asking, ended: Ended, codec: Codec) -> tuple[str, dict[str, Any]]:
     """Say how the ledger will remember this, and with which item."""
     if ended.paused:
-        return "failed", {
-            "not_invoked": True,
-            "error": {"type": "paused", "message": str(ended.error)[:2000]},
-        }
+        why = {} if ended.error is None else describe_error(ended.error)
+        return "failed", {"not_invoked": True, "error": why | {"type": "paused"}}
     if ended.error is not None:
         unknown = is_ambiguous(ended.error, asking.terms)
         item = {"error": describe_error(ended.error), "outcome_unknown": unknown}
         return "unknown" if unknown else "failed", item
     if ended.failure is not None:
-        return "failed", {"error": {"type": "failure", "message": ended.failure[:2000]}}
+        return "failed", {"error": {"type": "failure", "message": storable(ended.failure)}}
     kept, result = _kept(asking, ended.value, codec)
     return "succeeded", {"result": result, "result_kept": kept}
 
@@ -321,20 +336,27 @@ def _kept(asking: Asking, value: Any, codec: Codec) -> tuple[bool, str | None]:
     if not asking.terms.keep_result or asking.identity.source == "none":
         return False, None
     try:
-        text = canonical(codec.encode(value)).decode()
+        text = canonical(codec.encode(value))
     except Exception as error:  # noqa: BLE001 - a result of any kind has to reach its caller
         logger.warning("the result of %s cannot be kept for replay: %s", asking.call.name, error)
         return False, None
     if len(text) > asking.result_bytes_max:
         logger.warning("the result of %s is too large to be kept (%d bytes)", asking.call.name, len(text))
         return False, None
-    return True, text
+    return True, text.decode()
 
 
 def _unguarded(asking: Asking) -> Begun:
     logger.warning("the ledger does not answer; %s runs unguarded, as its rule allows", asking.call.name)
     return Begun(
-        Verdict.RUN, asking.identity.key, 0, asking.attempt_id, asking.identity.source, unguarded=True
+        Verdict.RUN,
+        asking.identity.key,
+        0,
+        asking.attempt_id,
+        asking.call.name,
+        asking.tenant,
+        asking.identity.source,
+        unguarded=True,
     )
 
 

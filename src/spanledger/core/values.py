@@ -26,14 +26,20 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+from spanledger.core.money import EXACT
+
 DEPTH_MAX = 64
 
+# Where ECMAScript turns to exponents: beyond so many digits, or zeros after the point.
+_DIGITS_MAX = 21
+_ZEROS_MAX = 6
+
 _TAGS_OUT: dict[type, tuple[str, Callable[[Any], Any]]] = {
-    Decimal: ("$decimal", str),
+    Decimal: ("$decimal", EXACT.to_sci_string),
     datetime: ("$datetime", lambda v: (v.astimezone(UTC) if v.tzinfo else v).isoformat()),
     date: ("$date", date.isoformat),
     time: ("$time", time.isoformat),
-    timedelta: ("$seconds", lambda v: str(Decimal(v // timedelta(microseconds=1)).scaleb(-6))),
+    timedelta: ("$seconds", lambda v: str(Decimal(v // timedelta(microseconds=1)).scaleb(-6, EXACT))),
     UUID: ("$uuid", str),
     bytes: ("$bytes", lambda v: base64.b64encode(v).decode("ascii")),
 }
@@ -42,7 +48,7 @@ _TAGS_IN: dict[str, Callable[[Any], Any]] = {
     "$datetime": datetime.fromisoformat,
     "$date": date.fromisoformat,
     "$time": time.fromisoformat,
-    "$seconds": lambda v: timedelta(microseconds=int(Decimal(v).scaleb(6))),
+    "$seconds": lambda v: timedelta(microseconds=int(Decimal(v).scaleb(6, EXACT))),
     "$uuid": UUID,
     "$bytes": base64.b64decode,
     "$tuple": lambda v: tuple(map(decode, v)),
@@ -69,37 +75,16 @@ def encode(value: Any, *, exact: bool = False, depth: int = 0) -> Any:
     Raises:
         NotJsonError: A type without a JSON form, a float that is no number, or nesting beyond `DEPTH_MAX`.
     """
-    if value is None or isinstance(value, bool | str | int) and not isinstance(value, enum.Enum):
+    if value is None or (isinstance(value, bool | str | int) and not isinstance(value, enum.Enum)):
         return value
     if depth > DEPTH_MAX:
         raise NotJsonError(f"nested deeper than {DEPTH_MAX} levels")
 
-    def inner(item: Any) -> Any:
-        return encode(item, exact=exact, depth=depth + 1)
-
-    if isinstance(value, float):
+    if isinstance(value, float) and not isinstance(value, enum.Enum):
         if not math.isfinite(value):
             raise NotJsonError(f"{value!r} is not a number JSON knows")
         return value
-    if isinstance(value, Mapping):
-        return _encode_mapping(value, inner)
-    if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
-        items = [inner(item) for item in value]
-        return {"$tuple": items} if exact and isinstance(value, tuple) else items
-    if isinstance(value, set | frozenset):
-        tag = "$frozenset" if isinstance(value, frozenset) else "$set"
-        return {tag: sorted((inner(item) for item in value), key=canonical)}
-    if isinstance(value, enum.Enum):
-        tagged = {"$enum": [type(value).__name__, inner(value.value)]}
-        return tagged if exact or not isinstance(value, str | int) else inner(value.value)
-    for kind, (tag, write) in _TAGS_OUT.items():
-        if isinstance(value, kind):
-            return {tag: write(value)}
-    fields = _fields_of(value)
-    if fields is None:
-        raise NotJsonError(f"{type(value).__qualname__} has no JSON form")
-    tree = inner(fields)
-    return {"$record": [type(value).__name__, tree]} if exact else tree
+    return _encode_object(value, lambda item: encode(item, exact=exact, depth=depth + 1), exact=exact)
 
 
 def decode(tree: Any) -> Any:
@@ -134,6 +119,8 @@ def decode_as(tree: Any, annotation: Any) -> Any:
         return _build(annotation, body[1])
     if tag == "$enum" and isinstance(annotation, type) and issubclass(annotation, enum.Enum):
         return annotation(decode(body[1]))
+    if not arguments:
+        return decode(tree)
     if origin is list and isinstance(tree, list):
         return [decode_as(item, arguments[0]) for item in tree]
     if origin is tuple and tag == "$tuple":
@@ -148,18 +135,49 @@ def canonical(tree: Any) -> bytes:
     """Serialize a JSON tree by RFC 8785, with exact integers.
 
     Raises:
-        NotJsonError: A string that is not valid Unicode.
+        NotJsonError: A string that is not valid Unicode, or an integer too long to be written.
     """
     try:
         return _canonical(tree).encode()
     except UnicodeEncodeError:
         raise NotJsonError("a string holds half of a surrogate pair") from None
+    except ValueError as error:
+        raise NotJsonError(str(error)) from None
+
+
+def _encode_object(value: Any, inner: Callable[[Any], Any], *, exact: bool) -> Any:
+    if isinstance(value, enum.Enum):
+        tagged = {"$enum": [type(value).__name__, inner(value.value)]}
+        return tagged if exact or not isinstance(value, str | int | float) else inner(value.value)
+    if isinstance(value, Mapping):
+        return _encode_mapping(value, inner)
+    if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
+        items = [inner(item) for item in value]
+        return {"$tuple": items} if exact and isinstance(value, tuple) else items
+    if isinstance(value, set | frozenset):
+        tag = "$frozenset" if isinstance(value, frozenset) else "$set"
+        return {tag: sorted((inner(item) for item in value), key=canonical)}
+    for kind, (tag, write) in _TAGS_OUT.items():
+        if isinstance(value, kind):
+            return {tag: _written(write, value)}
+    fields = _fields_of(value)
+    if fields is None:
+        raise NotJsonError(f"{type(value).__qualname__} has no JSON form")
+    tree = inner(fields)
+    return {"$record": [type(value).__name__, tree]} if exact else tree
 
 
 def _encode_mapping(value: Mapping[Any, Any], inner: Callable[[Any], Any]) -> Any:
     if all(isinstance(key, str) for key in value):
-        return {f"${key}" if key.startswith("$") else key: inner(item) for key, item in value.items()}
+        return {"$" + key if key.startswith("$") else key: inner(item) for key, item in value.items()}
     return {"$pairs": sorted(([inner(k), inner(v)] for k, v in value.items()), key=canonical)}
+
+
+def _written(write: Callable[[Any], Any], value: Any) -> Any:
+    try:
+        return write(value)
+    except OverflowError:
+        raise NotJsonError(f"{value!r} is out of range in UTC") from None
 
 
 def _unescaped(key: str) -> str:
@@ -169,10 +187,11 @@ def _unescaped(key: str) -> str:
 def _fields_of(value: Any) -> dict[str, Any] | None:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
-    if hasattr(value, "_asdict"):
+    if hasattr(type(value), "_asdict"):
         return dict(value._asdict())
     if hasattr(type(value), "model_fields"):
-        return {name: getattr(value, name) for name in type(value).model_fields}
+        # What a model allows beyond its fields is as much a part of it.
+        return {name: getattr(value, name) for name in type(value).model_fields} | (value.model_extra or {})
     return None
 
 
@@ -210,9 +229,9 @@ def _canonical(tree: Any) -> str:
     if tree is None or tree is True or tree is False:
         return {None: "null", True: "true", False: "false"}[tree]
     if isinstance(tree, str):
-        return json.dumps(str(tree), ensure_ascii=False)
+        return json.dumps(tree, ensure_ascii=False)
     if isinstance(tree, int):
-        return str(int(tree))
+        return int.__repr__(tree)
     if isinstance(tree, float):
         return _number(tree)
     if isinstance(tree, list):
@@ -225,12 +244,12 @@ def _number(value: float) -> str:
     """Write a float as ECMAScript does: RFC 8785 section 3.2.2.3."""
     if value == 0:
         return "0"
-    sign, digits, exponent = Decimal(repr(value)).normalize().as_tuple()
+    sign, digits, exponent = Decimal(float.__repr__(value)).normalize(EXACT).as_tuple()
     text = "".join(map(str, digits))
     point = len(text) + int(exponent)
-    if 0 < point <= 21:
+    if 0 < point <= _DIGITS_MAX:
         body = text.ljust(point, "0") if point >= len(text) else f"{text[:point]}.{text[point:]}"
-    elif -6 < point <= 0:
+    elif -_ZEROS_MAX < point <= 0:
         body = f"0.{'0' * -point}{text}"
     else:
         fraction = f".{text[1:]}" if len(text) > 1 else ""

@@ -1,6 +1,7 @@
 """The demo's agent: LangGraph and the OpenAI client. It knows nothing of spanledger.
 
-Its tool asks a payment provider on loopback for a refund. It is started as a program of its own, with
+Rules: this is the user's program, so nothing in it is for our convenience. Its tool asks a payment provider on
+loopback for a refund, without any protection of its own. It is started as a process, with
 `opentelemetry-instrument` or without.
 """
 

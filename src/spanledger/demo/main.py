@@ -6,6 +6,7 @@ demo. No network beyond loopback, no API key. It fails loudly if a count is not 
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -31,23 +32,21 @@ def main() -> int:
         raise ConfigError(f"the demo's agent needs {', '.join(missing)}: pip install 'spanledger[demo]'")
     print(paint("AI agents retry. Their side effects shouldn't.", "bold"))
     print("Four customers want money back; the agent is killed with SIGKILL at the worst moments. ~15 s …\n")
-    with tempfile.TemporaryDirectory(prefix="spanledger-demo-") as folder:
+    with tempfile.TemporaryDirectory(prefix="spanledger-demo-") as folder, contextlib.ExitStack() as stack:
         home = Path(folder)
         (home / "spanledger.toml").write_text(scenes.CONFIG)
         server = EmbeddedPostgres(home, linger_s=0.0)
-        try:
-            with Ledger(config=Config(dsn=server.dsn(), tenant=scenes.TENANT)) as ledger:
-                ledger.migrate()
-                with ThreadPoolExecutor(AT_ONCE) as pool:
-                    without, before, after, over = pool.map(lambda scene: scene(home), scenes.SCENES)
-                _tell(without, after, before, over)
-                _check(without, after, before, over)
-                print(paint("\nThe ledger", "bold"))
-                print("\n".join(rows(sorted(ledger.calls(), key=lambda call: str(call["workflow_id"])))))
-                balance = ledger.budget("refunds")
-                print(f"budget refunds: {balance.spent} spent, {balance.held} held, {balance.remaining} left")
-        finally:
-            server.release()
+        stack.callback(server.release)
+        ledger = stack.enter_context(Ledger(config=Config(dsn=server.dsn(), tenant=scenes.TENANT)))
+        ledger.migrate()
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            without, before, after, over = pool.map(lambda scene: scene(home), scenes.SCENES)
+        _tell(without, after, before, over)
+        _check(without, after, before, over)
+        print(paint("\nThe ledger", "bold"))
+        print("\n".join(rows(sorted(ledger.calls(), key=lambda call: str(call["workflow_id"])))))
+        balance = ledger.budget("refunds")
+        print(f"budget refunds: {balance.spent} spent, {balance.held} held, {balance.remaining} left")
     print(paint("\nNext", "bold"))
     print("  1. Name your own tools in a spanledger.toml (examples/spanledger.toml is a start).")
     print("  2. opentelemetry-instrument python your_agent.py      # nothing in your code changes")

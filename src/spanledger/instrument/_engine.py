@@ -21,7 +21,7 @@ from spanledger.errors import CallRefused, SpanledgerError, Undescribable
 from spanledger.guard import Guard, RunningCall, decided, running
 from spanledger.instrument._prices import price
 from spanledger.instrument._stream import Watcher, is_stream, watch
-from spanledger.instrument.library import Wrap
+from spanledger.instrument.library import HiddenChunk, Wrap
 from spanledger.telemetry import record
 
 logger = logging.getLogger("spanledger.instrument")
@@ -57,7 +57,13 @@ class Job:
 
     def ended(self, value: Any, ran: RunningCall) -> Ended:
         """Say how a function that returned `value` ended."""
-        failure = self.wrap.failure(value) if self.wrap and self.wrap.failure else None
+        failure = None
+        if self.wrap and self.wrap.failure:
+            try:
+                failure = self.wrap.failure(value)
+            except Exception:
+                # The side effect has happened and the caller gets its result.
+                logger.exception("whether %s failed cannot be told", self.call.name)
         return Ended(value, failure=failure, cost=ran.cost())
 
     def raised(self, error: BaseException, ran: RunningCall) -> Ended:
@@ -78,23 +84,16 @@ class Engine:
         """Run a tool's function at most once."""
         span = record.start(job.call, self.guard.config)
         try:
-            asking = self._asking(job, span)
-            if asking is None or decided(asking):
-                with record.current(span):
+            try:
+                asking = self._asking(job, span)
+                outcome = None if asking is None else self._once(job, span, asking, function)
+            except SpanledgerError as error:
+                return self._refused(job, span, error)
+            if outcome is None:
+                with record.observed(span):
                     return function()
-
-            def invoke(begun: Begun) -> Ended:
-                record.begun(span, begun)
-                with running(asking, begun) as ran, record.current(span):
-                    try:
-                        return job.ended(function(), ran)
-                    except BaseException as error:  # noqa: BLE001 - raised again by `_result`
-                        return job.raised(error, ran)
-
-            outcome = self.guard.blocking.drive(guarded(asking, job.codec), invoke)
+            # What the function raised is no refusal, even where it is an error of ours from a call inside.
             return self._result(span, outcome)
-        except SpanledgerError as error:
-            return self._refused(job, span, error)
         finally:
             record.end(span)
 
@@ -102,25 +101,42 @@ class Engine:
         """Run a tool's coroutine function at most once."""
         span = record.start(job.call, self.guard.config)
         try:
-            asking = self._asking(job, span)
-            if asking is None or decided(asking):
-                with record.current(span):
+            try:
+                asking = self._asking(job, span)
+                outcome = None if asking is None else await self._once_awaiting(job, span, asking, function)
+            except SpanledgerError as error:
+                return self._refused(job, span, error)
+            if outcome is None:
+                with record.observed(span):
                     return await function()
-
-            async def invoke(begun: Begun) -> Ended:
-                record.begun(span, begun)
-                with running(asking, begun) as ran, record.current(span):
-                    try:
-                        return job.ended(await function(), ran)
-                    except BaseException as error:  # noqa: BLE001 - raised again by `_result`
-                        return job.raised(error, ran)
-
-            outcome = await self.guard.awaiting.drive(guarded(asking, job.codec), invoke)
+            # What the function raised is no refusal, even where it is an error of ours from a call inside.
             return self._result(span, outcome)
-        except SpanledgerError as error:
-            return self._refused(job, span, error)
         finally:
             record.end(span)
+
+    def _once(self, job: Job, span: Span, asking: Asking, function: Callable[[], Any]) -> Outcome:
+        def invoke(begun: Begun) -> Ended:
+            record.begun(span, begun)
+            with running(asking, begun) as ran, record.current(span):
+                try:
+                    return job.ended(function(), ran)
+                except BaseException as error:  # noqa: BLE001 - raised again by `_result`
+                    return job.raised(error, ran)
+
+        return self.guard.blocking.drive(guarded(asking, job.codec), invoke)
+
+    async def _once_awaiting(
+        self, job: Job, span: Span, asking: Asking, function: Callable[[], Awaitable[Any]]
+    ) -> Outcome:
+        async def invoke(begun: Begun) -> Ended:
+            record.begun(span, begun)
+            with running(asking, begun) as ran, record.current(span):
+                try:
+                    return job.ended(await function(), ran)
+                except BaseException as error:  # noqa: BLE001 - raised again by `_result`
+                    return job.raised(error, ran)
+
+        return await self.guard.awaiting.drive(guarded(asking, job.codec), invoke)
 
     # --- models
 
@@ -134,12 +150,14 @@ class Engine:
                 asked = asking, self.guard.blocking.drive(admitted(asking))
                 record.begun(span, asked[1])
             kwargs, hidden = _prepared(job, kwargs)
+            watcher = self._watcher(job, span, asked, hidden)
             with record.current(span):
                 result = function(**kwargs)
         except BaseException as error:
             self._model_failed(span, asked, error)
             raise
-        return self._model_answered(job, span, asked, (result, hidden))
+        self._answered(job, result, watcher)
+        return result
 
     async def ask_model_awaiting(self, job: Job, function: Callable[..., Any], kwargs: dict[str, Any]) -> Any:
         """Make a model call; it asks the ledger only where a budget or a rule covers it."""
@@ -151,12 +169,14 @@ class Engine:
                 asked = asking, await self.guard.awaiting.drive(admitted(asking))
                 record.begun(span, asked[1])
             kwargs, hidden = _prepared(job, kwargs)
+            watcher = self._watcher(job, span, asked, hidden)
             with record.current(span):
                 result = await function(**kwargs)
         except BaseException as error:
             self._model_failed(span, asked, error)
             raise
-        return self._model_answered(job, span, asked, (result, hidden))
+        self._answered(job, result, watcher)
+        return result
 
     # --- agents
 
@@ -164,11 +184,8 @@ class Engine:
         """Run an agent under a span."""
         span = record.start(job.call, self.guard.config)
         try:
-            with record.current(span):
+            with record.observed(span):
                 return function()
-        except BaseException as error:
-            record.failed(span, error)
-            raise
         finally:
             record.end(span)
 
@@ -176,24 +193,26 @@ class Engine:
         """Run an agent under a span."""
         span = record.start(job.call, self.guard.config)
         try:
-            with record.current(span):
+            with record.observed(span):
                 return await function()
-        except BaseException as error:
-            record.failed(span, error)
-            raise
         finally:
             record.end(span)
 
     # --- shared
 
     def _asking(self, job: Job, span: Span) -> Asking | None:
-        """Describe a call to the ledger; None where it cannot be described and nobody asked to guard it."""
+        """Describe a call to the ledger; None where nothing is to be asked.
+
+        The wrapper around this one has asked, or the call cannot be described and nobody asked to guard it.
+        """
         try:
             asking = self.guard.asking(job.call, own=job.own, trace=record.trace_of(span))
         except Undescribable:
             if job.call.opted_in or self.guard.config.covers(job.call):
                 raise
             logger.warning("%s runs unguarded: it cannot be described", job.call.name, exc_info=True)
+            return None
+        if decided(asking):
             return None
         record.asked(span, asking)
         return asking
@@ -226,10 +245,8 @@ class Engine:
             record.failed(span, error)
         record.end(span)
 
-    def _model_answered(
-        self, job: Job, span: Span, asked: tuple[Asking, Begun] | None, answer: tuple[Any, Any]
-    ) -> Any:
-        result, hidden = answer
+    def _watcher(self, job: Job, span: Span, asked: tuple[Asking, Begun] | None, hidden: HiddenChunk | None) -> Watcher:
+        """Make what adds up the answer to a model call and settles it; its clock starts now."""
 
         def ended(usage: Usage, first_chunk_s: float | None, error: BaseException | None) -> None:
             cost = price(job.call, usage)
@@ -240,13 +257,15 @@ class Engine:
                 record.failed(span, error)
             record.end(span)
 
+        return Watcher(_fold_of(job.wrap), hidden, ended)
+
+    def _answered(self, job: Job, result: Any, watcher: Watcher) -> None:
         try:
-            self._measure(job.wrap, result, Watcher(_fold_of(job.wrap), hidden, ended))
+            self._measure(job.wrap, result, watcher)
         except Exception:
             # The provider has answered and will be paid: whatever we cannot read, the caller can.
             logger.exception("the answer to %s could not be measured", job.call.name)
-            ended(Usage(), None, None)
-        return result
+            watcher.end()
 
     def _measure(self, wrap: Wrap | None, result: Any, watcher: Watcher) -> None:
         seen = wrap.parsed(result) if wrap and wrap.parsed else result
@@ -277,7 +296,7 @@ def is_tool(wrap: Wrap) -> bool:
     return wrap.operation == EXECUTE_TOOL
 
 
-def _prepared(job: Job, kwargs: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+def _prepared(job: Job, kwargs: dict[str, Any]) -> tuple[dict[str, Any], HiddenChunk | None]:
     return job.wrap.prepare(dict(kwargs)) if job.wrap and job.wrap.prepare else (kwargs, None)
 
 

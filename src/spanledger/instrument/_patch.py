@@ -54,9 +54,19 @@ class _BoundWrapper(wrapt.BoundFunctionWrapper):  # type: ignore[misc]  # wrapt 
 
 
 class _Wrapper(wrapt.FunctionWrapper):  # type: ignore[misc]  # wrapt is untyped here
-    """Marks a function as wrapped by us."""
+    """Marks a function as wrapped by us; it can be copied and pickled as the plain one can."""
 
     __bound_function_wrapper__ = _BoundWrapper
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return self
+
+    def __copy__(self) -> Any:
+        return self
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # A text: found again by its name in its module.
+        return self.__qualname__
 
 
 class Patches:
@@ -117,9 +127,7 @@ class Patches:
                         f"{wrap.target} does not exist in the installed version: tools would run unguarded. Install a "
                         "version of the library that spanledger knows, or leave it out: instrument(libraries=[…])"
                     ) from None
-                logger.warning(
-                    "%s does not exist in the installed version: its calls are not traced", wrap.target
-                )
+                logger.warning("%s does not exist in the installed version: its calls are not traced", wrap.target)
                 continue
             if isinstance(original, _Wrapper):
                 continue

@@ -59,8 +59,11 @@ def is_stream(result: Any) -> bool:
 def watch(stream: Any, watcher: Watcher) -> None:
     """Put a watcher into a stream."""
     inner = getattr(stream, _INNER)
-    watched = _awaiting(inner, watcher) if hasattr(stream, "__anext__") else _blocking(inner, watcher)
-    setattr(stream, _INNER, watched)
+    awaiting = hasattr(stream, "__anext__")
+    setattr(stream, _INNER, (_awaiting if awaiting else _blocking)(inner, watcher))
+    if hasattr(stream, "close"):
+        # The library's own lets go of the response and leaves the iterator where it is.
+        stream.close = (_close_awaiting if awaiting else _close)(stream.close, watcher)
     # A generator that was never begun does not run its `finally`.
     weakref.finalize(stream, watcher.end).atexit = False
 
@@ -91,3 +94,23 @@ async def _awaiting(inner: AsyncIterator[Any], watcher: Watcher) -> AsyncIterato
         watcher.end(error)
         raise
     watcher.end()
+
+
+def _close(close: Callable[[], Any], watcher: Watcher) -> Callable[[], Any]:
+    def closing() -> Any:
+        try:
+            return close()
+        finally:
+            watcher.end()
+
+    return closing
+
+
+def _close_awaiting(close: Callable[[], Any], watcher: Watcher) -> Callable[[], Any]:
+    async def closing() -> Any:
+        try:
+            return await close()
+        finally:
+            watcher.end()
+
+    return closing

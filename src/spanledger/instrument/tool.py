@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
@@ -21,14 +22,15 @@ from spanledger.core.rules import Rule
 from spanledger.core.steps import Asking, admitted, finished, replayed
 from spanledger.core.values import decode_as, encode
 from spanledger.errors import ConfigError, SpanledgerError
-from spanledger.guard import RunningCall, running
+from spanledger.guard import RunningCall, current_call, decided, running
 from spanledger.instrument import _runtime
-from spanledger.instrument._engine import Job
+from spanledger.instrument._engine import Engine, Job
 from spanledger.instrument._patch import _Wrapper
 from spanledger.telemetry import record
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 class TypedCodec:
@@ -42,9 +44,7 @@ class TypedCodec:
         tree = encode(result, exact=True)
         back = decode_as(tree, self._annotation)
         if type(back) is not type(result) or back != result:
-            raise TypeError(
-                f"a {type(result).__qualname__} would not come back equal; annotate what is returned"
-            )
+            raise TypeError(f"a {type(result).__qualname__} would not come back equal; annotate what is returned")
         return tree
 
     def decode(self, tree: Any, call: Call) -> Any:  # noqa: ARG002 - the call matters to other codecs
@@ -125,19 +125,20 @@ class tool_call:  # noqa: N801 - reads as a function, like the decorator beside 
         self._codec = TypedCodec()
         self._span: Span = INVALID_SPAN
         self._asked: tuple[Asking, Begun] | None = None
-        self._ambient: list[Any] = []
+        self._ambient: list[AbstractContextManager[Any]] = []
+        self._key: str | None = None
         self.replayed = False
         self.result: Any = None
 
     @property
     def key(self) -> str | None:
         """The idempotency key, to pass downstream; None in mode "off"."""
-        return self._asked[0].identity.key if self._asked else None
+        return self._key
 
     def __enter__(self) -> Self:
         engine = _runtime.engine()
-        if engine is not None:
-            asking = self._start(engine)
+        asking = None if engine is None else self._start(engine)
+        if engine is not None and asking is not None:
             try:
                 self._begun(asking, engine.guard.blocking.drive(admitted(asking)))
             except BaseException as error:
@@ -145,9 +146,7 @@ class tool_call:  # noqa: N801 - reads as a function, like the decorator beside 
                 raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         engine = _runtime.engine()
         ended = self._ended(error)
         if engine is not None and self._asked is not None and not self.replayed:
@@ -157,8 +156,8 @@ class tool_call:  # noqa: N801 - reads as a function, like the decorator beside 
 
     async def __aenter__(self) -> Self:
         engine = _runtime.engine()
-        if engine is not None:
-            asking = self._start(engine)
+        asking = None if engine is None else self._start(engine)
+        if engine is not None and asking is not None:
             try:
                 self._begun(asking, await engine.guard.awaiting.drive(admitted(asking)))
             except BaseException as error:
@@ -176,14 +175,20 @@ class tool_call:  # noqa: N801 - reads as a function, like the decorator beside 
             record.finished(self._span, outcome)
         record.end(self._span)
 
-    def _start(self, engine: Any) -> Asking:
+    def _start(self, engine: Engine) -> Asking | None:
+        """Describe the call to the ledger; None where a wrapper around the block has asked already."""
         self._span = record.start(self._call, engine.guard.config)
         try:
-            asking: Asking = engine.guard.asking(self._call, own=self._own, trace=record.trace_of(self._span))
+            asking = engine.guard.asking(self._call, own=self._own, trace=record.trace_of(self._span))
         except BaseException as error:
             self._not_begun(error)
             raise
+        if decided(asking):
+            self._key = current_call().key
+            self._within(record.current(self._span))
+            return None
         record.asked(self._span, asking)
+        self._key = asking.identity.key
         return asking
 
     def _begun(self, asking: Asking, begun: Begun) -> None:
@@ -193,11 +198,16 @@ class tool_call:  # noqa: N801 - reads as a function, like the decorator beside 
             outcome = replayed(asking, begun, self._codec)
             self.replayed, self.result = True, outcome.ended.value
             record.finished(self._span, outcome)
-        self._ambient = [running(asking, begun), record.current(self._span)]
-        self._ran: RunningCall = self._ambient[0].__enter__()
-        self._ambient[1].__enter__()
+        self._ran: RunningCall = self._within(running(asking, begun))
+        self._within(record.current(self._span))
+
+    def _within(self, manager: AbstractContextManager[T]) -> T:
+        self._ambient.append(manager)
+        return manager.__enter__()
 
     def _ended(self, error: BaseException | None) -> Ended:
+        if self._asked is None and error is not None:
+            record.failed(self._span, error)
         while self._ambient:
             self._ambient.pop().__exit__(None, None, None)
         cost = self._ran.cost() if self._asked else {}
@@ -214,9 +224,7 @@ class tool_call:  # noqa: N801 - reads as a function, like the decorator beside 
 def _guarded(function: Callable[..., Any], own: Rule) -> Any:
     plain = inspect.unwrap(function)
     if inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain):
-        raise ConfigError(
-            f"{own.match!r} is a generator: what it has done when it is broken off cannot be told"
-        )
+        raise ConfigError(f"{own.match!r} is a generator: what it has done when it is broken off cannot be told")
     signature = inspect.signature(function)
     codec: list[Codec] = []
 

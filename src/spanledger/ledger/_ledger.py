@@ -26,7 +26,7 @@ from spanledger.ledger import _migrate
 from spanledger.ledger._database import Database, Dsn, embedded_server
 from spanledger.ledger._drivers import AwaitingDriver, BlockingDriver
 from spanledger.ledger._embedded import EmbeddedPostgres
-from spanledger.ledger._functions import Read, Run, applying
+from spanledger.ledger._functions import Prefix, Read, Run, applying
 
 OUTCOMES = ("succeeded", "failed", "retry")
 
@@ -79,9 +79,7 @@ class Ledger:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
     def close(self) -> None:
@@ -158,23 +156,18 @@ class Ledger:
         tool: str | None = None,
         tenant: str | None = None,
         limit: int = 100,
+        key: str | None = None,
     ) -> list[dict[str, Any]]:
-        """Return rows of calls, the newest first."""
-        where = {
-            "workflow_id": workflow_id,
-            "state": state,
-            "tool": tool,
-            "tenant": tenant or self.config.tenant,
-        }
+        """Return rows of calls, the newest first; `key` is a key or the beginning of one."""
+        where = {"workflow_id": workflow_id, "state": state, "tool": tool, "tenant": tenant or self.config.tenant}
+        where |= {"key": Prefix(key)} if key else {}
         return list(self._driver.query(_calls(self.config, where, limit)))
 
     def history(self, key: str) -> list[dict[str, Any]]:
         """Return what happened to a call beyond what its row shows now, in order."""
         return list(self._driver.query(_history(self.config, key)))
 
-    def resolve(
-        self, key: str, *, by: str, outcome: str, result: Any = None, reason: str | None = None
-    ) -> bool:
+    def resolve(self, key: str, *, by: str, outcome: str, result: Any = None, reason: str | None = None) -> bool:
         """Say what became of a call of unknown outcome.
 
         Args:
@@ -284,27 +277,20 @@ class AsyncLedger:
         tool: str | None = None,
         tenant: str | None = None,
         limit: int = 100,
+        key: str | None = None,
     ) -> list[dict[str, Any]]:
         """As `Ledger.calls`."""
-        where = {
-            "workflow_id": workflow_id,
-            "state": state,
-            "tool": tool,
-            "tenant": tenant or self.config.tenant,
-        }
+        where = {"workflow_id": workflow_id, "state": state, "tool": tool, "tenant": tenant or self.config.tenant}
+        where |= {"key": Prefix(key)} if key else {}
         return list(await self._driver.query(_calls(self.config, where, limit)))
 
     async def history(self, key: str) -> list[dict[str, Any]]:
         """As `Ledger.history`."""
         return list(await self._driver.query(_history(self.config, key)))
 
-    async def resolve(
-        self, key: str, *, by: str, outcome: str, result: Any = None, reason: str | None = None
-    ) -> bool:
+    async def resolve(self, key: str, *, by: str, outcome: str, result: Any = None, reason: str | None = None) -> bool:
         """As `Ledger.resolve`."""
-        return bool(
-            (await self._driver.query(_resolve(self.config, key, by, (outcome, result, reason))))["done"]
-        )
+        return bool((await self._driver.query(_resolve(self.config, key, by, (outcome, result, reason))))["done"])
 
     async def budgets(self, tenant: str | None = None) -> list[Balance]:
         """As `Ledger.budgets`."""
@@ -373,9 +359,7 @@ def _budgets(config: Config, name: str | None, tenant: str | None) -> Read:
 
 def _balances(rows: Iterable[dict[str, Any]]) -> list[Balance]:
     figures = ("limit", "spent", "held", "remaining")
-    return [
-        Balance(row["name"], *(amount_of(row["unit"], row[f"{f}_steps"]) for f in figures)) for row in rows
-    ]
+    return [Balance(row["name"], *(amount_of(row["unit"], row[f"{f}_steps"]) for f in figures)) for row in rows]
 
 
 def _only(balances: list[Balance], name: str) -> Balance:

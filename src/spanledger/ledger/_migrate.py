@@ -72,9 +72,7 @@ def migrations() -> list[Script]:
 def modules() -> list[Script]:
     """All functions and views, in an order in which they can be created."""
     # A function of language sql is checked when it is made; the others only name each other in their bodies.
-    return sorted(_scripts("functions"), key=lambda script: "language sql" not in script.text) + _scripts(
-        "views"
-    )
+    return sorted(_scripts("functions"), key=lambda script: "language sql" not in script.text) + _scripts("views")
 
 
 def migrate(connection: psycopg.Connection) -> list[str]:
@@ -104,9 +102,7 @@ def migrate(connection: psycopg.Connection) -> list[str]:
                 )
                 applied.append(script.name)
             elif done[script.version] != script.sha256:
-                raise ConfigError(
-                    f"migration {script.name} was edited after it had been applied; restore the file"
-                )
+                raise ConfigError(f"migration {script.name} was edited after it had been applied; restore the file")
         # An older program must not put older functions over a newer schema's.
         if max(done, default=0) <= migrations()[-1].version:
             applied += _apply_modules(connection)
@@ -143,9 +139,7 @@ def check_schema(connection: psycopg.Connection) -> None:
         raise ConfigError(f"this database holds no ledger yet: {missing}") from None
     version, needed = (row[0] if row else None) or 0, migrations()[-1].version
     if version < needed:
-        raise ConfigError(
-            f"the ledger's schema is at version {version}, this spanledger needs {needed}: {missing}"
-        )
+        raise ConfigError(f"the ledger's schema is at version {version}, this spanledger needs {needed}: {missing}")
 
 
 def _apply_modules(connection: psycopg.Connection) -> list[str]:
@@ -165,7 +159,5 @@ def _apply_modules(connection: psycopg.Connection) -> list[str]:
 
 def _scripts(folder: str) -> list[Script]:
     files: list[Traversable] = list((resources.files("spanledger.ledger") / "sql" / folder).iterdir())
-    found = [
-        Script(f.name.removesuffix(".sql"), f.read_text("utf-8")) for f in files if f.name.endswith(".sql")
-    ]
+    found = [Script(f.name.removesuffix(".sql"), f.read_text("utf-8")) for f in files if f.name.endswith(".sql")]
     return sorted(found, key=lambda script: script.name)

@@ -99,9 +99,7 @@ class Workflow:
         self._open.enter_context(record.current(self._span))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._open.close()
         if error is not None:
             record.failed(self._span, error)

@@ -145,9 +145,7 @@ def decide(guard: Guard, call: Call, span: Span) -> tuple[Asking, Begun] | None:
         record.begun(span, begun)
         if begun.verdict is Verdict.REPLAY:
             value = CODEC.decode(begun.result, call) if begun.result_kept else None
-            raise CallReplayed(
-                f"{call.name!r} succeeded before and is not run again", key=begun.key, result=value
-            )
+            raise CallReplayed(f"{call.name!r} succeeded before and is not run again", key=begun.key, result=value)
     except CallReplayed:
         record.end(span)
         raise
@@ -211,9 +209,7 @@ class GuardedSpan(wrapt.ObjectProxy):  # type: ignore[misc]  # wrapt is untyped 
         """Set the status; ERROR means the call failed, OK that it did not."""
         code = getattr(status, "status_code", status)
         if code is StatusCode.ERROR and self._self_error is None:
-            self._self_error = NoEvidence(
-                description or getattr(status, "description", None) or "status ERROR"
-            )
+            self._self_error = NoEvidence(description or getattr(status, "description", None) or "status ERROR")
         elif code is StatusCode.OK:
             self._self_error = None
         self.__wrapped__.set_status(status, description)
@@ -238,9 +234,7 @@ class GuardedSpan(wrapt.ObjectProxy):  # type: ignore[misc]  # wrapt is untyped 
         settle(self._self_guard, asked, self.__wrapped__, ended)
 
 
-def _through(
-    wrapped: Callable[..., Span], tracer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Span:
+def _through(wrapped: Callable[..., Span], tracer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Span:
     guard = _guard
     name = args[0] if args else kwargs.get("name", "")
     attributes = kwargs.get("attributes") or (args[3] if len(args) > 3 else None)  # noqa: PLR2004 - its place

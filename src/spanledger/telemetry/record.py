@@ -111,6 +111,17 @@ def current(span: Span) -> Iterator[None]:
         _detach(token)
 
 
+@contextlib.contextmanager
+def observed(span: Span) -> Iterator[None]:
+    """Make a span current and record what is raised inside."""
+    try:
+        with current(span):
+            yield
+    except BaseException as error:
+        failed(span, error)
+        raise
+
+
 def trace_of(span: Span) -> tuple[str, str] | None:
     """Return trace and span id in hexadecimal, or None where there is no trace."""
     context = span.get_span_context()

@@ -153,9 +153,7 @@ def _span(span: Any, scope: str, resource: Mapping[str, Any]) -> ReceivedSpan:
         kind=Span.SpanKind.Name(span.kind).removeprefix("SPAN_KIND_"),
         attributes=_attributes(span.attributes),
         events=tuple((event.name, _attributes(event.attributes)) for event in span.events),
-        links=tuple(
-            (link.trace_id.hex(), link.span_id.hex(), _attributes(link.attributes)) for link in span.links
-        ),
+        links=tuple((link.trace_id.hex(), link.span_id.hex(), _attributes(link.attributes)) for link in span.links),
         status_code=Status.StatusCode.Name(span.status.code).removeprefix("STATUS_CODE_"),
         status_message=span.status.message,
         scope=scope,

@@ -46,9 +46,7 @@ def tell(call: Call, error: Exception) -> Any:
 
     text = f"Not done: {error}"
     return (
-        text
-        if call.call_id is None
-        else ToolMessage(text, tool_call_id=call.call_id, name=call.name, status="error")
+        text if call.call_id is None else ToolMessage(text, tool_call_id=call.call_id, name=call.name, status="error")
     )
 
 
@@ -73,9 +71,7 @@ class MessageCodec:
         if call.call_id is None:
             return content
         text = content if isinstance(content, str | list) else json.dumps(content, ensure_ascii=False)
-        return ToolMessage(
-            text, artifact=artifact, tool_call_id=call.call_id, name=call.name, status="success"
-        )
+        return ToolMessage(text, artifact=artifact, tool_call_id=call.call_id, name=call.name, status="success")
 
 
 def _checked(value: Any) -> Any:

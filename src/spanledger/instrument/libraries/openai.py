@@ -1,8 +1,9 @@
-"""The OpenAI client: chat completions, sync, async, streamed, with raw response.
+"""The OpenAI client: chat completions, sync, async, streamed, parsed, with raw response.
 
 Rules: a streamed answer reports its usage only on request, so we ask for it and hide the extra chunk from a caller
 who did not. `with_raw_response` gives an object whose `parse` is cached; the caller's own call of it gives the
-object we have looked at. Azure uses the same classes.
+object we have looked at. `with_streaming_response` leaves reading to the caller, so neither what is asked for nor
+what comes is touched. Azure uses the same classes.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from typing import Any
 from spanledger.core.call import Call, Usage
 from spanledger.instrument.library import HiddenChunk, Library, Wrap
 from spanledger.telemetry import semconv
+
+# By this header the client tells its own methods apart; "stream" is `with_streaming_response`.
+_RAW_RESPONSE_HEADER = "X-Stainless-Raw-Response"
 
 
 def describe(instance: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:  # noqa: ARG001 - one shape
@@ -28,8 +32,7 @@ def describe(instance: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
             semconv.SERVER_ADDRESS: url.host,
             semconv.SERVER_PORT: url.port,
             semconv.REQUEST_STREAM: True if kwargs.get("stream") is True else None,
-            semconv.REQUEST_MAX_TOKENS: _number(kwargs, "max_completion_tokens")
-            or _number(kwargs, "max_tokens"),
+            semconv.REQUEST_MAX_TOKENS: _number(kwargs, "max_completion_tokens") or _number(kwargs, "max_tokens"),
             semconv.REQUEST_TEMPERATURE: _number(kwargs, "temperature"),
             semconv.REQUEST_TOP_P: _number(kwargs, "top_p"),
         },
@@ -39,7 +42,8 @@ def describe(instance: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
 def prepare(kwargs: dict[str, Any]) -> tuple[dict[str, Any], HiddenChunk | None]:
     """Ask a stream for its usage."""
     options = kwargs.get("stream_options")
-    if kwargs.get("stream") is not True or (isinstance(options, Mapping) and "include_usage" in options):
+    unread = (kwargs.get("extra_headers") or {}).get(_RAW_RESPONSE_HEADER) == "stream"
+    if unread or kwargs.get("stream") is not True or (isinstance(options, Mapping) and "include_usage" in options):
         return kwargs, None
     kwargs["stream_options"] = {**(options if isinstance(options, Mapping) else {}), "include_usage": True}
     return kwargs, lambda chunk: not chunk.choices and chunk.usage is not None
@@ -109,7 +113,7 @@ LIBRARY = Library(
     distribution="openai",
     wraps=tuple(
         Wrap(
-            target=f"openai.resources.chat.completions.completions:{cls}.create",
+            target=f"openai.resources.chat.completions.completions:{cls}.{method}",
             operation="chat",
             describe=describe,
             prepare=prepare,
@@ -118,5 +122,6 @@ LIBRARY = Library(
             fold=fold,
         )
         for cls in ("Completions", "AsyncCompletions")
+        for method in ("create", "parse")
     ),
 )

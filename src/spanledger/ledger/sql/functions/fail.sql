@@ -10,28 +10,31 @@ declare
     v_call spanledger.call;
     v_item jsonb;
     v_unknown boolean;
+    v_not_invoked boolean;
     v_i integer;
 begin
+    perform spanledger.lock_items(p_tenant, p_items);
     for v_i, v_item in select item.i, item.item from jsonb_array_elements(p_items) with ordinality item (item, i)
         order by item.item ->> 'key', item.i
     loop
         select * into v_call from spanledger.call c
             where c.tenant = p_tenant and c.key = decode(v_item ->> 'key', 'hex') for update;
         v_unknown := coalesce((v_item ->> 'outcome_unknown')::boolean, false);
+        v_not_invoked := coalesce((v_item ->> 'not_invoked')::boolean, false);
         v_answers[v_i] := '{"owned": true}';
         if v_call.attempt_id is distinct from (v_item ->> 'attempt_id')::uuid
             or v_call.state not in ('in_flight', 'unknown', 'failed') then
-            if not coalesce((v_item ->> 'not_invoked')::boolean, false) then
+            if not v_not_invoked then
                 perform spanledger.record_late(p_tenant, v_item, v_call, 'late_failure', clock_timestamp());
             end if;
             v_answers[v_i] := '{"owned": false}';
         elsif v_call.state = 'in_flight' or (v_call.state = 'unknown' and not v_unknown) then
             if not v_unknown then
-                perform spanledger.release(v_call.accounts, v_call.held, v_item -> 'cost', false);
+                perform spanledger.book(v_call.accounts, v_call.held, v_item -> 'cost', true, false);
             end if;
             update spanledger.call c set
                 state = case when v_unknown then 'unknown' else 'failed' end,
-                attempts = c.attempts - case when v_item ? 'not_invoked' then 1 else 0 end,
+                attempts = c.attempts - case when v_not_invoked then 1 else 0 end,
                 error = coalesce(v_item -> 'error', '{"type": "not_invoked", "message": "interrupted before it ran"}'),
                 held = case when v_unknown then c.held else '{}' end,
                 cost = v_item -> 'cost', lease_until = null, ended_at = clock_timestamp()

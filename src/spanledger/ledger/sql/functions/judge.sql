@@ -15,7 +15,13 @@ begin
         return null;  -- never ran, or a person said to run it again
     end if;
     if v_state = 'in_flight' and p_call.attempt_id = (p_item ->> 'attempt_id')::uuid then
-        return v_answer || '{"verdict": "run", "again": true}';  -- the answer to this very begin was lost
+        -- The answer to this very begin was lost.
+        return v_answer || jsonb_build_object('verdict', 'run', 'again', true, 'budgets', (
+            select coalesce(jsonb_agg(jsonb_build_object('name', b.name, 'unit', b.unit, 'reserved', r.amount,
+                'remaining', b.limit_steps + a.topped_up - a.spent - a.held) order by a.id), '[]')
+            from unnest(p_call.accounts, p_call.reserved) r (id, amount)
+            join spanledger.account a on a.id = r.id
+            join spanledger.budget b on b.tenant = a.tenant and b.name = a.budget));
     end if;
     if v_differs and p_item ->> 'on_mismatch' = 'refuse' then
         return v_answer || '{"verdict": "key_reused"}';
@@ -48,12 +54,13 @@ begin
         if p_item ->> 'on_unknown' = 'ask' then
             return v_answer || '{"verdict": "outcome_unknown"}';
         end if;
-        if p_call.probe_until > p_now then
+        if p_call.probe_until > p_now and p_call.probe_id is distinct from (p_item ->> 'attempt_id')::uuid then
             return v_answer || jsonb_build_object('verdict', 'in_progress',
                 'lease_left_s', extract(epoch from p_call.probe_until - p_now));
         end if;
         update spanledger.call c
-            set probe_until = p_now + make_interval(secs => (p_item ->> 'probe_lease_s')::double precision)
+            set probe_until = p_now + make_interval(secs => (p_item ->> 'probe_lease_s')::double precision),
+                probe_id = (p_item ->> 'attempt_id')::uuid
             where c.tenant = p_call.tenant and c.key = p_call.key;
         return v_answer || '{"verdict": "outcome_unknown", "probe": true}';
     end case;

@@ -13,6 +13,7 @@ declare
     v_outcome text;
     v_i integer;
 begin
+    perform spanledger.lock_items(p_tenant, p_items);
     for v_i, v_item in select item.i, item.item from jsonb_array_elements(p_items) with ordinality item (item, i)
         order by item.item ->> 'key', item.i
     loop
@@ -36,7 +37,7 @@ begin
             continue;
         end if;
         if v_outcome in ('succeeded', 'failed') then
-            perform spanledger.release(v_call.accounts, v_call.held, v_item -> 'cost', v_outcome = 'succeeded');
+            perform spanledger.book(v_call.accounts, v_call.held, v_item -> 'cost', true, v_outcome = 'succeeded');
         end if;
         insert into spanledger.history (tenant, key, at, event, attempt, attempt_id, by_name, detail)
             values (p_tenant, v_call.key, v_now, 'resolved', v_call.attempt, v_call.attempt_id, v_item ->> 'by',

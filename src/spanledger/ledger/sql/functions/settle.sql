@@ -12,6 +12,7 @@ declare
     v_now timestamptz;
     v_i integer;
 begin
+    perform spanledger.lock_items(p_tenant, p_items);
     for v_i, v_item in select item.i, item.item from jsonb_array_elements(p_items) with ordinality item (item, i)
         order by item.item ->> 'key', item.i
     loop
@@ -19,9 +20,10 @@ begin
             where c.tenant = p_tenant and c.key = decode(v_item ->> 'key', 'hex') for update;
         v_now := clock_timestamp();
         if v_call.attempt_id = (v_item ->> 'attempt_id')::uuid and v_call.state in ('in_flight', 'unknown') then
-            perform spanledger.release(v_call.accounts, v_call.held, v_item -> 'cost', true);
+            perform spanledger.book(v_call.accounts, v_call.held, v_item -> 'cost', true, true);
             update spanledger.call c set
-                state = 'succeeded', result = v_item ->> 'result', result_kept = (v_item ->> 'result_kept')::boolean,
+                state = 'succeeded', result = v_item ->> 'result',
+                result_kept = coalesce((v_item ->> 'result_kept')::boolean, false),
                 cost = v_item -> 'cost', held = '{}', lease_until = null, probe_until = null, ended_at = v_now
                 where c.tenant = v_call.tenant and c.key = v_call.key;
             v_answers[v_i] := '{"owned": true}';

@@ -25,7 +25,8 @@ begin
         values (p_tenant, p_call.key, p_now, 'superseded', p_call.attempt, p_call.attempt_id,
             jsonb_strip_nulls(jsonb_build_object(
                 'state', p_call.state, 'error', p_call.error, 'refusal', p_call.refusal, 'result', p_call.result,
-                'arguments', p_call.arguments, 'cost', p_call.cost, 'accounts', p_call.accounts, 'reserved', p_call.reserved,
+                'arguments', p_call.arguments, 'cost', p_call.cost,
+                'accounts', p_call.accounts, 'reserved', p_call.reserved,
                 'trace_id', p_call.trace_id, 'span_id', p_call.span_id,
                 'started_at', p_call.started_at, 'ended_at', p_call.ended_at)));
     update spanledger.call c set
@@ -33,7 +34,8 @@ begin
         attempt_id = (p_item ->> 'attempt_id')::uuid, fingerprint = decode(p_item ->> 'fingerprint', 'hex'),
         call_id = p_item ->> 'call_id', agent = p_item ->> 'agent', actor = p_item ->> 'actor',
         rule = p_item ->> 'rule', arguments = p_item ->> 'arguments', refusal = p_refusal,
-        trace_id = p_item ->> 'trace_id', span_id = p_item ->> 'span_id', accounts = p_accounts, reserved = p_held, held = p_held,
+        trace_id = p_item ->> 'trace_id', span_id = p_item ->> 'span_id',
+        accounts = p_accounts, reserved = p_held, held = p_held,
         result = null, result_kept = false, error = null, cost = null, probe_until = null, probe_id = null,
         lease_until = p_now + make_interval(secs => (p_item ->> 'lease_s')::double precision),
         started_at = p_now, ended_at = null

@@ -1,0 +1,109 @@
+"""The functions of schema spanledger_v1 as a program in any language may call them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from typing import Any
+
+import psycopg
+
+EUR = 1_000_000
+
+
+def key_of(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
+def new_attempt() -> str:
+    return str(uuid.uuid4())
+
+
+def item(name: str, **fields: Any) -> dict[str, Any]:
+    """An item of `begin`; whatever is not given is what a careful tool would use."""
+    return {
+        "key": key_of(name),
+        "fingerprint": key_of(f"arguments of {name}"),
+        "key_source": "arguments",
+        "attempt_id": new_attempt(),
+        "tool": "refund",
+        "operation": "execute_tool",
+        "workflow_id": "w",
+        "reserve": {"calls": 1},
+        "lease_s": 60,
+        "replay_for_s": None,
+        "on_mismatch": "replay",
+        "on_unknown": "ask",
+        "on_failure": "retry",
+        "attempts_max": None,
+        "probe_lease_s": 30,
+    } | fields
+
+
+class Protocol:
+    """One tenant's ledger."""
+
+    def __init__(self, connection: psycopg.Connection, tenant: str = "acme") -> None:
+        self.sql = connection
+        self.tenant = tenant
+
+    def ask(self, function: str, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        statement = f"select spanledger_v1.{function}(%s, %s::jsonb)"
+        (answers,) = self.sql.execute(statement, (self.tenant, json.dumps(items))).fetchone()
+        return answers
+
+    def begin(self, name: str, **fields: Any) -> dict[str, Any]:
+        """Answer of `begin`, with the attempt's id in it."""
+        asked = item(name, **fields)
+        return self.ask("begin", [asked])[0] | {"attempt_id": asked["attempt_id"]}
+
+    def settle(self, name: str, begun: dict[str, Any], **fields: Any) -> bool:
+        given = {"key": key_of(name), "attempt_id": begun["attempt_id"], "result": '"done"', "result_kept": True}
+        return self.ask("settle", [given | fields])[0]["owned"]
+
+    def fail(self, name: str, begun: dict[str, Any], **fields: Any) -> bool:
+        given = {"key": key_of(name), "attempt_id": begun["attempt_id"]}
+        return self.ask("fail", [given | {"error": {"type": "E", "message": "no"}} | fields])[0]["owned"]
+
+    def resolve(self, name: str, outcome: str, **fields: Any) -> dict[str, Any]:
+        return self.ask("resolve", [{"key": key_of(name), "outcome": outcome, "by": "ops"} | fields])[0]
+
+    def budget(self, name: str, limit: int, unit: str = "EUR", **fields: Any) -> None:
+        control = {"name": name, "unit": unit, "limit": limit, "match": "*", "operations": None} | fields
+        self.sql.execute(
+            "select spanledger_v1.apply(%s, %s::jsonb, 'ops')", (self.tenant, json.dumps({"budgets": [control]}))
+        )
+
+    def balance(self, name: str) -> tuple[int, int]:
+        """Spent and held steps."""
+        query = "select spent_steps, held_steps from spanledger_v1.budgets where tenant = %s and name = %s"
+        return self.sql.execute(query, (self.tenant, name)).fetchone()
+
+    def call(self, name: str) -> dict[str, Any]:
+        query = "select to_jsonb(c) from spanledger_v1.calls c where tenant = %s and key = %s"
+        (row,) = self.sql.execute(query, (self.tenant, key_of(name))).fetchone()
+        return row
+
+    def events(self, name: str) -> list[str]:
+        query = "select event from spanledger_v1.history where tenant = %s and key = %s order by id"
+        return [event for (event,) in self.sql.execute(query, (self.tenant, key_of(name)))]
+
+    def last_event(self, name: str) -> dict[str, Any]:
+        query = "select to_jsonb(h) from spanledger_v1.history h where tenant = %s and key = %s order by id desc limit 1"
+        return self.sql.execute(query, (self.tenant, key_of(name))).fetchone()[0]
+
+    def lease_over(self, name: str) -> None:
+        """Let the time pass that a running call is believed alive, or that a probe may take."""
+        self.sql.execute(
+            "update spanledger.call set lease_until = clock_timestamp(), probe_until = clock_timestamp() "
+            "where tenant = %s and key = decode(%s, 'hex')",
+            (self.tenant, key_of(name)),
+        )
+
+    def ended_ago(self, name: str, seconds: float) -> None:
+        self.sql.execute(
+            "update spanledger.call set ended_at = clock_timestamp() - make_interval(secs => %s) "
+            "where tenant = %s and key = decode(%s, 'hex')",
+            (seconds, self.tenant, key_of(name)),
+        )

@@ -1,0 +1,236 @@
+"""The SQL functions against a model of them, in any order that Hypothesis can think of.
+
+`LEDGER_EXAMPLES=2000 pytest tests/sql/test_machine.py` searches longer, and differently every time.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from typing import Any
+
+import hypothesis.strategies as st
+import psycopg
+from hypothesis import HealthCheck, note, settings
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from model import BUDGETS, Model
+from protocol import Protocol, item, key_of
+
+EXAMPLES = os.environ.get("LEDGER_EXAMPLES")
+SETTINGS = settings(
+    max_examples=int(EXAMPLES or 60),
+    derandomize=EXAMPLES is None,
+    stateful_step_count=30,
+    deadline=None,
+    database=None,
+    print_blob=True,
+    suppress_health_check=list(HealthCheck),
+)
+# A tool goes with its call: another tool is another key.
+TOOLS = {"a": "refund", "b": "mail_send", "c": "refund"}
+
+amounts = st.dictionaries(st.sampled_from(["EUR", "tokens", "USD"]), st.sampled_from([0, 1, 20, 60]), max_size=1)
+calls = st.builds(
+    lambda name, reserve, differs, terms: (name, {"reserve": {"calls": 1} | reserve, "differs": differs} | terms),
+    st.sampled_from(sorted(TOOLS)),
+    amounts,
+    st.integers(0, 3).map(lambda n: n == 0),
+    st.fixed_dictionaries(
+        {
+            "replay_for_s": st.sampled_from([None, None, 0]),
+            "on_mismatch": st.sampled_from(["replay", "refuse"]),
+            "on_unknown": st.sampled_from(["ask", "retry", "probe"]),
+            "on_failure": st.sampled_from(["retry", "retry", "replay"]),
+            "attempts_max": st.sampled_from([None, 1, 3]),
+        }
+    ),
+)
+tenants = st.integers(0, 1)
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Two tenants with three calls each, against budgets in money, tokens and calls."""
+
+    def __init__(self, connection: psycopg.Connection) -> None:
+        super().__init__()
+        self.sides = [(Protocol(connection, f"tenant-{n}-{uuid.uuid4()}"), Model()) for n in (0, 1)]
+        for protocol, _ in self.sides:
+            for name, (unit, limit, match) in BUDGETS.items():
+                protocol.budget(name, limit, unit, match=match)
+        # Everything that ever ran, as (tenant, name, attempt_id); what was begun; when it ran and settled.
+        self.ran: list[tuple[int, str, str]] = []
+        self.begun: list[tuple[int, str, dict[str, Any]]] = []
+        self.attempts: dict[tuple[int, str], int] = {}
+        self.owner: dict[tuple[int, str], str] = {}
+        self.since_owner: dict[tuple[int, str], set[str]] = {}
+
+    # what may happen
+
+    @rule(tenant=tenants, batch=st.lists(calls, min_size=1, max_size=3))
+    def begin(self, tenant: int, batch: list[tuple[str, dict[str, Any]]]) -> None:
+        items = []
+        for name, terms in batch:
+            print_of = key_of(f"{name}, other arguments" if terms["differs"] else name)
+            given = {k: v for k, v in terms.items() if k != "differs"}
+            items.append(item(name, tool=TOOLS[name], fingerprint=print_of, **given))
+        self._begin(tenant, [name for name, _ in batch], items)
+
+    @precondition(lambda self: self.begun)
+    @rule(data=st.data())
+    def begin_again(self, data: st.DataObject) -> None:
+        """An answer was lost, so the same is asked again."""
+        tenant, name, asked = data.draw(st.sampled_from(self.begun[-6:]))
+        call = self.sides[tenant][1].calls[asked["key"]]
+        if call.attempt_id == asked["attempt_id"] and call.state != "in_flight":
+            return  # a client does not ask again under the id of an attempt that it knows has ended
+        self._begin(tenant, [name], [asked])
+
+    def _begin(self, tenant: int, names: list[str], items: list[dict[str, Any]]) -> None:
+        protocol, model = self.sides[tenant]
+        answers, expected = protocol.ask("begin", items), model.begin(items)
+        note(f"{answers}")
+        for name, asked, answer, wanted in zip(names, items, answers, expected, strict=True):
+            assert answer | wanted == answer
+            self.begun.append((tenant, name, asked))
+            ran = (tenant, name, asked["attempt_id"])
+            if answer["verdict"] == "run" and ran not in self.ran:
+                self.ran.append(ran)
+                self.since_owner.setdefault((tenant, name), set()).add(asked["attempt_id"])
+                self._admitted_within_limits(tenant, answer)
+
+    def _admitted_within_limits(self, tenant: int, answer: dict[str, Any]) -> None:
+        for budget in answer["budgets"]:
+            if budget["reserved"]:
+                spent, held = self.sides[tenant][0].balance(budget["name"])
+                assert spent + held <= self.sides[tenant][1].accounts[budget["name"]].limit
+                assert budget["remaining"] >= 0
+
+    @precondition(lambda self: self.ran)
+    @rule(data=st.data(), size=st.integers(1, 3), cost=st.sampled_from([{}, {"EUR": 15}, {"EUR": 90}, {"tokens": 5}]))
+    def settle(self, data: st.DataObject, size: int, cost: dict[str, int]) -> None:
+        """Workers settle: current ones, late ones, ones that settled before."""
+        tenant, chosen = self._some_that_ran(data, size)
+        items = [self._ended(name, id_) | {"cost": cost, "result": f'"{id_}"'} for name, id_ in chosen]
+        for (name, id_), answer in zip(chosen, self._compared("settle", tenant, items), strict=True):
+            call = (tenant, name)
+            if answer["owned"] and self.owner.get(call) != id_:
+                # It began after the last one that settled as owner, so that no two ran for one effect.
+                assert id_ in self.since_owner[call]
+                self.owner[call], self.since_owner[call] = id_, set()
+
+    @precondition(lambda self: self.ran)
+    @rule(data=st.data(), size=st.integers(1, 3), how=st.sampled_from(["definite", "unknown", "not_invoked"]))
+    def fail(self, data: st.DataObject, size: int, how: str) -> None:
+        tenant, chosen = self._some_that_ran(data, size)
+        flags = {"outcome_unknown": how == "unknown", "not_invoked": how == "not_invoked"}
+        self._compared("fail", tenant, [self._ended(name, id_) | flags for name, id_ in chosen])
+
+    @rule(
+        tenant=tenants,
+        name=st.sampled_from(sorted(TOOLS)),
+        outcome=st.sampled_from(["succeeded", "failed", "retry", "unknown"]),
+        behind=st.sampled_from([None, 0, 0, 1]),
+    )
+    def resolve(self, tenant: int, name: str, outcome: str, behind: int | None) -> None:
+        """A person, or a probe that says which attempt it looked at."""
+        call = self.sides[tenant][1].calls.get(key_of(name))
+        attempt = None if behind is None or call is None else call.attempt - behind
+        found = {"result": '"found"', "result_kept": True} if outcome == "succeeded" else {}
+        self._compared(
+            "resolve", tenant, [{"key": key_of(name), "outcome": outcome, "attempt": attempt, "by": "ops"} | found]
+        )
+
+    @rule(tenant=tenants, name=st.sampled_from(sorted(TOOLS)))
+    def time_passes(self, tenant: int, name: str) -> None:
+        """The lease of a running call is over, and that of a probe."""
+        protocol, model = self.sides[tenant]
+        protocol.lease_over(name)
+        if key_of(name) in model.calls:
+            call = model.calls[key_of(name)]
+            call.lease_over, call.prober = True, None
+
+    @rule(tenant=tenants, budget=st.sampled_from(sorted(BUDGETS)), steps=st.sampled_from([1, 50]))
+    def top_up(self, tenant: int, budget: str, steps: int) -> None:
+        protocol, model = self.sides[tenant]
+        protocol.sql.execute(
+            "select spanledger_v1.top_up(%s, %s, %s, %s, 'ops')",
+            (protocol.tenant, budget, BUDGETS[budget][0], steps),
+        )
+        model.accounts[budget].limit += steps
+
+    # what always holds
+
+    @invariant()
+    def the_ledger_is_what_the_model_says(self) -> None:
+        for protocol, model in self.sides:
+            for account in model.accounts.values():
+                assert protocol.balance(account.name) == (account.spent, account.held)
+            rows = protocol.sql.execute(
+                "select encode(key, 'hex'), state, attempt, attempts, attempt_id::text, result "
+                "from spanledger.call where tenant = %s",
+                (protocol.tenant,),
+            ).fetchall()
+            assert {row[0]: row[1:] for row in rows} == {
+                key: (call.state, call.attempt, call.attempts, call.attempt_id, call.result)
+                for key, call in model.calls.items()
+            }
+
+    @invariant()
+    def what_is_held_is_held_by_calls_that_may_have_an_effect(self) -> None:
+        for protocol, _ in self.sides:
+            rows = protocol.sql.execute(
+                "select a.budget, a.held, coalesce(sum(h.amount), 0), coalesce(sum(h.amount) filter ("
+                "where c.state not in ('in_flight', 'unknown', 'reopened')), 0) from spanledger.account a "
+                "left join (spanledger.call c cross join lateral unnest(c.accounts, c.held) h (id, amount)) "
+                "on h.id = a.id where a.tenant = %s group by a.id",
+                (protocol.tenant,),
+            ).fetchall()
+            for _, held, by_calls, by_ended_calls in rows:
+                assert (held, by_ended_calls) == (by_calls, 0)
+
+    @invariant()
+    def when_nothing_is_open_all_money_is_spent_by_somebody(self) -> None:
+        for protocol, model in self.sides:
+            if any(call.state in ("in_flight", "unknown", "reopened") for call in model.calls.values()):
+                continue
+            spent = sum(attempt.spent for attempt in model.attempts.values())
+            assert protocol.balance("count") == (spent, 0)
+            assert protocol.balance("eur")[1] == protocol.balance("mail")[1] == 0
+
+    @invariant()
+    def the_fencing_number_never_falls(self) -> None:
+        for tenant, (_, model) in enumerate(self.sides):
+            for key, call in model.calls.items():
+                assert call.attempt >= self.attempts.get((tenant, key), 0)
+                self.attempts[tenant, key] = call.attempt
+
+    # helpers
+
+    def _some_that_ran(self, data: st.DataObject, size: int) -> tuple[int, list[tuple[str, str]]]:
+        recent = self.ran[-8:]
+        tenant = data.draw(st.sampled_from(recent))[0]
+        chosen = data.draw(st.lists(st.sampled_from([r for r in recent if r[0] == tenant]), min_size=1, max_size=size))
+        return tenant, [(name, id_) for _, name, id_ in chosen]
+
+    def _ended(self, name: str, attempt_id: str) -> dict[str, Any]:
+        return {"key": key_of(name), "attempt_id": attempt_id, "result_kept": True}
+
+    def _compared(self, function: str, tenant: int, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        protocol, model = self.sides[tenant]
+        answers = protocol.ask(function, items)
+        note(f"{answers}")
+        expected = [None] * len(items)
+        for i in sorted(range(len(items)), key=lambda i: (items[i]["key"], i)):
+            expected[i] = getattr(model, function)(items[i])
+        assert answers == expected
+        return answers
+
+
+def test_the_functions_do_what_the_model_says(sql: psycopg.Connection) -> None:
+    run_state_machine_as_test(lambda: LedgerMachine(sql), settings=SETTINGS)
