@@ -9,9 +9,10 @@ SPANLEDGER_WORKFLOW_ID and look into refunds.jsonl: one refund.
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import offline  # noqa: F401 - without an OPENAI_API_KEY: a model on loopback
-from langchain_core.messages import AIMessage, convert_to_openai_messages
+from langchain_core.messages import AIMessage, HumanMessage, convert_to_openai_messages
 from langchain_core.tools import tool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from langgraph.graph import START, MessagesState, StateGraph
@@ -32,11 +33,9 @@ def refund(order_id: str, amount: str) -> dict[str, str]:
 
 def call_model(state: MessagesState) -> dict[str, list[AIMessage]]:
     """Ask the model what to do next."""
-    answer = OpenAI().chat.completions.create(
-        model=MODEL,
-        messages=convert_to_openai_messages(state["messages"]),
-        tools=[convert_to_openai_tool(refund)],
-    )
+    messages: Any = convert_to_openai_messages(state["messages"])
+    tools: Any = [convert_to_openai_tool(refund)]
+    answer = OpenAI().chat.completions.create(model=MODEL, messages=messages, tools=tools)
     message = answer.choices[0].message
     calls = [
         {"name": c.function.name, "args": json.loads(c.function.arguments), "id": c.id}
@@ -55,7 +54,7 @@ def main() -> None:
     graph.add_edge(START, "model")
     graph.add_conditional_edges("model", tools_condition)
     graph.add_edge("tools", "model")
-    final = graph.compile().invoke({"messages": [("user", request)]})
+    final = graph.compile().invoke(MessagesState(messages=[HumanMessage(request)]))
     print(final["messages"][-1].content)
 
 

@@ -105,7 +105,7 @@ def instrument(config: Config | None = None, *, libraries: Iterable[str] | None 
 
 def uninstrument() -> None:
     """Take everything back that `instrument()` did."""
-    global _installed  # noqa: PLW0603 - one per process
+    global _installed
     installed, _installed = _installed, None
     gate.remove()
     _runtime.forget()

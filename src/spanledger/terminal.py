@@ -6,7 +6,7 @@ telemetry backend or read from the ledger; what was lost with a killed process i
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -71,7 +71,7 @@ def rows(calls: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """Draw rows of the ledger."""
     yield paint(f"{'workflow':<14}{'tool':<9}{'state':<12}{'attempts':<10}{'key':<12}{'trace':<10}since", "bold")
     for call in calls:
-        since = datetime.datetime.fromisoformat(call["created_at"]).astimezone()
+        since = dt.datetime.fromisoformat(call["created_at"]).astimezone()
         state = paint(f"{call['state']:<12}", _VERDICT_COLOURS.get(call["state"], "red"))
         yield (
             f"{call['workflow_id']:<14}{call['tool']:<9}{state}{call['attempts']:<10}"

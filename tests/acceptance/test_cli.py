@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.acceptance.conftest import EXAMPLES, Run
 
 from spanledger import ToolCall
-from tests.acceptance.conftest import EXAMPLES, Run
 
 
 @pytest.fixture

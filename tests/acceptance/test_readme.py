@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.acceptance.conftest import EXAMPLES, ROOT, Run
 
 from spanledger import Config
-from tests.acceptance.conftest import EXAMPLES, ROOT, Run
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)

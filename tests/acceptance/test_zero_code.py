@@ -7,10 +7,10 @@ import re
 from pathlib import Path
 
 import pytest
+from tests.acceptance.conftest import EXAMPLES, Run
 
 from spanledger import Config, Ledger
 from spanledger.testing import OtlpReceiver, ReceivedSpan
-from tests.acceptance.conftest import EXAMPLES, Run
 
 AGENT = EXAMPLES / "refund_agent.py"
 

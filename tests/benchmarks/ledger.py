@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.ledger [--dsn DSN] [--rounds N] [--calls N]
 
-The floor is two prepared statements per call: INSERT … ON CONFLICT DO NOTHING RETURNING, and UPDATE … RETURNING, through
+The floor is two prepared statements per call, INSERT … ON CONFLICT DO NOTHING RETURNING and UPDATE … RETURNING, through
 psycopg, autocommit, on the same server in the same run. Rounds of ours and of the floor alternate, and the figure to
 quote is the median of the ratios of neighbouring rounds: it holds where the machine's speed drifts. Without a DSN a
 private server is started, with fsync on.

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from spanledger.core.call import Begun, Call, Codec, Ended, Identity, Outcome, Resolution, Verdict
 from spanledger.core.outcomes import describe_error, is_ambiguous, storable
 from spanledger.core.rules import Terms
-from spanledger.core.values import canonical, encode
+from spanledger.core.values import encode, serialize
 from spanledger.errors import (
     BudgetExceeded,
     CallFailed,
@@ -314,7 +314,7 @@ def _finding(found: Resolution | None) -> dict[str, Any]:
 
 def keep_plain(value: Any) -> str:
     """Write a value that somebody else found out as kept JSON text."""
-    return canonical(encode(value, exact=True)).decode()
+    return serialize(encode(value, exact=True)).decode()
 
 
 def _recorded(asking: Asking, ended: Ended, codec: Codec) -> tuple[str, dict[str, Any]]:
@@ -336,7 +336,7 @@ def _kept(asking: Asking, value: Any, codec: Codec) -> tuple[bool, str | None]:
     if not asking.terms.keep_result or asking.identity.source == "none":
         return False, None
     try:
-        text = canonical(codec.encode(value))
+        text = serialize(codec.encode(value))
     except Exception as error:  # noqa: BLE001 - a result of any kind has to reach its caller
         logger.warning("the result of %s cannot be kept for replay: %s", asking.call.name, error)
         return False, None

@@ -6,7 +6,8 @@ Rules:
   user's can pass for a tag.
 * A tree never names something to construct beyond the fixed tags: dataclasses and pydantic models come back
   only where the annotation of the function names their type. A row of the ledger cannot create objects.
-* `canonical` is RFC 8785, except that integers are exact beyond 2^53. 1 and 1.0 are the same number.
+* `canonical`, for identity, is RFC 8785, except that integers are exact beyond 2^53. 1 and 1.0 are the same number.
+  `serialize`, for results, keeps what that loses.
 * Loose encoding (for identity) ignores differences that a retry may bring about: list or tuple, record or
   dict. Exact encoding (for results) keeps them.
 """
@@ -79,7 +80,6 @@ def encode(value: Any, *, exact: bool = False, depth: int = 0) -> Any:
         return value
     if depth > DEPTH_MAX:
         raise NotJsonError(f"nested deeper than {DEPTH_MAX} levels")
-
     if isinstance(value, float) and not isinstance(value, enum.Enum):
         if not math.isfinite(value):
             raise NotJsonError(f"{value!r} is not a number JSON knows")
@@ -141,6 +141,18 @@ def canonical(tree: Any) -> bytes:
         return _canonical(tree).encode()
     except UnicodeEncodeError:
         raise NotJsonError("a string holds half of a surrogate pair") from None
+    except ValueError as error:
+        raise NotJsonError(str(error)) from None
+
+
+def serialize(tree: Any) -> bytes:
+    """Write a JSON tree so that it is read back as it was: 1.0 stays a float, and keys keep their order.
+
+    Raises:
+        NotJsonError: A string that is not valid Unicode, or an integer too long to be written.
+    """
+    try:
+        return json.dumps(tree, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except ValueError as error:
         raise NotJsonError(str(error)) from None
 

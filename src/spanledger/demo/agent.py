@@ -12,7 +12,7 @@ import os
 import urllib.request
 from typing import Any
 
-from langchain_core.messages import AIMessage, convert_to_openai_messages
+from langchain_core.messages import AIMessage, HumanMessage, convert_to_openai_messages
 from langchain_core.tools import tool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from langgraph.graph import START, MessagesState, StateGraph
@@ -32,11 +32,9 @@ def refund(order_id: str, amount: str) -> Any:
 
 def call_model(state: MessagesState) -> dict[str, list[AIMessage]]:
     """Ask the model what to do next."""
-    answer = OpenAI().chat.completions.create(
-        model="gpt-5-mini",
-        messages=convert_to_openai_messages(state["messages"]),
-        tools=[convert_to_openai_tool(refund)],
-    )
+    messages: Any = convert_to_openai_messages(state["messages"])
+    tools: Any = [convert_to_openai_tool(refund)]
+    answer = OpenAI().chat.completions.create(model="gpt-5-mini", messages=messages, tools=tools)
     message = answer.choices[0].message
     calls = [
         {"name": call.function.name, "args": json.loads(call.function.arguments), "id": call.id}
@@ -54,7 +52,8 @@ def main() -> None:
     graph.add_edge(START, "model")
     graph.add_conditional_edges("model", tools_condition)
     graph.add_edge("tools", "model")
-    final = graph.compile(name="support").invoke({"messages": [("user", os.environ["REQUEST"])]})
+    question = MessagesState(messages=[HumanMessage(os.environ["REQUEST"])])
+    final = graph.compile(name="support").invoke(question)
     print(final["messages"][-1].content)
 
 

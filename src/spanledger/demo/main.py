@@ -15,7 +15,6 @@ from pathlib import Path
 from spanledger.config import Config
 from spanledger.demo import scenes
 from spanledger.demo.scenes import DemoFailed, Scene
-
 from spanledger.errors import ConfigError
 from spanledger.ledger._embedded import EmbeddedPostgres
 from spanledger.ledger._ledger import Ledger

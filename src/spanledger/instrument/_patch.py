@@ -14,7 +14,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import wrapt
 
@@ -40,7 +40,14 @@ class Report:
     missing: tuple[str, ...] = ()
 
 
-class _BoundWrapper(wrapt.BoundFunctionWrapper):  # type: ignore[misc]  # wrapt is untyped here
+if TYPE_CHECKING:
+    _BoundFunctionWrapper = wrapt.BoundFunctionWrapper[Any, Any]
+    _FunctionWrapper = wrapt.FunctionWrapper[Any, Any]
+else:  # only their stubs are generic
+    _BoundFunctionWrapper, _FunctionWrapper = wrapt.BoundFunctionWrapper, wrapt.FunctionWrapper
+
+
+class _BoundWrapper(_BoundFunctionWrapper):
     """A bound method that can be copied and pickled as the plain one can."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
@@ -53,7 +60,7 @@ class _BoundWrapper(wrapt.BoundFunctionWrapper):  # type: ignore[misc]  # wrapt 
         return getattr, (self.__self__, self.__name__)
 
 
-class _Wrapper(wrapt.FunctionWrapper):  # type: ignore[misc]  # wrapt is untyped here
+class _Wrapper(_FunctionWrapper):
     """Marks a function as wrapped by us; it can be copied and pickled as the plain one can."""
 
     __bound_function_wrapper__ = _BoundWrapper

@@ -29,14 +29,14 @@ def engine() -> Engine | None:
 
 def use(made: Engine | None) -> None:
     """Make an engine the one of this process; None switches everything off."""
-    global _engine, _off  # noqa: PLW0603 - one per process, as there is one API
+    global _engine, _off
     with _lock:
         _engine, _off = made, made is None
 
 
 def forget() -> None:
     """Go back to the state in which the next call makes an engine."""
-    global _engine, _off  # noqa: PLW0603 - see use
+    global _engine, _off
     with _lock:
         _engine, _off = None, False
 

@@ -1,1 +1,1 @@
-"""Everything Postgres: the functions that decide, the drivers that carry steps out, the server for those without one."""
+"""Everything Postgres: functions that decide, drivers that carry steps out, a server for those without one."""

@@ -21,10 +21,7 @@ from spanledger.core.money import amount_of
 from spanledger.core.steps import Ask
 from spanledger.errors import ConfigError, LedgerUnavailable
 
-_STATEMENTS = {
-    name: f"select spanledger_v1.{name}(%s, %s::jsonb)"  # noqa: S608 - names are ours
-    for name in ("begin", "settle", "fail", "resolve")
-}
+_STATEMENTS = {name: f"select spanledger_v1.{name}(%s, %s::jsonb)" for name in ("begin", "settle", "fail", "resolve")}
 _AMOUNTS = ("limit", "spent", "held", "remaining", "requested")
 
 ROWS_MAX = 10_000
@@ -82,7 +79,7 @@ def statement(query: Query) -> tuple[str, tuple[Any, ...]]:
         case Run():
             marks = ", ".join("%s::jsonb" if isinstance(a, dict) else "%s" for a in query.arguments)
             values = tuple(json.dumps(a) if isinstance(a, dict) else a for a in query.arguments)
-            return f"select spanledger_v1.{query.function}({marks})", values  # noqa: S608 - names are ours
+            return f"select spanledger_v1.{query.function}({marks})", values
         case Read():
             wanted = {column: value for column, value in query.where.items() if value is not None}
             where = " and ".join(

@@ -149,7 +149,7 @@ class Ledger:
         """Return the row of a call, or None."""
         return next(iter(self._driver.query(_calls(self.config, {"key": key}, 1))), None)
 
-    def calls(
+    def calls(  # noqa: PLR0917 - filters, given by name
         self,
         workflow_id: str | None = None,
         state: str | None = None,
@@ -270,7 +270,7 @@ class AsyncLedger:
         """As `Ledger.get`."""
         return next(iter(await self._driver.query(_calls(self.config, {"key": key}, 1))), None)
 
-    async def calls(
+    async def calls(  # noqa: PLR0917 - filters, given by name
         self,
         workflow_id: str | None = None,
         state: str | None = None,
@@ -339,7 +339,7 @@ def _resolve(config: Config, key: str, by: str, found: tuple[str, Any, str | Non
     outcome, result, reason = found
     if outcome not in OUTCOMES:
         raise ConfigError(f"an outcome is one of {', '.join(OUTCOMES)}, not {outcome!r}")
-    item = {"key": key, "by": by, "outcome": outcome, "reason": reason}
+    item: dict[str, Any] = {"key": key, "by": by, "outcome": outcome, "reason": reason}
     if outcome == "succeeded":
         item |= {"result": keep_plain(result), "result_kept": True}
     return Ask("resolve", config.tenant, item)

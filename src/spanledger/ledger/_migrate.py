@@ -92,10 +92,10 @@ def migrate(connection: psycopg.Connection) -> list[str]:
         connection.execute("select pg_advisory_xact_lock(%s)", (LOCK,))
         connection.execute(_BOOTSTRAP)
         check_version(connection)
-        done = dict(connection.execute("select version, sha256 from spanledger.migration").fetchall())
+        done: dict[int, str] = dict(connection.execute("select version, sha256 from spanledger.migration").fetchall())
         for script in migrations():
             if script.version not in done:
-                connection.execute(script.text)  # type: ignore[arg-type]
+                connection.execute(script.text)
                 connection.execute(
                     "insert into spanledger.migration (version, name, sha256, breaking) values (%s, %s, %s, %s)",
                     (script.version, script.name, script.sha256, script.breaking),
@@ -143,11 +143,11 @@ def check_schema(connection: psycopg.Connection) -> None:
 
 
 def _apply_modules(connection: psycopg.Connection) -> list[str]:
-    done = dict(connection.execute("select name, sha256 from spanledger.module").fetchall())
+    done: dict[str, str] = dict(connection.execute("select name, sha256 from spanledger.module").fetchall())
     applied = []
     for script in modules():
         if done.get(script.name) != script.sha256:
-            connection.execute(script.text)  # type: ignore[arg-type]
+            connection.execute(script.text)
             connection.execute(
                 "insert into spanledger.module (name, sha256) values (%s, %s) "
                 "on conflict (name) do update set sha256 = excluded.sha256, applied_at = clock_timestamp()",

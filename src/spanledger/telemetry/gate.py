@@ -16,10 +16,11 @@ import sys
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import replace
-from typing import Any, Final
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import wrapt
-from opentelemetry import trace
+from opentelemetry import context as otel_context
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import NoOpTracer, Span, StatusCode
@@ -27,7 +28,7 @@ from opentelemetry.trace import NoOpTracer, Span, StatusCode
 from spanledger.core.call import EXECUTE_TOOL, Begun, Call, Codec, Ended, ScopeSource, Verdict
 from spanledger.core.steps import Asking, admitted, finished
 from spanledger.core.values import decode, encode
-from spanledger.errors import CallReplayed, CallRefused, SpanledgerError, WrapMissing
+from spanledger.errors import CallRefused, CallReplayed, SpanledgerError, WrapMissing
 from spanledger.guard import Guard, decided
 from spanledger.telemetry import record, semconv
 
@@ -56,8 +57,13 @@ class SpanCodec:
 
 CODEC: Final[Codec] = SpanCodec()
 
+if TYPE_CHECKING:
+    _SpanProxy = wrapt.ObjectProxy[Span]
+else:  # only its stubs are generic
+    _SpanProxy = wrapt.ObjectProxy
 
-class NoEvidence(Exception):  # noqa: N818 - describes a span, is never raised
+
+class NoEvidence(Exception):
     """The span ended with ERROR status and no exception."""
 
 
@@ -93,7 +99,7 @@ def prove() -> None:
     for tracer in tracers:
         ran = True
         try:
-            with tracer.start_as_current_span(_TOOL_PREFIX + _PROBE_TOOL, context=trace.Context()):
+            with tracer.start_as_current_span(_TOOL_PREFIX + _PROBE_TOOL, context=otel_context.Context()):
                 pass
         except CallRefused:
             ran = False
@@ -145,7 +151,9 @@ def decide(guard: Guard, call: Call, span: Span) -> tuple[Asking, Begun] | None:
         record.begun(span, begun)
         if begun.verdict is Verdict.REPLAY:
             value = CODEC.decode(begun.result, call) if begun.result_kept else None
-            raise CallReplayed(f"{call.name!r} succeeded before and is not run again", key=begun.key, result=value)
+            raise CallReplayed(  # noqa: TRY301 - ends the span as every other refusal does
+                f"{call.name!r} succeeded before and is not run again", key=begun.key, result=value
+            )
     except CallReplayed:
         record.end(span)
         raise
@@ -169,7 +177,7 @@ def settle(guard: Guard, asked: tuple[Asking, Begun], span: Span, ended: Ended) 
     record.finished(span, outcome)
 
 
-class GuardedSpan(wrapt.ObjectProxy):  # type: ignore[misc]  # wrapt is untyped here
+class GuardedSpan(_SpanProxy):
     """A span that settles its call when it ends."""
 
     def __init__(self, span: Span, guard: Guard, asked: tuple[Asking, Begun]) -> None:
@@ -184,7 +192,7 @@ class GuardedSpan(wrapt.ObjectProxy):  # type: ignore[misc]  # wrapt is untyped 
         self.__wrapped__.__enter__()
         return self  # type: ignore[return-value]
 
-    def __exit__(self, kind: Any, error: BaseException | None, tb: Any) -> Any:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> Any:
         self._self_error = error or self._self_error
         self._self_settle()
         return self.__wrapped__.__exit__(kind, error, tb)
@@ -227,14 +235,12 @@ class GuardedSpan(wrapt.ObjectProxy):  # type: ignore[misc]  # wrapt is untyped 
         asked, self._self_asked = self._self_asked, None
         if asked is None:
             return
-        if self._self_error is not None:
-            ended = Ended(error=self._self_error)
-        else:
-            ended = Ended(_parsed(self._self_result))
+        error = self._self_error
+        ended = Ended(_parsed(self._self_result)) if error is None else Ended(error=error)
         settle(self._self_guard, asked, self.__wrapped__, ended)
 
 
-def _through(wrapped: Callable[..., Span], tracer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Span:
+def _through(wrapped: Callable[..., Span], _tracer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Span:
     guard = _guard
     name = args[0] if args else kwargs.get("name", "")
     attributes = kwargs.get("attributes") or (args[3] if len(args) > 3 else None)  # noqa: PLR2004 - its place
@@ -253,7 +259,8 @@ def _through(wrapped: Callable[..., Span], tracer: Any, args: tuple[Any, ...], k
         record.end(span)
         raise CallRefused("the self-test's span is refused, as it should be")
     asked = decide(guard, call, span)
-    return span if asked is None else GuardedSpan(span, guard, asked)
+    # A proxy is a span to everybody but the type checker.
+    return span if asked is None else cast("Span", GuardedSpan(span, guard, asked))
 
 
 def _may_be_tool(name: str, attributes: Mapping[str, Any] | None) -> bool:
@@ -264,7 +271,7 @@ def _may_be_tool(name: str, attributes: Mapping[str, Any] | None) -> bool:
 
 def _unshared(span: Span) -> Span:
     # A no-op tracer hands out the current span again; its end must not settle the call around it.
-    return span.__wrapped__ if type(span) is GuardedSpan else span
+    return span.__wrapped__ if isinstance(span, GuardedSpan) else span
 
 
 def _bounded(asking: Asking) -> Asking:

@@ -125,8 +125,8 @@ def _error(status: int, message: str) -> Reply:
 
 def _spans(body: bytes) -> list[ReceivedSpan]:
     # Imported here: whoever imports the package for its other servers should not pay for protobuf.
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped] # noqa: PLC0415
-    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (  # noqa: PLC0415
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
         ExportTraceServiceRequest,
     )
 
@@ -143,7 +143,7 @@ def _spans(body: bytes) -> list[ReceivedSpan]:
 
 
 def _span(span: Any, scope: str, resource: Mapping[str, Any]) -> ReceivedSpan:
-    from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status  # noqa: PLC0415
+    from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
     return ReceivedSpan(
         name=span.name,
