@@ -9,14 +9,17 @@ from __future__ import annotations
 import datetime as dt
 import os
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from spanledger.telemetry import semconv
 from spanledger.testing import ReceivedSpan
 
+WIDTH = 100
 _COLOURS = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
-_VERDICT_COLOURS = {"run": "green", "replay": "yellow", "succeeded": "green", "refused": "red", "unknown": "red"}
+_VERDICTWIDTH = 100
+_COLOURS = {"run": "green", "replay": "yellow", "succeeded": "green", "refused": "red", "unknown": "red"}
 
 
 def paint(text: str, colour: str) -> str:
@@ -44,8 +47,11 @@ def tree(spans: Sequence[ReceivedSpan]) -> Iterator[str]:
 def _branch(span: ReceivedSpan, spans: Sequence[ReceivedSpan], numbers: Mapping[str, int], depth: int) -> Iterator[str]:
     label = f"{numbers[span.span_id]:>2}  {'  ' * (depth - 1)}{span.name}"
     yield f"{label:<36}{_told(span, numbers)}"
-    if span.status_code == "ERROR" and semconv.REASON in span.attributes:
-        yield paint(f"    {'  ' * depth}{span.attributes[semconv.REASON]}", "red")
+    if semconv.REASON in span.attributes:
+        indent = "    " + "  " * depth
+        reason = str(span.attributes[semconv.REASON])
+        for line in textwrap.wrap(reason, WIDTH, initial_indent=indent, subsequent_indent=indent):
+            yield paint(line, "red")
     for child in _by_time(s for s in spans if s.parent_span_id == span.span_id):
         yield from _branch(child, spans, numbers, depth + 1)
 

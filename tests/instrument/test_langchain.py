@@ -19,7 +19,7 @@ from langgraph.types import Command, interrupt
 from opentelemetry.trace import StatusCode
 
 import spanledger
-from spanledger import Budget, Calls, Config, Resolution, Rule, errors, workflow
+from spanledger import Budget, Calls, Config, Money, Resolution, Rule, errors, workflow
 
 BY_ARGUMENTS = Rule("refund", identity="arguments")
 REFUND = {"order_id": "o-1", "amount": 10}
@@ -422,16 +422,19 @@ def test_a_guarded_function_can_be_made_a_tool(instrument, world, ledger):
 
 
 @pytest.mark.usefixtures("in_workflow")
-def test_a_guarded_function_made_a_tool_keeps_its_own_identity_without_a_rule(instrument, world):
-    instrument()
+def test_a_guarded_function_made_a_tool_keeps_its_own_identity_and_is_charged_once(instrument, world, ledger):
+    instrument(budgets=[Budget("few", Calls(1)), Budget("money", Money("20", "EUR"))])
 
     @langchain_tool
-    @spanledger.tool
+    @spanledger.tool(reserve=Money("10", "EUR"))
     def refund(order_id: str, amount: int) -> str:
         """Refund an order."""
         return world.refund(order_id)
 
-    assert [refund.invoke(asked(call_id)).content for call_id in ("call_a", "call_b")] == ["refund 1"] * 2
+    assert refund.invoke(asked("call_a")).content == "refund 1"
+    ledger.top_up("few", Calls(1), by="test")
+    assert refund.invoke(asked("call_b")).content == "refund 1"
+    assert ledger.budget("money").spent == Money("10", "EUR")
 
 
 @pytest.mark.usefixtures("in_workflow")

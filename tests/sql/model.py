@@ -85,8 +85,9 @@ class Model:
         if call.state == "failed":
             worn = item["attempts_max"] is not None and call.attempts >= item["attempts_max"]
             return {"verdict": "failed"} if worn or item["on_failure"] == "replay" else None
-        if item["on_unknown"] == "retry":
-            return None
+        return None if item["on_unknown"] == "retry" else self._judge_unknown(call, item)
+
+    def _judge_unknown(self, call: Call, item: Mapping[str, Any]) -> dict[str, Any]:
         if item["on_unknown"] == "probe":
             if call.prober not in (None, item["attempt_id"]):
                 return {"verdict": "in_progress"}
@@ -106,7 +107,7 @@ class Model:
                 if call is None or call.state == "refused":
                     self.calls[item["key"]] = Call("refused", 0, 0, item["attempt_id"], item["fingerprint"])
                 return {"verdict": "budget_exceeded", "budget": name, "remaining": left}
-        for name, amount in (old | wanted).items():
+        for name in old | wanted:
             self.accounts[name].held += wanted.get(name, 0) - old.get(name, 0)
         attempt, attempts = (call.attempt, call.attempts) if call else (0, 0)
         self.calls[item["key"]] = Call(

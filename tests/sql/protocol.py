@@ -90,7 +90,9 @@ class Protocol:
         return [event for (event,) in self.sql.execute(query, (self.tenant, key_of(name)))]
 
     def last_event(self, name: str) -> dict[str, Any]:
-        query = "select to_jsonb(h) from spanledger_v1.history h where tenant = %s and key = %s order by id desc limit 1"
+        query = (
+            "select to_jsonb(h) from spanledger_v1.history h where tenant = %s and key = %s order by id desc limit 1"
+        )
         return self.sql.execute(query, (self.tenant, key_of(name))).fetchone()[0]
 
     def lease_over(self, name: str) -> None:

@@ -200,7 +200,7 @@ class Identity:
     scope: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Begun:
     """The ledger's answer to `begin`.
 

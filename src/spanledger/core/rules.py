@@ -195,6 +195,9 @@ class Rule:
             raise ConfigError(f"{where}: on_unknown='probe' needs a probe")
 
 
+_NO_RULE = Rule("*", side_effect=False)
+
+
 @dataclass(frozen=True, slots=True)
 class Terms:
     """What applies to one call: a rule with every blank filled in; the attributes are those of `Rule`.
@@ -235,7 +238,7 @@ def terms_for(call: Call, rules: Iterable[Rule], own: Rule | None = None) -> Ter
         own: What the developer gave at the tool itself.
     """
     named = next((rule for rule in rules if matches(rule.match, call.name)), None)
-    rule = _filled(named, own) or Rule(call.name, side_effect=False)
+    rule = _filled(named, own) or _NO_RULE
     cautious = call.opted_in or (named is not None and named.side_effect)
     identity = rule.identity or _default_identity(call)
     on_unknown = rule.on_unknown or ("probe" if rule.probe else "ask" if cautious else "retry")

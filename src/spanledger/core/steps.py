@@ -160,7 +160,7 @@ def admitted(asking: Asking) -> Steps[Begun]:
     probed: Resolution | None = None
     while True:
         try:
-            begun = yield from _begin(asking)
+            begun = yield from claimed(asking)
         except LedgerUnavailable as error:
             if asking.terms.on_ledger_down == "continue":
                 return _unguarded(asking)
@@ -266,7 +266,8 @@ def refusal(begun: Begun, call: Call) -> Exception:
             return CallInProgress(f"{name!r} is being run by another worker; ask again later", key=begun.key)
 
 
-def _begin(asking: Asking) -> Steps[Begun]:
+def claimed(asking: Asking) -> Steps[Begun]:
+    """Ask once. If the caller is interrupted meanwhile, whatever was claimed is given back."""
     try:
         return (yield Ask("begin", asking.tenant, asking.item()))  # type: ignore[no-any-return]
     except (Exception, GeneratorExit):
@@ -317,6 +318,19 @@ def keep_plain(value: Any) -> str:
     return serialize(encode(value, exact=True)).decode()
 
 
+def kept_text(name: str, value: Any, codec: Codec, bytes_max: int) -> str | None:
+    """Write a result as the text that is kept; None, and a warning, where that cannot be."""
+    try:
+        text = serialize(codec.encode(value))
+    except Exception as error:  # noqa: BLE001 - a result of any kind has to reach its caller
+        logger.warning("the result of %s cannot be kept for replay: %s", name, error)
+        return None
+    if len(text) > bytes_max:
+        logger.warning("the result of %s is too large to be kept (%d bytes)", name, len(text))
+        return None
+    return text.decode()
+
+
 def _recorded(asking: Asking, ended: Ended, codec: Codec) -> tuple[str, dict[str, Any]]:
     """Say how the ledger will remember this, and with which item."""
     if ended.paused:
@@ -335,15 +349,8 @@ def _recorded(asking: Asking, ended: Ended, codec: Codec) -> tuple[str, dict[str
 def _kept(asking: Asking, value: Any, codec: Codec) -> tuple[bool, str | None]:
     if not asking.terms.keep_result or asking.identity.source == "none":
         return False, None
-    try:
-        text = serialize(codec.encode(value))
-    except Exception as error:  # noqa: BLE001 - a result of any kind has to reach its caller
-        logger.warning("the result of %s cannot be kept for replay: %s", asking.call.name, error)
-        return False, None
-    if len(text) > asking.result_bytes_max:
-        logger.warning("the result of %s is too large to be kept (%d bytes)", asking.call.name, len(text))
-        return False, None
-    return True, text.decode()
+    text = kept_text(asking.call.name, value, codec, asking.result_bytes_max)
+    return text is not None, text
 
 
 def _unguarded(asking: Asking) -> Begun:

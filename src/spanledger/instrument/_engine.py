@@ -14,11 +14,12 @@ from typing import Any
 
 from opentelemetry.trace import Span
 
+from spanledger.config import Config
 from spanledger.core.call import EXECUTE_TOOL, Begun, Call, Codec, Ended, Outcome, Usage
-from spanledger.core.rules import Rule
+from spanledger.core.rules import Rule, reserved_amounts
 from spanledger.core.steps import Asking, admitted, finished, guarded
 from spanledger.errors import CallRefused, SpanledgerError, Undescribable
-from spanledger.guard import Guard, RunningCall, decided, running
+from spanledger.guard import Guard, RunningCall, current_call, decided, running
 from spanledger.instrument._prices import price
 from spanledger.instrument._stream import Watcher, is_stream, watch
 from spanledger.instrument.library import HiddenChunk, Wrap
@@ -212,10 +213,10 @@ class Engine:
                 raise
             logger.warning("%s runs unguarded: it cannot be described", job.call.name, exc_info=True)
             return None
-        if decided(asking):
-            return None
-        record.asked(span, asking)
-        return asking
+        left = left_to_ask(self.guard.config, asking)
+        if left is not None:
+            record.asked(span, left)
+        return left
 
     def _model_asking(self, job: Job, span: Span) -> Asking:
         asking = self.guard.asking(job.call, trace=record.trace_of(span))
@@ -289,6 +290,20 @@ class Engine:
 def job_for(wrap: Wrap, call: Call) -> Job:
     """Make a job of a described call."""
     return Job(call, wrap.codec or NoCodec(), wrap=wrap)
+
+
+def left_to_ask(config: Config, asking: Asking) -> Asking | None:
+    """Say what is left to ask inside a wrapper that may have asked already; None where it was the same question.
+
+    A framework's wrapper goes by the provider's call id unless a rule says more. It does not stand for the guard that
+    the developer put on the function; but what the rules reserve, it has reserved for both.
+    """
+    if not decided(asking):
+        return asking
+    if not asking.call.opted_in or current_call().key == asking.identity.key:
+        return None
+    around = reserved_amounts(asking.call, config.terms(asking.call))
+    return dataclasses.replace(asking, reserve={**asking.reserve, **dict.fromkeys(around, 0)})
 
 
 def is_tool(wrap: Wrap) -> bool:

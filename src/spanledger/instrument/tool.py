@@ -22,9 +22,9 @@ from spanledger.core.rules import Rule
 from spanledger.core.steps import Asking, admitted, finished, replayed
 from spanledger.core.values import decode_as, encode
 from spanledger.errors import ConfigError, SpanledgerError
-from spanledger.guard import RunningCall, current_call, decided, running
+from spanledger.guard import RunningCall, running
 from spanledger.instrument import _runtime
-from spanledger.instrument._engine import Engine, Job
+from spanledger.instrument._engine import Engine, Job, left_to_ask
 from spanledger.instrument._patch import _Wrapper
 from spanledger.telemetry import record
 
@@ -183,13 +183,13 @@ class tool_call:  # noqa: N801 - reads as a function, like the decorator beside 
         except BaseException as error:
             self._not_begun(error)
             raise
-        if decided(asking):
-            self._key = current_call().key
-            self._within(record.current(self._span))
-            return None
-        record.asked(self._span, asking)
         self._key = asking.identity.key
-        return asking
+        left = left_to_ask(engine.guard.config, asking)
+        if left is None:
+            self._within(record.current(self._span))
+        else:
+            record.asked(self._span, left)
+        return left
 
     def _begun(self, asking: Asking, begun: Begun) -> None:
         record.begun(self._span, begun)

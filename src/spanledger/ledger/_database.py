@@ -26,7 +26,7 @@ from spanledger.errors import ConfigError, LedgerUnavailable, SpanledgerError
 from spanledger.ledger import _migrate
 from spanledger.ledger._binaries import find_binaries
 from spanledger.ledger._embedded import EmbeddedPostgres, default_state_dir, looks_like_cluster
-from spanledger.ledger._functions import Query, statement, translated
+from spanledger.ledger._functions import Query, no_connection, statement, translated
 
 logger = logging.getLogger("spanledger.ledger")
 
@@ -81,8 +81,9 @@ class Database:
         """
         self._dsn = dsn
         self._controls = controls
-        self._timeout_s = timeout_s
-        self._lock = threading.Lock()
+        self.timeout_s = timeout_s
+        # By process id: a thread that held the parent's lock is not in a forked child.
+        self._locks: dict[int, threading.Lock] = {}
         self._pid = 0
         self._pool: psycopg_pool.ConnectionPool | None = None
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopPool] = weakref.WeakKeyDictionary()
@@ -94,12 +95,14 @@ class Database:
 
     def conninfo(self) -> str:
         """Return a connection string with our defaults; starts the private server where it is one."""
-        dsn = self._dsn.dsn() if isinstance(self._dsn, EmbeddedPostgres) else self._dsn
-        text = dsn() if callable(dsn) else dsn
+        text = self._address()
         try:
             given = psycopg.conninfo.conninfo_to_dict(text)
         except psycopg.ProgrammingError as error:
             raise ConfigError(f"SPANLEDGER_DSN is not a Postgres connection string: {str(error).strip()}") from None
+        if not given:
+            # libpq would fall back to whatever database is nearest.
+            raise ConfigError("the ledger's DSN is empty; see SPANLEDGER_DSN and SPANLEDGER_DSN_FILE")
         return psycopg.conninfo.make_conninfo(text, **{k: v for k, v in _DEFAULTS.items() if k not in given})
 
     @contextlib.contextmanager
@@ -114,11 +117,7 @@ class Database:
         loop = asyncio.get_running_loop()
         pool = self._loops.get(loop)
         if pool is None or pool.pid != os.getpid():
-            await asyncio.to_thread(self._prepare)
-            # Another task may have come here first while this one waited.
-            pool = self._loops.get(loop)
-            if pool is None or pool.pid != os.getpid():
-                pool = self._loops[loop] = _LoopPool(self._new_async_pool())
+            pool = self._loops[loop] = _LoopPool(self, loop)
         opened = await pool.opened()
         async with opened.connection() as connection:
             yield connection
@@ -141,17 +140,36 @@ class Database:
 
         Raises:
             LedgerUnavailable: There is no database.
+            ConfigError: There can be none by this DSN.
         """
         try:
             return psycopg.connect(self.conninfo(), autocommit=True)
+        except psycopg.ProgrammingError as error:
+            raise ConfigError(f"SPANLEDGER_DSN is not a Postgres connection string: {str(error).strip()}") from error
         except psycopg.OperationalError as error:
             raise LedgerUnavailable(
                 f"no connection to the ledger: {str(error).strip()}; is SPANLEDGER_DSN right and the server up?"
             ) from error
 
+    def migrate(self) -> list[str]:
+        """Bring the schema up to date and return what was applied.
+
+        Raises:
+            ConfigError: The role may not, or the schema does not allow it.
+        """
+        with self.connect() as connection:
+            try:
+                return _migrate.migrate(connection)
+            except psycopg.errors.InsufficientPrivilege as error:
+                raise translated(error) from error
+            except psycopg.Error as error:
+                raise ConfigError(
+                    f"the ledger's schema could not be brought up to date, nothing was changed: {str(error).strip()}"
+                ) from error
+
     def close(self) -> None:
         """Close what this process opened and leave the private server."""
-        with self._lock:
+        with self._alone():
             pool, self._pool = self._pool, None
             if pool is not None and self._pid == os.getpid():
                 pool.close()
@@ -160,26 +178,51 @@ class Database:
 
     async def close_loop(self) -> None:
         """Close the pool of the running loop."""
-        pool = self._loops.pop(asyncio.get_running_loop(), None)
+        pool = self._loops.get(asyncio.get_running_loop())
         if pool is not None:
             await pool.close()
+
+    def forget_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Forget the pool of a loop; it was closed."""
+        self._loops.pop(loop, None)
+
+    def _address(self) -> str:
+        if isinstance(self._dsn, EmbeddedPostgres):
+            return self._dsn.dsn()
+        try:
+            return (self._dsn() if callable(self._dsn) else self._dsn) or ""
+        except SpanledgerError:
+            raise
+        except Exception as error:
+            raise LedgerUnavailable(f"the ledger's DSN cannot be had: {type(error).__name__}: {error}") from error
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let one thread at a time through; the others wait, but not for ever."""
+        lock = self._locks.setdefault(os.getpid(), threading.Lock())
+        if not lock.acquire(timeout=self.timeout_s):
+            raise no_connection()
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _open_pool(self) -> psycopg_pool.ConnectionPool:
         pool = self._pool
         if pool is not None and self._pid == os.getpid():
             return pool
-        self._prepare()
-        with self._lock:
+        with self._alone():
             if self._pool is None or self._pid != os.getpid():
+                self.prepare()
                 self._pid = os.getpid()
                 self._pool = psycopg_pool.ConnectionPool(
                     self.conninfo, min_size=0, max_size=POOL_MAX, max_idle=IDLE_MAX_S, open=True,
-                    timeout=self._timeout_s, num_workers=1, kwargs={"autocommit": True},
-                    reconnect_timeout=self._timeout_s, name="spanledger",
+                    timeout=self.timeout_s, num_workers=1, kwargs={"autocommit": True},
+                    reconnect_timeout=self.timeout_s, name="spanledger",
                 )  # fmt: skip
             return self._pool
 
-    def _prepare(self) -> None:
+    def prepare(self) -> None:
         """Make sure the ledger is there and its schema fits; the embedded one is brought up to date."""
         try:
             with self.connect() as connection:
@@ -192,43 +235,69 @@ class Database:
         except psycopg.Error as error:
             raise translated(error) from error
 
-    def _new_async_pool(self) -> psycopg_pool.AsyncConnectionPool[Any]:
+    def new_async_pool(self) -> psycopg_pool.AsyncConnectionPool[Any]:
+        """Make a pool for the running loop, not opened yet."""
+
         async def conninfo() -> str:
             return await asyncio.to_thread(self.conninfo)
 
         return psycopg_pool.AsyncConnectionPool(
-            conninfo, min_size=0, max_size=POOL_MAX, max_idle=IDLE_MAX_S, open=False, timeout=self._timeout_s,
-            num_workers=1, kwargs={"autocommit": True}, reconnect_timeout=self._timeout_s, name="spanledger",
+            conninfo, min_size=0, max_size=POOL_MAX, max_idle=IDLE_MAX_S, open=False, timeout=self.timeout_s,
+            num_workers=1, kwargs={"autocommit": True}, reconnect_timeout=self.timeout_s, name="spanledger",
         )  # fmt: skip
 
 
 class _LoopPool:
     """The pool of one event loop, closed when the loop shuts its generators down."""
 
-    def __init__(self, pool: psycopg_pool.AsyncConnectionPool[Any]) -> None:
+    def __init__(self, database: Database, loop: asyncio.AbstractEventLoop) -> None:
         self.pid = os.getpid()
-        self._pool = pool
+        self._database = database
+        self._loop = weakref.ref(loop)
+        self._pool: psycopg_pool.AsyncConnectionPool[Any] | None = None
         self._keeper: AsyncGenerator[None, None] | None = None
         self._opening = asyncio.Lock()
 
     async def opened(self) -> psycopg_pool.AsyncConnectionPool[Any]:
-        if self._keeper is None:
-            async with self._opening:
-                if self._keeper is None:
-                    await self._pool.open()
-                    self._keeper = _until_closed(self._pool)
-                    # `asyncio.run` closes every asynchronous generator of its loop: no other sign of the end exists.
-                    await anext(self._keeper)
+        if self._pool is None or self._keeper is None:
+            async with self._alone():
+                return await self._open()
         return self._pool
 
     async def close(self) -> None:
         if self._keeper is not None:
             await self._keeper.aclose()
 
+    async def _open(self) -> psycopg_pool.AsyncConnectionPool[Any]:
+        if self._pool is None:
+            await asyncio.to_thread(self._database.prepare)
+            self._pool = self._database.new_async_pool()
+        if self._keeper is None:
+            await self._pool.open()
+            keeper = self._until_closed(self._pool)
+            # `asyncio.run` closes every asynchronous generator of its loop: no other sign of the end exists.
+            await anext(keeper)
+            self._keeper = keeper
+        return self._pool
 
-async def _until_closed(pool: psycopg_pool.AsyncConnectionPool[Any]) -> AsyncGenerator[None, None]:
-    try:
-        yield
-    finally:
-        with contextlib.suppress(SpanledgerError, psycopg.Error, asyncio.CancelledError):
-            await pool.close()
+    @contextlib.asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        """Let one task at a time through; the others wait, but not for ever."""
+        try:
+            await asyncio.wait_for(self._opening.acquire(), self._database.timeout_s)
+        except TimeoutError:
+            raise no_connection() from None
+        try:
+            yield
+        finally:
+            self._opening.release()
+
+    async def _until_closed(self, pool: psycopg_pool.AsyncConnectionPool[Any]) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            loop = self._loop()
+            if loop is not None:
+                self._database.forget_loop(loop)
+            with contextlib.suppress(SpanledgerError, psycopg.Error, asyncio.CancelledError):
+                await pool.close()

@@ -21,7 +21,7 @@ from spanledger.core.call import Begun, Ended
 from spanledger.core.steps import Ask, Invoke, Look, Steps, Wait
 from spanledger.errors import ConfigError, LedgerUnavailable
 from spanledger.ledger._database import Database
-from spanledger.ledger._functions import Query, answer, statement, translated
+from spanledger.ledger._functions import Query, answer, lost, statement, translated
 
 T = TypeVar("T")
 JITTER = 0.25
@@ -68,7 +68,9 @@ class BlockingDriver:
         """
         try:
             return self._query(query)
-        except LedgerUnavailable:
+        except LedgerUnavailable as error:
+            if not lost(error):
+                raise
             self._database.forget_connections()
             return self._query(query)
 
@@ -124,7 +126,9 @@ class AwaitingDriver:
         """
         try:
             return await self._query(query)
-        except LedgerUnavailable:
+        except LedgerUnavailable as error:
+            if not lost(error):
+                raise
             await self._database.forget_loop_connections()
             return await self._query(query)
 
@@ -146,11 +150,16 @@ _background: set[asyncio.Task[Any]] = set()
 
 
 async def _shielded(work: Any) -> Any:
-    """Await `work`; it goes on if the caller is cancelled meanwhile."""
+    """Await `work`, even if the caller is cancelled meanwhile; cancelled again, it goes on in the background."""
     task = asyncio.ensure_future(work)
     _background.add(task)
     task.add_done_callback(_background.discard)
-    return await asyncio.shield(task)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        # A loop that is being shut down would cut off what is left in the background.
+        await asyncio.wait([task])
+        raise
 
 
 def _blocking_value(value: Any) -> Any:

@@ -113,10 +113,22 @@ def translated(error: psycopg.Error) -> Exception:
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
         return ConfigError(f"the database role may not do this: {error.diag.message_primary}")
     if isinstance(error, psycopg_pool.PoolTimeout):
-        return LedgerUnavailable(
-            "the ledger did not answer in time: no connection; see SPANLEDGER_DSN and `spanledger doctor`"
-        )
+        return no_connection()
     return LedgerUnavailable(f"the ledger did not answer: {str(error).strip() or type(error).__name__}")
+
+
+def no_connection() -> LedgerUnavailable:
+    """Say that there was no connection to be had in time."""
+    return LedgerUnavailable(
+        "the ledger did not answer in time: no connection; see SPANLEDGER_DSN and `spanledger doctor`"
+    )
+
+
+def lost(error: LedgerUnavailable) -> bool:
+    """Tell whether something was asked and its answer lost; without a connection nothing was asked."""
+    cause = error.__cause__
+    unconnected = isinstance(cause, psycopg_pool.PoolTimeout | psycopg.errors.ConnectionTimeout)
+    return isinstance(cause, psycopg.Error) and cause.pgconn is None and not unconnected
 
 
 def _begun(ask: Ask, answer: dict[str, Any]) -> Begun:

@@ -17,12 +17,11 @@ from spanledger.config import Config
 from spanledger.core.budgets import Balance
 from spanledger.core.call import Begun, Call, Ended, Outcome, ToolCall, Verdict
 from spanledger.core.money import Amount, amount_of
-from spanledger.core.outcomes import describe_error, is_ambiguous
+from spanledger.core.outcomes import describe_error, is_ambiguous, storable
 from spanledger.core.rules import terms_for
-from spanledger.core.steps import Ask, Asking, guarded, keep_plain
+from spanledger.core.steps import Ask, Asking, claimed, guarded, keep_plain, kept_text
 from spanledger.core.values import decode, encode
 from spanledger.errors import ConfigError
-from spanledger.ledger import _migrate
 from spanledger.ledger._database import Database, Dsn, embedded_server
 from spanledger.ledger._drivers import AwaitingDriver, BlockingDriver
 from spanledger.ledger._embedded import EmbeddedPostgres
@@ -88,8 +87,7 @@ class Ledger:
 
     def migrate(self) -> list[str]:
         """Bring the schema up to date and return what was applied; safe at any number of places at once."""
-        with self._database.connect() as connection:
-            return _migrate.migrate(connection)
+        return self._database.migrate()
 
     def apply(self, config: Config, *, by: str = "apply") -> None:
         """Write the budgets of a configuration into the ledger."""
@@ -113,7 +111,7 @@ class Ledger:
 
     def begin(self, call: ToolCall) -> Begun:
         """Ask once whether a call may run, and claim it if so; refusals are verdicts here, not exceptions."""
-        return _shown_begun(self._driver.query(_begin(self.config, call)))
+        return _shown_begun(self._driver.drive(claimed(_asking(self.config, call))))
 
     def settle(self, begun: Begun, result: Any, cost: Amount | None = None) -> bool:
         """Record that a call succeeded.
@@ -126,7 +124,7 @@ class Ledger:
         Returns:
             True; False where a newer attempt owns the call, and this outcome was recorded as late.
         """
-        return bool(self._driver.query(_settle(begun, result, cost))["owned"])
+        return bool(self._driver.query(_settle(self.config, begun, result, cost))["owned"])
 
     def fail(self, begun: Begun, error: BaseException, outcome_unknown: bool | None = None) -> bool:
         """Record that a call failed.
@@ -231,7 +229,7 @@ class AsyncLedger:
         """As `Ledger.migrate`."""
         import asyncio
 
-        return await asyncio.to_thread(Ledger(config=self.config, database=self._database).migrate)
+        return await asyncio.to_thread(self._database.migrate)
 
     async def apply(self, config: Config, *, by: str = "apply") -> None:
         """As `Ledger.apply`."""
@@ -252,11 +250,11 @@ class AsyncLedger:
 
     async def begin(self, call: ToolCall) -> Begun:
         """As `Ledger.begin`."""
-        return _shown_begun(await self._driver.query(_begin(self.config, call)))
+        return _shown_begun(await self._driver.drive(claimed(_asking(self.config, call))))
 
     async def settle(self, begun: Begun, result: Any, cost: Amount | None = None) -> bool:
         """As `Ledger.settle`."""
-        return bool((await self._driver.query(_settle(begun, result, cost)))["owned"])
+        return bool((await self._driver.query(_settle(self.config, begun, result, cost)))["owned"])
 
     async def fail(self, begun: Begun, error: BaseException, outcome_unknown: bool | None = None) -> bool:
         """As `Ledger.fail`."""
@@ -310,13 +308,11 @@ def _asking(config: Config, call: ToolCall) -> Asking:
     return config.asking(Call(name=call.tool, opted_in=True, **values), attempt_id=str(uuid.uuid4()))
 
 
-def _begin(config: Config, call: ToolCall) -> Ask:
-    asking = _asking(config, call)
-    return Ask("begin", asking.tenant, asking.item())
-
-
-def _settle(begun: Begun, result: Any, cost: Amount | None) -> Ask:
-    item = _ended(begun, cost) | {"result": keep_plain(result), "result_kept": True}
+def _settle(config: Config, begun: Begun, result: Any, cost: Amount | None) -> Ask:
+    text = None
+    if terms_for(Call(begun.tool, opted_in=True), config.rules).keep_result and begun.key_source != "none":
+        text = kept_text(begun.tool, result, PlainCodec(), config.result_bytes_max)
+    item = _ended(begun, cost) | {"result": text, "result_kept": text is not None}
     return Ask("settle", begun.tenant, item, shielded=True)
 
 
@@ -339,7 +335,9 @@ def _resolve(config: Config, key: str, by: str, found: tuple[str, Any, str | Non
     outcome, result, reason = found
     if outcome not in OUTCOMES:
         raise ConfigError(f"an outcome is one of {', '.join(OUTCOMES)}, not {outcome!r}")
-    item: dict[str, Any] = {"key": key, "by": by, "outcome": outcome, "reason": reason}
+    item: dict[str, Any] = {"key": key, "by": storable(by), "outcome": outcome}
+    if reason is not None:
+        item |= {"reason": storable(reason)}
     if outcome == "succeeded":
         item |= {"result": keep_plain(result), "result_kept": True}
     return Ask("resolve", config.tenant, item)

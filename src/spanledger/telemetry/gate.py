@@ -25,7 +25,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import NoOpTracer, Span, StatusCode
 
-from spanledger.core.call import EXECUTE_TOOL, Begun, Call, Codec, Ended, ScopeSource, Verdict
+from spanledger.core.call import EXECUTE_TOOL, Begun, Call, Codec, Ended, Outcome, ScopeSource, Verdict
 from spanledger.core.steps import Asking, admitted, finished
 from spanledger.core.values import decode, encode
 from spanledger.errors import CallRefused, CallReplayed, SpanledgerError, WrapMissing
@@ -167,14 +167,23 @@ def decide(guard: Guard, call: Call, span: Span) -> tuple[Asking, Begun] | None:
     return asking, begun
 
 
-def settle(guard: Guard, asked: tuple[Asking, Begun], span: Span, ended: Ended) -> None:
+def result_of(value: Any) -> Any:
+    """Read an attribute that holds a value as JSON text, or as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+
+
+def settle(guard: Guard, asked: tuple[Asking, Begun], ended: Ended) -> Outcome | None:
     """Tell the ledger how a span ended; nothing is raised after the side effect."""
     try:
-        outcome = guard.blocking.drive(finished(*asked, ended, CODEC))
+        return guard.blocking.drive(finished(*asked, ended, CODEC))
     except Exception:
         logger.exception("the outcome of a span of %s could not be recorded", asked[0].call.name)
-        return
-    record.finished(span, outcome)
+        return None
 
 
 class GuardedSpan(_SpanProxy):
@@ -185,17 +194,21 @@ class GuardedSpan(_SpanProxy):
         self._self_guard = guard
         self._self_asked: tuple[Asking, Begun] | None = asked
         self._self_around = sys.exc_info()[1]
-        self._self_error: BaseException | None = None
+        self._self_left_by: BaseException | None = None
+        self._self_recorded: BaseException | None = None
+        self._self_failure: str | None = None
         self._self_result: Any = None
 
     def __enter__(self) -> Span:
         self.__wrapped__.__enter__()
-        return self  # type: ignore[return-value]
+        return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> Any:
-        self._self_error = error or self._self_error
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self._self_left_by = error
         self._self_settle()
-        return self.__wrapped__.__exit__(kind, error, tb)
+        self.__wrapped__.__exit__(kind, error, tb)
 
     def set_attribute(self, key: str, value: Any) -> None:
         """Set an attribute; the result of the tool is remembered."""
@@ -209,25 +222,25 @@ class GuardedSpan(_SpanProxy):
         self.__wrapped__.set_attributes(attributes)
 
     def record_exception(self, exception: BaseException, *args: Any, **kwargs: Any) -> None:
-        """Record an exception; it says how the call ended."""
-        self._self_error = exception
+        """Record an exception; it says why, where the status says that the call failed, and may have been handled."""
+        self._self_recorded = exception
         self.__wrapped__.record_exception(exception, *args, **kwargs)
 
     def set_status(self, status: Any, description: str | None = None) -> None:
         """Set the status; ERROR means the call failed, OK that it did not."""
         code = getattr(status, "status_code", status)
-        if code is StatusCode.ERROR and self._self_error is None:
-            self._self_error = NoEvidence(description or getattr(status, "description", None) or "status ERROR")
+        if code is StatusCode.ERROR:
+            self._self_failure = description or getattr(status, "description", None) or "status ERROR"
         elif code is StatusCode.OK:
-            self._self_error = None
+            self._self_failure = None
         self.__wrapped__.set_status(status, description)
 
     def end(self, end_time: int | None = None) -> None:
         """Settle the call, then end the span."""
         leaving = sys.exc_info()[1]
-        if self._self_error is None and leaving is not self._self_around:
+        if leaving is not self._self_around:
             # Cancellation, KeyboardInterrupt and GeneratorExit leave the status unset; that is no success.
-            self._self_error = leaving
+            self._self_left_by = leaving
         self._self_settle()
         self.__wrapped__.end(end_time)
 
@@ -235,9 +248,12 @@ class GuardedSpan(_SpanProxy):
         asked, self._self_asked = self._self_asked, None
         if asked is None:
             return
-        error = self._self_error
-        ended = Ended(_parsed(self._self_result)) if error is None else Ended(error=error)
-        settle(self._self_guard, asked, self.__wrapped__, ended)
+        error = self._self_left_by
+        if error is None and self._self_failure is not None:
+            error = self._self_recorded or NoEvidence(self._self_failure)
+        outcome = settle(self._self_guard, asked, Ended(None if error else result_of(self._self_result), error))
+        if outcome is not None:
+            record.finished(self.__wrapped__, outcome)
 
 
 def _through(wrapped: Callable[..., Span], _tracer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Span:
@@ -284,17 +300,14 @@ def _bounded(asking: Asking) -> Asking:
 
 
 def _arguments(value: Any) -> Mapping[str, Any] | str | None:
-    parsed = _parsed(value)
-    return parsed if parsed is None or isinstance(parsed, Mapping | str) else json.dumps(parsed)
-
-
-def _parsed(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
+    parsed = result_of(value)
+    if parsed is None or isinstance(parsed, Mapping | str):
+        return parsed
     try:
-        return json.loads(value)
-    except ValueError:
-        return value
+        return json.dumps(parsed)
+    except TypeError:
+        # No attribute of a span can be that; it says as much as none.
+        return None
 
 
 def _text(value: Any) -> str | None:

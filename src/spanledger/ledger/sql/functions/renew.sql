@@ -1,0 +1,15 @@
+-- Signs of life: these attempts still run. A call whose lease was over already, and was judged so, stays unknown.
+create or replace function spanledger_v1.renew(p_tenant text, p_items jsonb)
+returns void
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- Nobody waits for a row here, so that the order of locks does not matter: what is locked is being decided.
+    update spanledger.call c set lease_until = clock_timestamp() + make_interval(secs => i.lease_s)
+        from jsonb_to_recordset(p_items) i (key text, attempt_id uuid, lease_s double precision)
+        where c.tenant = p_tenant and c.attempt_id = i.attempt_id and c.state = 'in_flight'
+            and c.key in (select locked.key from spanledger.call locked
+                where locked.tenant = p_tenant and locked.key = decode(i.key, 'hex') for update skip locked);
+end
+$$;
