@@ -18,8 +18,7 @@ from spanledger.testing import ReceivedSpan
 
 WIDTH = 100
 _COLOURS = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
-_VERDICTWIDTH = 100
-_COLOURS = {"run": "green", "replay": "yellow", "succeeded": "green", "refused": "red", "unknown": "red"}
+_VERDICT_COLOURS = {"run": "green", "replay": "yellow", "succeeded": "green", "refused": "red", "unknown": "red"}
 
 
 def paint(text: str, colour: str) -> str:

@@ -33,13 +33,15 @@ class Budget:
     operations: tuple[str, ...] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        if not self.name:
-            raise ConfigError("a budget needs a name")
+        if not isinstance(self.name, str) or not self.name:
+            raise ConfigError(f"a budget needs a name, not {self.name!r}")
+        if not isinstance(self.match, str) or not self.match:
+            raise ConfigError(f"budget {self.name!r}: match is a name of tools or models, not {self.match!r}")
         if not isinstance(self.limit, Money | Tokens | Calls):
             raise ConfigError(f"budget {self.name!r}: the limit is Money, Tokens or Calls, not {self.limit!r}")
-        if isinstance(self.operations, str):
-            raise ConfigError(f"budget {self.name!r}: operations is a list of names")
         if self.operations is not None:
+            if not isinstance(self.operations, list | tuple):
+                raise ConfigError(f"budget {self.name!r}: operations is a list of names, not {self.operations!r}")
             object.__setattr__(self, "operations", tuple(self.operations))
 
     def covers(self, call: Call) -> bool:

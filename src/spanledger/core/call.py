@@ -200,7 +200,13 @@ class Identity:
     scope: str
 
 
-@dataclass(frozen=True, slots=True, weakref_slot=True)
+class Holder:
+    """Lives as long as somebody holds the answer it belongs to, through copies of that answer as well."""
+
+    __slots__ = ("__weakref__",)
+
+
+@dataclass(frozen=True, slots=True)
 class Begun:
     """The ledger's answer to `begin`.
 
@@ -223,6 +229,7 @@ class Begun:
         reserved: Unit → steps that this attempt reserved.
         unguarded: The ledger did not answer and the rule says to run all the same.
         approval_id: The request a person has to answer; None where no rule asks for one.
+        holder: While it lives, somebody means to say how the call ended.
     """
 
     verdict: Verdict
@@ -243,6 +250,7 @@ class Begun:
     reserved: Mapping[str, int] = field(default_factory=dict)
     unguarded: bool = False
     approval_id: str | None = None
+    holder: Holder = field(default_factory=Holder, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,12 +55,14 @@ class Ask:
         tenant: Whose ledger it is.
         item: The item, JSON.
         shielded: Must be carried out even if the caller is being cancelled.
+        run_max_s: For ``"begin"``: signs of life are given for so long at most; None while it runs.
     """
 
     function: str
     tenant: str
     item: Mapping[str, Any]
     shielded: bool = False
+    run_max_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,10 @@ class Asking:
     result_bytes_max: int
     trace_id: str | None = None
     span_id: str | None = None
+
+    def ask(self) -> Ask:
+        """The question to the ledger."""
+        return Ask("begin", self.tenant, self.item(), run_max_s=self.terms.run_max_s)
 
     def item(self) -> dict[str, Any]:
         """The item for the ledger's `begin`."""
@@ -269,7 +275,7 @@ def refusal(begun: Begun, call: Call) -> Exception:
 def claimed(asking: Asking) -> Steps[Begun]:
     """Ask once. If the caller is interrupted meanwhile, whatever was claimed is given back."""
     try:
-        return (yield Ask("begin", asking.tenant, asking.item()))  # type: ignore[no-any-return]
+        return (yield asking.ask())  # type: ignore[no-any-return]
     except (Exception, GeneratorExit):
         raise
     except BaseException:

@@ -23,7 +23,7 @@ from spanledger.guard import Guard, RunningCall, current_call, decided, running
 from spanledger.instrument._prices import price
 from spanledger.instrument._stream import Watcher, is_stream, watch
 from spanledger.instrument.library import HiddenChunk, Wrap
-from spanledger.telemetry import record
+from spanledger.telemetry import gate, record
 
 logger = logging.getLogger("spanledger.instrument")
 
@@ -83,8 +83,7 @@ class Engine:
 
     def run(self, job: Job, function: Callable[[], Any]) -> Any:
         """Run a tool's function at most once."""
-        span = record.start(job.call, self.guard.config)
-        try:
+        with gate.inside(), record.ending(record.start(job.call, self.guard.config)) as span:
             try:
                 asking = self._asking(job, span)
                 outcome = None if asking is None else self._once(job, span, asking, function)
@@ -95,13 +94,10 @@ class Engine:
                     return function()
             # What the function raised is no refusal, even where it is an error of ours from a call inside.
             return self._result(span, outcome)
-        finally:
-            record.end(span)
 
     async def run_awaiting(self, job: Job, function: Callable[[], Awaitable[Any]]) -> Any:
         """Run a tool's coroutine function at most once."""
-        span = record.start(job.call, self.guard.config)
-        try:
+        with gate.inside(), record.ending(record.start(job.call, self.guard.config)) as span:
             try:
                 asking = self._asking(job, span)
                 outcome = None if asking is None else await self._once_awaiting(job, span, asking, function)
@@ -112,8 +108,6 @@ class Engine:
                     return await function()
             # What the function raised is no refusal, even where it is an error of ours from a call inside.
             return self._result(span, outcome)
-        finally:
-            record.end(span)
 
     def _once(self, job: Job, span: Span, asking: Asking, function: Callable[[], Any]) -> Outcome:
         def invoke(begun: Begun) -> Ended:
@@ -183,21 +177,13 @@ class Engine:
 
     def trace(self, job: Job, function: Callable[[], Any]) -> Any:
         """Run an agent under a span."""
-        span = record.start(job.call, self.guard.config)
-        try:
-            with record.observed(span):
-                return function()
-        finally:
-            record.end(span)
+        with record.ending(record.start(job.call, self.guard.config)) as span, record.observed(span):
+            return function()
 
     async def trace_awaiting(self, job: Job, function: Callable[[], Awaitable[Any]]) -> Any:
         """Run an agent under a span."""
-        span = record.start(job.call, self.guard.config)
-        try:
-            with record.observed(span):
-                return await function()
-        finally:
-            record.end(span)
+        with record.ending(record.start(job.call, self.guard.config)) as span, record.observed(span):
+            return await function()
 
     # --- shared
 

@@ -26,7 +26,7 @@ from spanledger.guard import RunningCall, running
 from spanledger.instrument import _runtime
 from spanledger.instrument._engine import Engine, Job, left_to_ask
 from spanledger.instrument._patch import _Wrapper
-from spanledger.telemetry import record
+from spanledger.telemetry import gate, record
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -179,12 +179,13 @@ class tool_call:  # noqa: N801 - reads as a function, like the decorator beside 
         """Describe the call to the ledger; None where a wrapper around the block has asked already."""
         self._span = record.start(self._call, engine.guard.config)
         try:
-            asking = engine.guard.asking(self._call, own=self._own, trace=record.trace_of(self._span))
+            with gate.inside():
+                asking = engine.guard.asking(self._call, own=self._own, trace=record.trace_of(self._span))
+                left = left_to_ask(engine.guard.config, asking)
         except BaseException as error:
             self._not_begun(error)
             raise
         self._key = asking.identity.key
-        left = left_to_ask(engine.guard.config, asking)
         if left is None:
             self._within(record.current(self._span))
         else:

@@ -26,7 +26,8 @@ from spanledger.errors import ConfigError, LedgerUnavailable, SpanledgerError
 from spanledger.ledger import _migrate
 from spanledger.ledger._binaries import find_binaries
 from spanledger.ledger._embedded import EmbeddedPostgres, default_state_dir, looks_like_cluster
-from spanledger.ledger._functions import Query, no_connection, statement, translated
+from spanledger.ledger._functions import Query, Run, no_connection, statement, translated
+from spanledger.ledger._heartbeat import Heartbeat
 
 logger = logging.getLogger("spanledger.ledger")
 
@@ -82,6 +83,7 @@ class Database:
         self._dsn = dsn
         self._controls = controls
         self.timeout_s = timeout_s
+        self.heartbeat = Heartbeat(self._renew)
         # By process id: a thread that held the parent's lock is not in a forked child.
         self._locks: dict[int, threading.Lock] = {}
         self._pid = 0
@@ -234,6 +236,10 @@ class Database:
                     connection.execute(*statement(self._controls))
         except psycopg.Error as error:
             raise translated(error) from error
+
+    def _renew(self, tenant: str, items: list[dict[str, object]]) -> None:
+        with self.blocking() as connection:
+            connection.execute(*statement(Run("renew", (tenant, {"items": items}))))
 
     def new_async_pool(self) -> psycopg_pool.AsyncConnectionPool[Any]:
         """Make a pool for the running loop, not opened yet."""

@@ -66,13 +66,16 @@ class BlockingDriver:
             LedgerUnavailable: It does not answer.
             ConfigError: Its schema is missing, too old or too new.
         """
+        self._database.heartbeat.before(query)
         try:
-            return self._query(query)
+            reply = self._query(query)
         except LedgerUnavailable as error:
             if not lost(error):
                 raise
             self._database.forget_connections()
-            return self._query(query)
+            reply = self._query(query)
+        self._database.heartbeat.after(query, reply)
+        return reply
 
     def _query(self, query: Query) -> Any:
         try:
@@ -124,13 +127,16 @@ class AwaitingDriver:
             LedgerUnavailable: It does not answer.
             ConfigError: Its schema is missing, too old or too new.
         """
+        self._database.heartbeat.before(query)
         try:
-            return await self._query(query)
+            reply = await self._query(query)
         except LedgerUnavailable as error:
             if not lost(error):
                 raise
             await self._database.forget_loop_connections()
-            return await self._query(query)
+            reply = await self._query(query)
+        self._database.heartbeat.after(query, reply)
+        return reply
 
     async def _query(self, query: Query) -> Any:
         try:

@@ -120,7 +120,7 @@ def translated(error: psycopg.Error) -> Exception:
 def no_connection() -> LedgerUnavailable:
     """Say that there was no connection to be had in time."""
     return LedgerUnavailable(
-        "the ledger did not answer in time: no connection; see SPANLEDGER_DSN and `spanledger doctor`"
+        "the ledger did not answer in time: no connection; is SPANLEDGER_DSN right and the server up?"
     )
 
 

@@ -3,31 +3,38 @@
 Rules: one thread per process renews the leases of all its running calls, each at a third of its lease, one statement
 per tenant and beat. It is a thread so that a blocked event loop does not look dead. It holds calls weakly: a call
 that its program has dropped without a word gets no more signs of life, and its outcome becomes unknown. A beat that
-fails is tried again at the next one; the thread ends when nothing runs.
+fails is tried again at the next one. The thread ends when it wakes and nothing runs. What the parent of a fork runs is
+the parent's to keep alive.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from spanledger.core.call import Begun
+from spanledger.core.call import Begun, Holder, Verdict
+from spanledger.core.steps import Ask
+from spanledger.ledger._functions import Query
 
 logger = logging.getLogger("spanledger.ledger")
 
 BEATS_PER_LEASE = 3
+ENDS = frozenset({"settle", "fail"})
 Renew = Callable[[str, list[dict[str, object]]], object]
 
 
 @dataclass(slots=True)
 class _Pulse:
-    begun: weakref.ref[Begun]
-    lease_s: float
+    tenant: str
+    item: dict[str, object]
+    holder: weakref.ref[Holder]
+    every_s: float
     until_s: float
     due_s: float
 
@@ -41,59 +48,76 @@ class Heartbeat:
 
     def __init__(self, renew: Renew) -> None:
         self._renew = renew
+        # By process id: a thread that held the parent's lock is not in a forked child.
+        self._hearts: dict[int, _Heart] = {}
+
+    def before(self, query: Query) -> None:
+        """Stop the signs of a call that is about to be settled, so that none comes after its end."""
+        if isinstance(query, Ask) and query.function in ENDS:
+            self._heart().drop(query.item["attempt_id"])
+
+    def after(self, query: Query, reply: object) -> None:
+        """Keep a call alive that has just begun to run, at most for its `run_max_s`."""
+        if not isinstance(query, Ask) or not isinstance(reply, Begun) or reply.verdict is not Verdict.RUN:
+            return
+        now_s, lease_s = time.monotonic(), float(query.item["lease_s"])
+        pulse = _Pulse(
+            tenant=query.tenant,
+            item={"key": reply.key, "attempt_id": reply.attempt_id, "lease_s": lease_s},
+            holder=weakref.ref(reply.holder),
+            every_s=lease_s / BEATS_PER_LEASE,
+            until_s=now_s + (query.run_max_s or math.inf),
+            due_s=now_s + lease_s / BEATS_PER_LEASE,
+        )
+        self._heart().keep(reply.attempt_id, pulse)
+
+    def _heart(self) -> _Heart:
+        return self._hearts.setdefault(os.getpid(), _Heart(self._renew))
+
+
+class _Heart:
+    """The signs of life of one process."""
+
+    def __init__(self, renew: Renew) -> None:
+        self._renew = renew
         self._changed = threading.Condition()
         self._pulses: dict[str, _Pulse] = {}
-        self._pid = 0
+        self._beats = False
 
-    def begins(self, begun: Begun, *, lease_s: float, run_max_s: float | None) -> None:
-        """Keep a call alive from now on, at most for `run_max_s`."""
-        now_s = time.monotonic()
-        until_s = float("inf") if run_max_s is None else now_s + run_max_s
+    def keep(self, attempt_id: str, pulse: _Pulse) -> None:
         with self._changed:
-            if self._pid != os.getpid():
-                # What the parent of a fork runs is the parent's to keep alive.
-                self._pulses, self._pid = {}, os.getpid()
-            idle = not self._pulses
-            pulse = _Pulse(weakref.ref(begun), lease_s, until_s, now_s + lease_s / BEATS_PER_LEASE)
-            self._pulses[begun.attempt_id] = pulse
-            if idle:
-                threading.Thread(target=self._beat, name="spanledger-heartbeat", daemon=True).start()
+            self._pulses[attempt_id] = pulse
+            if not self._beats:
+                self._beats = True
+                threading.Thread(target=self._run, name="spanledger-heartbeat", daemon=True).start()
             self._changed.notify()
 
-    def ends(self, attempt_id: str) -> None:
-        """Stop: the call has ended."""
+    def drop(self, attempt_id: str) -> None:
         with self._changed:
             self._pulses.pop(attempt_id, None)
-            self._changed.notify()
 
-    def _beat(self) -> None:
-        while True:
-            with self._changed:
-                due = self._due()
-                if not due:
-                    return
-            self._send(due)
+    def _run(self) -> None:
+        while due := self._wait_for_due():
+            self._beat(due)
 
-    def _due(self) -> list[tuple[Begun, float]]:
-        """Wait until something is due and return it; nothing if nothing runs any more."""
-        while self._pulses:
-            now_s = time.monotonic()
-            alive = {key: p for key, p in self._pulses.items() if p.begun() is not None and p.until_s > now_s}
-            self._pulses = alive
-            due = [(begun, p.lease_s) for p in alive.values() if p.due_s <= now_s and (begun := p.begun())]
-            for begun, lease_s in due:
-                alive[begun.attempt_id].due_s = now_s + lease_s / BEATS_PER_LEASE
-            if due:
-                return due
-            self._changed.wait(min((p.due_s for p in alive.values()), default=now_s) - now_s)
-        return []
+    def _wait_for_due(self) -> list[_Pulse]:
+        """Return what is due, waiting for it; nothing if nothing runs any more."""
+        with self._changed:
+            while True:
+                now_s = time.monotonic()
+                held = {k: p for k, p in self._pulses.items() if p.holder() is not None and p.until_s > now_s}
+                self._pulses = held
+                due = [pulse for pulse in held.values() if pulse.due_s <= now_s]
+                for pulse in due:
+                    pulse.due_s = now_s + pulse.every_s
+                if due or not held:
+                    self._beats = bool(due)
+                    return due
+                self._changed.wait(min(pulse.due_s for pulse in held.values()) - now_s)
 
-    def _send(self, due: Iterable[tuple[Begun, float]]) -> None:
-        by_tenant: dict[str, list[dict[str, object]]] = {}
-        for begun, lease_s in due:
-            item: dict[str, object] = {"key": begun.key, "attempt_id": begun.attempt_id, "lease_s": lease_s}
-            by_tenant.setdefault(begun.tenant, []).append(item)
-        for tenant, items in by_tenant.items():
+    def _beat(self, due: list[_Pulse]) -> None:
+        for tenant in {pulse.tenant for pulse in due}:
+            items = [pulse.item for pulse in due if pulse.tenant == tenant]
             try:
                 self._renew(tenant, items)
             except Exception as error:  # noqa: BLE001 - the next beat may get through

@@ -10,10 +10,12 @@ sees how it ends. The gate proves at start that it works.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import replace
 from types import TracebackType
@@ -21,15 +23,16 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import wrapt
 from opentelemetry import context as otel_context
+from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import NoOpTracer, Span, StatusCode
 
 from spanledger.core.call import EXECUTE_TOOL, Begun, Call, Codec, Ended, Outcome, ScopeSource, Verdict
-from spanledger.core.steps import Asking, admitted, finished
+from spanledger.core.steps import Asking, admitted, finished, replayed
 from spanledger.core.values import decode, encode
 from spanledger.errors import CallRefused, CallReplayed, SpanledgerError, WrapMissing
-from spanledger.guard import Guard, decided
+from spanledger.guard import Guard, RunningCall, decided, running
 from spanledger.telemetry import record, semconv
 
 logger = logging.getLogger("spanledger.telemetry")
@@ -142,15 +145,16 @@ def decide(guard: Guard, call: Call, span: Span) -> tuple[Asking, Begun] | None:
     """
     asking: Asking | None = None
     try:
-        asking = guard.asking(call, trace=record.trace_of(span))
-        if decided(asking):
-            return None
+        with inside():
+            asking = guard.asking(call, trace=record.trace_of(span))
+            if decided(asking):
+                return None
         asking = _bounded(asking)
         record.asked(span, asking)
         begun = guard.blocking.drive(admitted(asking))
         record.begun(span, begun)
         if begun.verdict is Verdict.REPLAY:
-            value = CODEC.decode(begun.result, call) if begun.result_kept else None
+            value = replayed(asking, begun, CODEC).ended.value
             raise CallReplayed(  # noqa: TRY301 - ends the span as every other refusal does
                 f"{call.name!r} succeeded before and is not run again", key=begun.key, result=value
             )
@@ -165,6 +169,14 @@ def decide(guard: Guard, call: Call, span: Span) -> tuple[Asking, Begun] | None:
         record.end(span)
         raise
     return asking, begun
+
+
+@contextlib.contextmanager
+def inside() -> Iterator[None]:
+    """Where the span of a guarded call is the current one, make its call the running one."""
+    span = trace.get_current_span()
+    with span.running() if isinstance(span, GuardedSpan) else contextlib.nullcontext():
+        yield
 
 
 def result_of(value: Any) -> Any:
@@ -198,14 +210,23 @@ class GuardedSpan(_SpanProxy):
         self._self_recorded: BaseException | None = None
         self._self_failure: str | None = None
         self._self_result: Any = None
+        self._self_inside: list[RunningCall] = []
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Make the call of this span the running one; what is charged to it there is what it costs."""
+        if self._self_asked is None:
+            yield
+            return
+        with running(*self._self_asked) as call:
+            self._self_inside.append(call)
+            yield
 
     def __enter__(self) -> Span:
         self.__wrapped__.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._self_left_by = error
         self._self_settle()
         self.__wrapped__.__exit__(kind, error, tb)
@@ -251,9 +272,16 @@ class GuardedSpan(_SpanProxy):
         error = self._self_left_by
         if error is None and self._self_failure is not None:
             error = self._self_recorded or NoEvidence(self._self_failure)
-        outcome = settle(self._self_guard, asked, Ended(None if error else result_of(self._self_result), error))
+        result = None if error else result_of(self._self_result)
+        outcome = settle(self._self_guard, asked, Ended(result, error, cost=self._self_cost()))
         if outcome is not None:
             record.finished(self.__wrapped__, outcome)
+
+    def _self_cost(self) -> dict[str, int]:
+        cost: Counter[str] = Counter()
+        for call in self._self_inside:
+            cost.update(call.cost())
+        return dict(cost)
 
 
 def _through(wrapped: Callable[..., Span], _tracer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Span:
@@ -282,7 +310,7 @@ def _through(wrapped: Callable[..., Span], _tracer: Any, args: tuple[Any, ...], 
 def _may_be_tool(name: str, attributes: Mapping[str, Any] | None) -> bool:
     if attributes and attributes.get(semconv.OPERATION_NAME) == EXECUTE_TOOL:
         return True
-    return name.startswith(_TOOL_PREFIX)
+    return isinstance(name, str) and name.startswith(_TOOL_PREFIX)
 
 
 def _unshared(span: Span) -> Span:

@@ -7,7 +7,9 @@ it ends. It exports nothing and never raises from `on_end`.
 
 from __future__ import annotations
 
+import sys
 import threading
+from dataclasses import dataclass
 from typing import Final
 
 from opentelemetry.context import Context
@@ -22,12 +24,18 @@ from spanledger.telemetry import gate, record, semconv
 OPEN_SPANS_MAX: Final = 10_000
 
 
+@dataclass(frozen=True, slots=True)
+class _Open:
+    asked: tuple[Asking, Begun]
+    around: BaseException | None
+
+
 class SpanDecider(SpanProcessor):
     """Decides tool spans when they start and settles them when they end."""
 
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
-        self._open: dict[int, tuple[Asking, Begun, Span]] = {}
+        self._open: dict[int, _Open] = {}
         self._lock = threading.Lock()
         gate.install(guard)
 
@@ -49,7 +57,7 @@ class SpanDecider(SpanProcessor):
                 # A span that never ends must not keep its neighbours from being settled.
                 if len(self._open) >= OPEN_SPANS_MAX:
                     self._open.pop(next(iter(self._open)))
-                self._open[context.span_id] = (*asked, span)
+                self._open[context.span_id] = _Open(asked, sys.exc_info()[1])
 
     def on_end(self, span: ReadableSpan) -> None:
         """Settle a span that was decided here."""
@@ -60,9 +68,12 @@ class SpanDecider(SpanProcessor):
             found = self._open.pop(context.span_id, None)
         if found is None:
             return
-        asking, begun, started = found
-        if span.status.status_code is StatusCode.ERROR:
+        leaving = sys.exc_info()[1]
+        if leaving is not None and leaving is not found.around:
+            # `end()` runs while the exception is on its way; some leave the status unset.
+            ended = Ended(error=leaving)
+        elif span.status.status_code is StatusCode.ERROR:
             ended = Ended(error=gate.NoEvidence(span.status.description or "status ERROR"))
         else:
-            ended = Ended((span.attributes or {}).get(semconv.TOOL_CALL_RESULT))
-        gate.settle(self._guard, (asking, begun), started, ended)
+            ended = Ended(gate.result_of((span.attributes or {}).get(semconv.TOOL_CALL_RESULT)))
+        gate.settle(self._guard, found.asked, ended)

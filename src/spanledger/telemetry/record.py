@@ -122,12 +122,25 @@ def observed(span: Span) -> Iterator[None]:
         raise
 
 
+@contextlib.contextmanager
+def ending(span: Span) -> Iterator[Span]:
+    """End a span when the block is left."""
+    try:
+        yield span
+    finally:
+        end(span)
+
+
 def trace_of(span: Span) -> tuple[str, str] | None:
     """Return trace and span id in hexadecimal, or None where there is no trace."""
-    context = span.get_span_context()
-    if not context.is_valid:
+    try:
+        context = span.get_span_context()
+        if not context.is_valid:
+            return None
+        return trace.format_trace_id(context.trace_id), trace.format_span_id(context.span_id)
+    except Exception:
+        logger.exception("a span without a context; the call is not affected")
         return None
-    return trace.format_trace_id(context.trace_id), trace.format_span_id(context.span_id)
 
 
 @quietly

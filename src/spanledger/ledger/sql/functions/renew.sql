@@ -7,7 +7,7 @@ as $$
 begin
     -- Nobody waits for a row here, so that the order of locks does not matter: what is locked is being decided.
     update spanledger.call c set lease_until = clock_timestamp() + make_interval(secs => i.lease_s)
-        from jsonb_to_recordset(p_items) i (key text, attempt_id uuid, lease_s double precision)
+        from jsonb_to_recordset(p_items -> 'items') i (key text, attempt_id uuid, lease_s double precision)
         where c.tenant = p_tenant and c.attempt_id = i.attempt_id and c.state = 'in_flight'
             and c.key in (select locked.key from spanledger.call locked
                 where locked.tenant = p_tenant and locked.key = decode(i.key, 'hex') for update skip locked);

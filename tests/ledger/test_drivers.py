@@ -1,0 +1,50 @@
+"""The drivers are twins: one blocks where the other awaits, and they differ in nothing else."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+
+import pytest
+
+from spanledger.ledger._drivers import AwaitingDriver, BlockingDriver
+
+SAME = {"awaiting": "blocking", "forget_loop_connections": "forget_connections"}
+
+
+class WithoutAwait(ast.NodeTransformer):
+    """Writes asynchronous code as if it blocked."""
+
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> ast.AST:
+        plain = ast.FunctionDef(**{name: getattr(node, name, None) for name in ast.FunctionDef._fields})
+        return self.generic_visit(ast.copy_location(plain, node))
+
+    def visit_AsyncWith(self, node: ast.AsyncWith) -> ast.AST:
+        return self.generic_visit(ast.copy_location(ast.With(items=node.items, body=node.body), node))
+
+    def visit_Await(self, node: ast.Await) -> ast.AST:
+        return self.visit(node.value)
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+        node.attr = SAME.get(node.attr, node.attr)
+        return self.generic_visit(node)
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
+        """`Awaitable[X]` is `X`."""
+        self.generic_visit(node)
+        return node.slice if isinstance(node.value, ast.Name) and node.value.id == "Awaitable" else node
+
+
+def written_blocking(method: object) -> str:
+    tree = ast.parse(textwrap.dedent(inspect.getsource(method)))
+    return ast.unparse(WithoutAwait().visit(tree))
+
+
+@pytest.mark.parametrize("name", ["__init__", "drive", "query", "_query"])
+def test_the_twins_are_alike_but_for_await(name: str) -> None:
+    assert written_blocking(getattr(AwaitingDriver, name)) == written_blocking(getattr(BlockingDriver, name))
+
+
+def test_the_twins_have_the_same_methods() -> None:
+    assert set(vars(AwaitingDriver)) == set(vars(BlockingDriver))
