@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 import wrapt
 from opentelemetry import context as otel_context
@@ -222,7 +222,7 @@ class GuardedSpan(_SpanProxy):
             self._self_inside.append(call)
             yield
 
-    def __enter__(self) -> Span:
+    def __enter__(self) -> Self:
         self.__wrapped__.__enter__()
         return self
 

@@ -14,27 +14,35 @@ declare
     v_calls spanledger.call[] := array_fill(null::spanledger.call, array[v_count]);
     v_call spanledger.call;
     v_accounts jsonb := '[]';
-    v_run boolean := false;
+    v_open boolean := false;
     v_claimed text[] := '{}';
     v_item jsonb;
     v_now timestamptz;
     v_i integer;
 begin
-    perform pg_advisory_xact_lock(claim.hash)
-        from (select distinct hashtextextended(p_tenant || (item ->> 'key'), 0) as hash
-            from jsonb_array_elements(p_items) item order by 1) claim;
-    for v_i in select item.i from jsonb_array_elements(p_items) with ordinality item (item, i)
-        order by item.item ->> 'key', item.i
-    loop
+    -- First without a lock: a replay, and all else that changes nothing, shall cost no write.
+    for v_i in 1 .. v_count loop
         select * into v_call from spanledger.call c
-            where c.tenant = p_tenant and c.key = decode(p_items -> (v_i - 1) ->> 'key', 'hex') for update;
+            where c.tenant = p_tenant and c.key = decode(p_items -> (v_i - 1) ->> 'key', 'hex');
         if found then
-            v_calls[v_i] := v_call;
-            v_answers[v_i] := spanledger.judge(v_call, p_items -> (v_i - 1), clock_timestamp());
+            v_answers[v_i] := spanledger.judge(v_call, p_items -> (v_i - 1), clock_timestamp(), false);
         end if;
-        v_run := v_run or v_answers[v_i] is null;
+        v_open := v_open or v_answers[v_i] is null;
     end loop;
-    if v_run then
+    if v_open then
+        perform pg_advisory_xact_lock(claim.hash)
+            from (select distinct hashtextextended(p_tenant || (item ->> 'key'), 0) as hash
+                from jsonb_array_elements(p_items) item order by 1) claim;
+        for v_i in select item.i from jsonb_array_elements(p_items) with ordinality item (item, i)
+            where v_answers[item.i] is null order by item.item ->> 'key', item.i
+        loop
+            select * into v_call from spanledger.call c
+                where c.tenant = p_tenant and c.key = decode(p_items -> (v_i - 1) ->> 'key', 'hex') for update;
+            if found then
+                v_calls[v_i] := v_call;
+                v_answers[v_i] := spanledger.judge(v_call, p_items -> (v_i - 1), clock_timestamp(), true);
+            end if;
+        end loop;
         v_accounts := spanledger.lock_accounts(p_tenant, p_items, v_calls);
     end if;
     v_now := clock_timestamp();

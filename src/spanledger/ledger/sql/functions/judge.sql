@@ -1,5 +1,5 @@
--- What an existing call says to a new begin. NULL: it may run. The row is locked by the caller.
-create or replace function spanledger.judge(p_call spanledger.call, p_item jsonb, p_now timestamptz)
+-- What an existing call says to a new begin. NULL: it may run, or to say more takes a write and so the lock.
+create or replace function spanledger.judge(p_call spanledger.call, p_item jsonb, p_now timestamptz, p_locked boolean)
 returns jsonb
 language plpgsql volatile
 as $$
@@ -31,6 +31,9 @@ begin
             return v_answer || jsonb_build_object('verdict', 'in_progress',
                 'lease_left_s', extract(epoch from p_call.lease_until - p_now));
         end if;
+        if not p_locked then
+            return null;
+        end if;
         perform spanledger.lapse(p_call, p_now);
         v_state := 'unknown';
     end if;
@@ -57,6 +60,9 @@ begin
         if p_call.probe_until > p_now and p_call.probe_id is distinct from (p_item ->> 'attempt_id')::uuid then
             return v_answer || jsonb_build_object('verdict', 'in_progress',
                 'lease_left_s', extract(epoch from p_call.probe_until - p_now));
+        end if;
+        if not p_locked then
+            return null;
         end if;
         update spanledger.call c
             set probe_until = p_now + make_interval(secs => (p_item ->> 'probe_lease_s')::double precision),

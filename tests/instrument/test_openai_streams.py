@@ -1,0 +1,158 @@
+"""Streams and raw responses of the OpenAI client: watched, without standing in the way."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+
+import openai
+import pytest
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from openai_world import ASK, SPAN
+from opentelemetry.trace import StatusCode
+
+
+def texts(chunks: list[ChatCompletionChunk]) -> str:
+    return "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+
+
+# --- streams
+
+
+@pytest.mark.usefixtures("instrumented_client")
+def test_a_stream_is_measured_and_the_chunk_with_its_usage_hidden(client, model, spans):
+    stream = client.chat.completions.create(**ASK, stream=True)
+    assert type(stream) is openai.Stream
+    assert spans.all() == []
+    chunks = list(stream)
+    assert texts(chunks) == "one two three"
+    assert model.requests[0]["stream_options"] == {"include_usage": True}
+    span = spans.one(SPAN)
+    assert span.attributes["gen_ai.request.stream"] is True
+    assert span.attributes["gen_ai.response.finish_reasons"] == ("stop",)
+    assert span.attributes["gen_ai.response.id"] == chunks[0].id
+    assert span.attributes["gen_ai.usage.input_tokens"] > 0
+    assert span.attributes["gen_ai.usage.output_tokens"] > 0
+    assert 0 < span.attributes["gen_ai.response.time_to_first_chunk"] < 60
+
+
+@pytest.mark.usefixtures("instrumented_client")
+@pytest.mark.parametrize(("include", "chunks_with_usage"), [(True, 1), (False, 0)])
+def test_a_caller_who_decides_about_usage_gets_what_was_asked_for(include, chunks_with_usage, client, model, spans):
+    options = {"include_usage": include}
+    chunks = list(client.chat.completions.create(**ASK, stream=True, stream_options=options))
+    assert model.requests[0]["stream_options"] == options
+    assert sum(chunk.usage is not None for chunk in chunks) == chunks_with_usage
+    assert ("gen_ai.usage.input_tokens" in spans.one(SPAN).attributes) is include
+
+
+@pytest.mark.usefixtures("instrumented_client")
+def test_an_awaited_stream_is_measured(awaited, spans):
+    async def drain(client: openai.AsyncOpenAI) -> list[ChatCompletionChunk]:
+        stream = await client.chat.completions.create(**ASK, stream=True)
+        assert type(stream) is openai.AsyncStream
+        return [chunk async for chunk in stream]
+
+    assert texts(awaited(drain)) == "one two three"
+    assert spans.one(SPAN).attributes["gen_ai.usage.output_tokens"] > 0
+
+
+def broken_off(stream: openai.Stream) -> None:
+    for _ in stream:
+        break
+
+
+def closed(stream: openai.Stream) -> None:
+    next(stream)
+    stream.close()
+
+
+def left(stream: openai.Stream) -> None:
+    with stream:
+        next(stream)
+
+
+def never_begun(stream: openai.Stream) -> None:
+    pass
+
+
+def failed_in_the_loop(stream: openai.Stream) -> None:
+    with contextlib.suppress(ValueError):
+        for _ in stream:
+            raise ValueError
+
+
+@pytest.mark.usefixtures("instrumented_client")
+@pytest.mark.parametrize("use", [broken_off, closed, left, never_begun, failed_in_the_loop], ids=lambda f: f.__name__)
+def test_a_stream_that_is_not_drained_ends_its_span_once_it_is_dropped(use, client, spans):
+    stream = client.chat.completions.create(**ASK, stream=True)
+    use(stream)
+    del stream
+    gc.collect()
+    span = spans.one(SPAN)
+    assert span.status.status_code is StatusCode.UNSET
+    assert ("gen_ai.response.id" in span.attributes) is (use is not never_begun)
+
+
+@pytest.mark.usefixtures("instrumented_client")
+@pytest.mark.parametrize("use", [closed, left], ids=lambda f: f.__name__)
+def test_a_closed_stream_ends_its_span_at_once(use, client, spans):
+    stream = client.chat.completions.create(**ASK, stream=True)
+    use(stream)
+    assert spans.one(SPAN).attributes["gen_ai.response.id"]
+    assert stream.response.is_closed
+
+
+@pytest.mark.usefixtures("instrumented_client")
+def test_an_awaited_stream_that_is_closed_ends_its_span_at_once(awaited, spans):
+    async def close(client: openai.AsyncOpenAI) -> None:
+        async with await client.chat.completions.create(**ASK, stream=True) as stream:
+            await anext(stream)
+        assert spans.one(SPAN).attributes["gen_ai.response.id"]
+        assert stream.response.is_closed
+
+    awaited(close)
+    assert len(spans.all(SPAN)) == 1
+
+
+@pytest.mark.usefixtures("instrumented_client")
+def test_an_awaited_stream_that_is_dropped_ends_its_span_once(awaited, spans):
+    async def drop(client: openai.AsyncOpenAI) -> None:
+        stream = await client.chat.completions.create(**ASK, stream=True)
+        await anext(stream)
+
+    awaited(drop)
+    gc.collect()
+    assert spans.one(SPAN).attributes["gen_ai.response.id"]
+
+
+# --- raw responses
+
+
+@pytest.mark.usefixtures("instrumented_client")
+def test_a_raw_response_is_measured_and_read_as_ever(client, awaited, spans):
+    raw = client.chat.completions.with_raw_response.create(**ASK)
+    assert raw.headers["x-request-id"].startswith("req_")
+    assert type(raw.parse()) is ChatCompletion
+    assert spans.one(SPAN).attributes["gen_ai.response.id"] == raw.parse().id
+    raw = awaited(lambda client: client.chat.completions.with_raw_response.create(**ASK))
+    assert spans.all(SPAN)[1].attributes["gen_ai.response.id"] == raw.parse().id
+
+
+@pytest.mark.usefixtures("instrumented_client")
+def test_a_raw_stream_is_measured_and_read_as_ever(client, spans):
+    raw = client.chat.completions.with_raw_response.create(**ASK, stream=True)
+    assert raw.headers["x-request-id"].startswith("req_")
+    assert texts(list(raw.parse())) == "one two three"
+    assert spans.one(SPAN).attributes["gen_ai.usage.output_tokens"] > 0
+
+
+@pytest.mark.usefixtures("instrumented_client")
+def test_a_response_the_caller_reads_piece_by_piece_is_left_alone(client, model, spans):
+    with client.chat.completions.with_streaming_response.create(**ASK) as response:
+        assert spans.one(SPAN).attributes["gen_ai.request.model"] == "gpt-5"
+        assert '"one two three"' in "".join(response.iter_text())
+    with client.chat.completions.with_streaming_response.create(**ASK, stream=True) as response:
+        assert texts(list(response.parse())) == "one two three"
+    assert "stream_options" not in model.requests[1]
+    assert len(spans.all(SPAN)) == 2

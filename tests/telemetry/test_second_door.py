@@ -1,0 +1,100 @@
+"""Spans of a tracer that does not come through the gate are decided and settled by the processor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hand_written import BY_ARGUMENTS, ENDS, NAME, Exporting, attributes, raising, state_of
+from opentelemetry.sdk.trace import Tracer
+from opentelemetry.trace import StatusCode
+
+import spanledger
+from spanledger import (
+    Config,
+    GuardrailSpanProcessor,
+    errors,
+    workflow,
+)
+from spanledger.telemetry import gate, processor
+
+
+class OwnTracer(Tracer):
+    """A vendor's tracer that begins spans in a way of its own."""
+
+    def start_span(self, *args: Any, **kwargs: Any) -> Any:
+        return Tracer.start_span.__wrapped__(self, *args, **kwargs)
+
+
+@pytest.fixture
+def vendor(dsn: str, sdk: Exporting) -> Iterator[Exporting]:
+    sdk.provider.add_span_processor(GuardrailSpanProcessor(Config(dsn=dsn, rules=[BY_ARGUMENTS])))
+    sdk.tracer.__class__ = OwnTracer
+    with workflow("w"):
+        yield sdk
+
+
+def test_a_processor_decides_and_settles_what_does_not_come_through_the_gate(vendor, ledger):
+    with vendor.tracer.start_as_current_span(NAME, attributes=attributes()) as span:
+        assert type(span) is not gate.GuardedSpan
+        span.set_attribute("gen_ai.tool.call.result", '{"refund": 7}')
+    with (
+        pytest.raises(errors.CallReplayed) as caught,
+        vendor.tracer.start_as_current_span(NAME, attributes=attributes()),
+    ):
+        pytest.fail("must not run")
+    assert caught.value.result == {"refund": 7}
+    assert state_of(ledger) == "succeeded"
+    assert [span.attributes["spanledger.verdict"] for span in vendor.spans()] == ["run", "replay"]
+
+
+@pytest.mark.parametrize(("error", "state"), ENDS, ids=[type(error).__name__ for error, _ in ENDS])
+def test_there_too_a_span_left_by_an_exception_is_no_success(error, state, vendor, ledger):
+    with raising(error), vendor.tracer.start_as_current_span(NAME, attributes=attributes()):
+        raise error
+    assert state_of(ledger) == state
+
+
+@pytest.mark.parametrize(("code", "state"), [(StatusCode.ERROR, "failed"), (StatusCode.OK, "succeeded")])
+def test_there_too_the_status_says_how_it_ended(code, state, vendor, ledger):
+    span = vendor.tracer.start_span(NAME, attributes=attributes())
+    span.set_status(code)
+    span.end()
+    assert state_of(ledger) == state
+
+
+def test_there_too_an_exception_handled_around_a_span_is_not_its_own(vendor, ledger):
+    try:
+        raise TimeoutError
+    except TimeoutError:
+        with vendor.tracer.start_as_current_span(NAME, attributes=attributes()):
+            pass
+    assert state_of(ledger) == "succeeded"
+
+
+def test_there_too_our_own_spans_and_others_are_left_alone(vendor, dsn, ledger, caplog):
+    @spanledger.tool
+    def refund(order_id: str) -> str:
+        with vendor.tracer.start_as_current_span(NAME, attributes=attributes(order_id)):
+            return "done"
+
+    spanledger.instrument(Config(dsn=dsn), libraries=[])
+    assert refund("o-1") == "done"
+    with vendor.tracer.start_as_current_span("chat"):
+        pass
+    assert state_of(ledger) == "succeeded"
+    assert "ended span" not in caplog.text
+
+
+def test_spans_that_never_end_do_not_pile_up(dsn, sdk, ledger, monkeypatch):
+    monkeypatch.setattr(processor, "OPEN_SPANS_MAX", 2)
+    decider = GuardrailSpanProcessor(Config(dsn=dsn))
+    sdk.provider.add_span_processor(decider)
+    sdk.tracer.__class__ = OwnTracer
+    spans = [sdk.tracer.start_span(NAME, attributes=attributes()) for _ in range(4)]
+    assert len(decider._open) == 2
+    for span in spans:
+        span.end()
+    assert decider._open == {}
+    assert [row["state"] for row in ledger.calls()] == ["succeeded"] * 2 + ["in_flight"] * 2

@@ -1,0 +1,307 @@
+"""The life of one call, driven by hand: every answer the ledger, a probe or the function can give."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from by_hand import ASKING, CALL, NOW_S, RUN, Exact, asking, begun, functions, played, refused
+
+from spanledger import Money, Rule
+from spanledger.core.call import Begun, Call, Ended, Outcome, Resolution
+from spanledger.core.steps import (
+    WAIT_STEP_S_MAX,
+    WAIT_STEP_S_MIN,
+    Ask,
+    Asking,
+    Invoke,
+    Look,
+    Wait,
+    admitted,
+    guarded,
+)
+from spanledger.core.values import encode
+from spanledger.errors import (
+    BudgetExceeded,
+    CallFailed,
+    CallInProgress,
+    ConfigError,
+    KeyReused,
+    LedgerUnavailable,
+    OutcomeUnknown,
+    ResultNotKept,
+)
+
+# --- begin
+
+
+def test_a_call_that_may_run_is_begun_invoked_and_settled() -> None:
+    asked, outcome = played(guarded(ASKING, Exact()), RUN, Ended({"id": "r-1"}), {"owned": True})
+    begin, invoke, settle = asked
+    assert (begin.function, begin.tenant, begin.shielded) == ("begin", "acme", False)
+    assert invoke == Invoke(RUN)
+    assert (settle.function, settle.shielded) == ("settle", True)
+    assert outcome == Outcome(RUN, Ended({"id": "r-1"}), recorded="succeeded", result_kept=True)
+
+
+def test_begin_is_told_all_that_it_decides_by() -> None:
+    rule = Rule("refund", reserve=Money("1", "EUR"), lease_s=5, attempts_max=2, on_failure="replay", replay_for_s=9)
+    made = asking(rule)
+    item = made.item()
+    assert json.loads(json.dumps(item)) == item
+    assert item | {"key": made.identity.key, "fingerprint": made.identity.fingerprint} == item
+    expected = {
+        "attempt_id": "a-1",
+        "tool": "refund",
+        "workflow_id": "w-1",
+        "call_id": "call_a1",
+        "key_source": "arguments",
+        "arguments": '{"order_id":"o-1"}',
+        "rule": "refund",
+        "reserve": {"calls": 1, "EUR": 1_000_000},
+        "lease_s": 5,
+        "replay_for_s": 9,
+        "attempts_max": 2,
+        "on_failure": "replay",
+        "on_unknown": "ask",
+        "on_mismatch": "replay",
+    }
+    assert {name: item[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("verdict", "fields", "kind", "data"),
+    [
+        ("key_reused", {}, KeyReused, {}),
+        ("outcome_unknown", {"attempts": 2}, OutcomeUnknown, {"attempts": 2}),
+        (
+            "failed",
+            {"attempts": 3, "details": {"error": {"type": "x", "message": "card declined"}}},
+            CallFailed,
+            {"attempts": 3, "error": {"type": "x", "message": "card declined"}},
+        ),
+        ("failed", {}, CallFailed, {"error": {}}),
+        (
+            "budget_exceeded",
+            {"details": {"budget": "day", "remaining": Money("1", "EUR")}, "reason": "too little left"},
+            BudgetExceeded,
+            {"budget": "day", "remaining": Money("1", "EUR"), "spent": None},
+        ),
+    ],
+)
+def test_every_other_verdict_is_the_error_of_its_name_with_its_data(
+    verdict: str, fields: dict[str, Any], kind: type[BaseException], data: dict[str, Any]
+) -> None:
+    asked, error = refused(kind, guarded(ASKING, Exact()), begun(verdict, **fields))
+    assert functions(asked) == ["begin"]
+    assert {name: getattr(error, name) for name in ("key", *data)} == {"key": "k", **data}
+    assert "'refund'" in str(error)
+    assert str(fields.get("reason") or "") in str(error)
+
+
+# --- replay
+
+
+def test_a_replay_gives_back_what_was_kept_and_runs_nothing() -> None:
+    kept = encode({"amount": Decimal("1.10"), "n": (1, 2)}, exact=True)
+    answer = begun("replay", result=kept, result_kept=True)
+    asked, outcome = played(guarded(ASKING, Exact()), answer)
+    assert functions(asked) == ["begin"]
+    assert outcome.ended.value == {"amount": Decimal("1.10"), "n": (1, 2)}
+    assert (outcome.replayed, outcome.recorded, outcome.result_kept) == (True, "succeeded", True)
+
+
+def test_a_kept_none_is_a_result() -> None:
+    assert played(guarded(ASKING, Exact()), begun("replay", result_kept=True))[1].ended == Ended(None)
+
+
+def test_a_success_whose_result_was_not_kept_is_not_run_again() -> None:
+    asked, error = refused(ResultNotKept, guarded(ASKING, Exact()), begun("replay", result_kept=False))
+    assert (functions(asked), error.key) == (["begin"], "k")
+
+
+def test_a_result_that_can_no_longer_be_given_back_is_not_run_again() -> None:
+    answer = begun("replay", result={"$decimal": "not a number"}, result_kept=True)
+    asked, error = refused(ResultNotKept, guarded(ASKING, Exact()), answer)
+    assert (functions(asked), error.key) == (["begin"], "k")
+    assert error.__cause__ is not None
+
+
+# --- waiting
+
+
+def in_progress(at_s: float, **details: Any) -> Begun:
+    return begun("in_progress", now_s=NOW_S + at_s, details=details)
+
+
+def test_a_waiter_looks_again_until_the_other_worker_is_done() -> None:
+    done = begun("replay", result="ok", result_kept=True)
+    asked, outcome = played(guarded(ASKING, Exact()), in_progress(0), None, in_progress(1), None, done)
+    assert functions(asked) == ["begin", "Wait", "begin", "Wait", "begin"]
+    assert {step.item["attempt_id"] for step in asked if isinstance(step, Ask)} == {"a-1"}
+    assert outcome.ended.value == "ok"
+
+
+def test_a_waiter_waits_longer_each_time_up_to_a_limit() -> None:
+    patient = asking(Rule("refund", wait_timeout_s=1000))
+    asked, _ = played(admitted(patient), *[in_progress(0), None] * 20, RUN)
+    waits = [step.wait_s for step in asked if isinstance(step, Wait)]
+    assert waits == sorted(waits)
+    assert (waits[0], waits[-1]) == (WAIT_STEP_S_MIN, WAIT_STEP_S_MAX)
+
+
+def test_a_waiter_gives_up_at_its_deadline_on_the_clock_of_the_ledger() -> None:
+    impatient = asking(Rule("refund", wait_timeout_s=5))
+    replies = [in_progress(0), None, in_progress(4.99), None, in_progress(5)]
+    asked, error = refused(CallInProgress, admitted(impatient), *replies)
+    assert functions(asked) == ["begin", "Wait", "begin", "Wait", "begin"]
+    assert asked[3].wait_s == pytest.approx(0.01)
+    assert error.key == "k"
+
+
+def test_a_caller_that_does_not_want_to_wait_does_not() -> None:
+    asked, _ = refused(CallInProgress, admitted(asking(Rule("refund", wait_timeout_s=0))), in_progress(0))
+    assert functions(asked) == ["begin"]
+
+
+def test_a_waiter_looks_again_when_the_lease_of_the_other_worker_ends() -> None:
+    asked, _ = played(admitted(ASKING), in_progress(0, lease_left_s=0.004), None, RUN)
+    assert asked[1] == Wait("k", 0.004)
+
+
+@pytest.mark.parametrize("lease_left_s", [0, None, -3])
+def test_a_waiter_never_asks_in_a_tight_loop(lease_left_s: float | None) -> None:
+    asked, _ = played(admitted(ASKING), in_progress(0, lease_left_s=lease_left_s), None, RUN)
+    assert asked[1].wait_s > 0
+
+
+# --- probes
+
+
+def probing(find: Callable[[Call, str], Any] = lambda call, key: None) -> Asking:
+    return asking(Rule("refund", probe=find))
+
+
+UNKNOWN = begun("outcome_unknown", attempt=4, details={"probe": True}, attempts=2)
+
+
+@pytest.mark.parametrize(
+    ("found", "item"),
+    [
+        (
+            Resolution("succeeded", {"id": 1.0}),
+            {"outcome": "succeeded", "result": '{"id":1.0}', "result_kept": True},
+        ),
+        (Resolution("failed", reason="no such refund"), {"outcome": "failed", "reason": "no such refund"}),
+        (Resolution("retry", reason="a\0b"), {"outcome": "retry", "reason": "a\ufffdb"}),
+    ],
+)
+def test_what_a_probe_found_out_is_told_to_the_ledger_which_decides_again(found: Resolution, item: Any) -> None:
+    asked, admitted_ = played(admitted(probing()), UNKNOWN, found, {"owned": True}, RUN)
+    assert functions(asked) == ["begin", "Look", "resolve", "begin"]
+    resolve = asked[2]
+    assert resolve.item.items() >= ({"key": "k", "attempt": 4} | item).items()
+    assert resolve.item["by"].startswith("probe:")
+    assert admitted_ == replace(RUN, details={"probed": found})
+
+
+def test_a_probe_is_asked_about_this_call_and_its_key() -> None:
+    seen: list[Any] = []
+    asked, _ = played(
+        admitted(probing(lambda *about: seen.append(about))), UNKNOWN, Resolution("retry"), {"owned": True}, RUN
+    )
+    assert isinstance(asked[1], Look)
+    asked[1].probe()
+    assert seen == [(CALL, "k")]
+
+
+@pytest.mark.parametrize(
+    ("found", "reason"),
+    [
+        (None, "could not tell either"),
+        (ConnectionError("payments are down"), "payments are down"),
+        (Resolution("done"), "a probe returns a Resolution"),
+        (True, "a probe returns a Resolution"),
+        (Resolution("succeeded", object()), "has no JSON form"),
+    ],
+)
+def test_a_probe_that_cannot_tell_leaves_the_outcome_unknown(found: Any, reason: str) -> None:
+    asked, error = refused(OutcomeUnknown, guarded(probing(), Exact()), UNKNOWN, found, {"owned": True})
+    assert functions(asked) == ["begin", "Look", "resolve"]
+    assert asked[2].item["outcome"] == "unknown"
+    assert (error.key, error.attempts) == ("k", 2)
+    assert reason in str(error)
+
+
+def test_an_unknown_outcome_that_is_not_ours_to_probe_is_refused() -> None:
+    elsewhere = begun("outcome_unknown", details={})
+    assert functions(refused(OutcomeUnknown, admitted(probing()), elsewhere)[0]) == ["begin"]
+    assert functions(refused(OutcomeUnknown, admitted(ASKING), UNKNOWN)[0]) == ["begin"]
+
+
+def test_a_cancelled_probe_resolves_nothing() -> None:
+    asked, _ = refused(asyncio.CancelledError, admitted(probing()), UNKNOWN, asyncio.CancelledError())
+    assert functions(asked) == ["begin", "Look"]
+
+
+# --- a ledger that does not answer
+
+
+def test_without_an_answer_the_call_does_not_run() -> None:
+    asked, error = refused(LedgerUnavailable, guarded(ASKING, Exact()), LedgerUnavailable("no answer"))
+    assert (functions(asked), error.key) == (["begin"], ASKING.identity.key)
+
+
+def test_where_the_rule_says_so_the_call_runs_unguarded_and_nothing_is_settled() -> None:
+    continuing = asking(Rule("refund", on_ledger_down="continue"))
+    asked, outcome = played(guarded(continuing, Exact()), LedgerUnavailable("no answer"), Ended("done"))
+    assert functions(asked) == ["begin", "Invoke"]
+    ran = outcome.begun
+    assert (ran.unguarded, ran.tool, ran.tenant, ran.key_source) == (True, "refund", "acme", "arguments")
+    assert (ran.key, ran.attempt, outcome.ended.value) == (continuing.identity.key, 0, "done")
+    assert (outcome.recorded, outcome.result_kept) == (None, False)
+
+
+def test_a_ledger_that_can_never_answer_is_no_ledger_that_is_down() -> None:
+    continuing = asking(Rule("refund", on_ledger_down="continue"))
+    assert functions(refused(ConfigError, admitted(continuing), ConfigError("run `spanledger migrate`"))[0]) == [
+        "begin"
+    ]
+
+
+# --- interruptions
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, asyncio.CancelledError, SystemExit])
+def test_interrupted_before_the_function_ran_the_claim_is_given_back(interruption: type[BaseException]) -> None:
+    asked, _ = refused(interruption, guarded(ASKING, Exact()), interruption(), {"owned": True})
+    begin, fail = asked
+    assert (fail.function, fail.tenant, fail.shielded) == ("fail", "acme", True)
+    assert fail.item == {"key": begin.item["key"], "attempt_id": "a-1", "not_invoked": True}
+
+
+@pytest.mark.parametrize("on_ledger_down", ["refuse", "continue"])
+@pytest.mark.parametrize("error", [LedgerUnavailable("no answer"), RuntimeError()])
+def test_an_interruption_goes_on_even_if_the_claim_cannot_be_given_back(on_ledger_down: str, error: Exception) -> None:
+    made = asking(Rule("refund", on_ledger_down=on_ledger_down))
+    asked, _ = refused(asyncio.CancelledError, guarded(made, Exact()), asyncio.CancelledError(), error)
+    assert functions(asked) == ["begin", "fail"]
+
+
+def test_interrupted_while_waiting_there_is_no_claim_to_give_back() -> None:
+    asked, _ = refused(KeyboardInterrupt, admitted(ASKING), in_progress(0), KeyboardInterrupt())
+    assert functions(asked) == ["begin", "Wait"]
+
+
+@pytest.mark.parametrize("replies", [[], [in_progress(0)], [RUN]])
+def test_steps_that_nobody_drives_any_more_just_end(replies: list[Any]) -> None:
+    steps = guarded(ASKING, Exact())
+    next(steps)
+    for reply in replies:
+        steps.send(reply)
+    steps.close()
