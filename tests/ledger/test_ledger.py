@@ -62,7 +62,7 @@ def never() -> None:
         {"a", "b"},
         {1: "one", "$tag": 2},
     ],
-    ids=repr,
+    ids=lambda result: type(result).__name__,
 )
 def test_a_repeated_call_gets_the_recorded_result_and_does_not_run(ledger: Ledger, result: object) -> None:
     ledger.run(REFUND, lambda: result)

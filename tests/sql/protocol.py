@@ -9,7 +9,8 @@ from typing import Any
 
 import psycopg
 
-EUR = 1_000_000
+PROBE = {"on_unknown": "probe"}
+RETRY = {"on_unknown": "retry"}
 
 
 def key_of(name: str) -> str:
@@ -109,3 +110,30 @@ class Protocol:
             "where tenant = %s and key = decode(%s, 'hex')",
             (seconds, self.tenant, key_of(name)),
         )
+
+
+# the four pasts that a call can have
+
+
+def running(acme: Protocol, **fields: Any) -> dict[str, Any]:
+    begun = acme.begin("a", **fields)
+    assert begun["verdict"] == "run"
+    return begun
+
+
+def unknown(acme: Protocol, **fields: Any) -> dict[str, Any]:
+    begun = running(acme, **fields)
+    acme.lease_over("a")
+    return begun
+
+
+def failed(acme: Protocol, **fields: Any) -> dict[str, Any]:
+    begun = running(acme, **fields)
+    assert acme.fail("a", begun)
+    return begun
+
+
+def succeeded(acme: Protocol, **fields: Any) -> dict[str, Any]:
+    begun = running(acme, **fields)
+    assert acme.settle("a", begun)
+    return begun

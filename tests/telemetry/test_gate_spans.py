@@ -227,7 +227,10 @@ def test_another_call_inside_a_span_is_decided_on_its_own(tracer, ledger):
 
 
 @pytest.mark.usefixtures("closed")
-def test_on_a_loop_a_span_does_not_wait_for_another_worker(tracer):
+def test_on_a_loop_a_span_does_not_wait_for_another_worker(tracer, monkeypatch):
+    waits: list[float] = []
+    monkeypatch.setattr("time.sleep", waits.append)
+
     async def both() -> None:
         with tracer.start_as_current_span(NAME, attributes=attributes()):
 
@@ -239,3 +242,4 @@ def test_on_a_loop_a_span_does_not_wait_for_another_worker(tracer):
                 await asyncio.create_task(another())
 
     asyncio.run(both())
+    assert waits == []

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import wrapt
+from packaging.requirements import Requirement
 
 from spanledger.core.call import INVOKE_AGENT
 from spanledger.errors import Undescribable, WrapMissing
@@ -175,8 +176,12 @@ def _wrapper(engine: Engine, wrap: Wrap, original: Any) -> Callable[..., Any]:
 
 
 def _installed(library: Library) -> bool:
+    requirement = Requirement(library.requires)
     try:
-        importlib.metadata.version(library.distribution)
+        version = importlib.metadata.version(requirement.name)
     except importlib.metadata.PackageNotFoundError:
         return False
+    if not requirement.specifier.contains(version, prereleases=True):
+        logger.warning("%s %s is not known to spanledger (%s): look whether its calls appear in the trace",
+            requirement.name, version, library.requires)  # fmt: skip
     return True

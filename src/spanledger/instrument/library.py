@@ -65,10 +65,10 @@ class Library:
 
     Attributes:
         name: Name by which people switch it on and off.
-        distribution: The package it comes in.
+        requires: The package it comes in, with the versions whose functions are known, for example ``"openai>=2,<4"``.
         wraps: The functions to wrap.
     """
 
     name: str
-    distribution: str
+    requires: str
     wraps: tuple[Wrap, ...]

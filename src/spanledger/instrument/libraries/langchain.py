@@ -83,7 +83,7 @@ def _checked(value: Any) -> Any:
 
 LIBRARY = Library(
     name="langchain",
-    distribution="langchain-core",
+    requires="langchain-core>=1,<2",
     wraps=tuple(
         Wrap(
             target=f"langchain_core.tools.base:BaseTool.{method}",

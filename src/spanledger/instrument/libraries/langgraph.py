@@ -31,7 +31,7 @@ def describe(graph: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Ca
 
 LIBRARY = Library(
     name="langgraph",
-    distribution="langgraph",
+    requires="langgraph>=1,<2",
     wraps=tuple(
         Wrap(target=f"langgraph.pregel.main:Pregel.{method}", operation=INVOKE_AGENT, describe=describe)
         for method in ("invoke", "ainvoke")

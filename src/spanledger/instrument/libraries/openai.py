@@ -110,7 +110,7 @@ def _number(kwargs: Mapping[str, Any], name: str) -> float | None:
 
 LIBRARY = Library(
     name="openai",
-    distribution="openai",
+    requires="openai>=2,<4",
     wraps=tuple(
         Wrap(
             target=f"openai.resources.chat.completions.completions:{cls}.{method}",

@@ -1,0 +1,104 @@
+"""Attempts that come back after their call was taken over, ruled out or settled: one sentence each."""
+
+from __future__ import annotations
+
+import pytest
+from protocol import RETRY, Protocol, failed, new_attempt, running, succeeded, unknown
+
+
+def late(acme: Protocol) -> tuple[dict, dict]:
+    """An attempt whose call was taken over by another."""
+    old = unknown(acme, reserve={"calls": 1, "EUR": 30})
+    return old, running(acme, **RETRY, reserve={"calls": 1, "EUR": 50})
+
+
+def test_a_late_success_is_never_the_result_but_its_money_is_spent(acme: Protocol) -> None:
+    acme.budget("eur", 100)
+    acme.budget("count", 9, "calls")
+    old, new = late(acme)
+    assert acme.settle("a", old, result='"late"', cost={"EUR": 33}) is False
+    assert (acme.balance("eur"), acme.balance("count")) == ((33, 50), (1, 1))
+    event = acme.last_event("a")
+    assert (event["event"], event["attempt"], event["attempt_id"]) == ("late_success", 1, old["attempt_id"])
+    assert event["detail"] == {"result": '"late"', "cost": {"EUR": 33}}
+    assert acme.settle("a", new)
+    assert acme.balance("eur") == (83, 0)
+    assert acme.begin("a")["result"] == '"done"'
+
+
+def test_a_late_success_without_a_cost_spent_what_it_had_reserved(acme: Protocol) -> None:
+    acme.budget("eur", 100)
+    old, _ = late(acme)
+    acme.settle("a", old)
+    assert acme.balance("eur") == (30, 50)
+
+
+def test_a_late_success_reported_again_is_spent_once(acme: Protocol) -> None:
+    acme.budget("eur", 100)
+    old, _ = late(acme)
+    assert [acme.settle("a", old), acme.settle("a", old)] == [False, False]
+    assert acme.balance("eur") == (30, 50)
+    assert acme.events("a").count("late_success") == 1
+
+
+def test_a_late_failure_is_recorded_and_costs_nothing(acme: Protocol) -> None:
+    acme.budget("eur", 100)
+    old, new = late(acme)
+    assert acme.fail("a", old) is False
+    assert acme.last_event("a")["event"] == "late_failure"
+    assert acme.balance("eur") == (0, 50)
+    assert acme.call("a")["attempt_id"] == new["attempt_id"]
+
+
+def test_a_claim_given_back_too_late_leaves_no_trace(acme: Protocol) -> None:
+    old, _ = late(acme)
+    events = acme.events("a")
+    assert acme.fail("a", old, not_invoked=True) is False
+    assert acme.events("a") == events
+
+
+@pytest.mark.parametrize("outcome", ["failed", "retry"])
+def test_a_success_that_a_person_had_ruled_out_is_late_and_spent(acme: Protocol, outcome) -> None:
+    acme.budget("eur", 100)
+    old = unknown(acme, reserve={"calls": 1, "EUR": 30})
+    acme.resolve("a", outcome)
+    held = acme.balance("eur")[1]
+    assert acme.settle("a", old) is False
+    assert acme.balance("eur") == (30, held)
+
+
+def test_a_success_that_a_person_had_ruled_out_is_spent_even_after_another_attempt_began(acme: Protocol) -> None:
+    acme.budget("eur", 100)
+    old = unknown(acme, reserve={"calls": 1, "EUR": 30})
+    acme.resolve("a", "failed")
+    running(acme, reserve={"calls": 1, "EUR": 50})
+    assert acme.settle("a", old) is False
+    assert acme.balance("eur") == (30, 50)
+
+
+def test_a_success_after_ones_own_failure_is_spent(acme: Protocol) -> None:
+    acme.budget("eur", 100)
+    begun = failed(acme, reserve={"calls": 1, "EUR": 30})
+    assert acme.settle("a", begun, cost={"EUR": 20}) is False
+    assert (acme.balance("eur"), acme.call("a")["state"]) == ((20, 0), "failed")
+
+
+def test_a_success_that_was_settled_is_not_spent_again_in_the_next_generation(acme: Protocol) -> None:
+    acme.budget("eur", 100)
+    old = succeeded(acme, reserve={"calls": 1, "EUR": 30})
+    running(acme, replay_for_s=0, reserve={"calls": 1, "EUR": 50})
+    assert acme.settle("a", old) is False
+    assert acme.balance("eur") == (30, 50)
+
+
+def test_a_settle_asked_again_gives_the_same_answer_and_spends_once(acme: Protocol) -> None:
+    acme.budget("eur", 100)
+    begun = running(acme, reserve={"calls": 1, "EUR": 30})
+    assert [acme.settle("a", begun, cost={"EUR": 40}), acme.settle("a", begun, cost={"EUR": 40})] == [True, True]
+    assert acme.balance("eur") == (40, 0)
+
+
+def test_the_outcome_of_a_call_that_nobody_began_is_owned_by_nobody(acme: Protocol) -> None:
+    stray = {"attempt_id": new_attempt()}
+    assert [acme.settle("a", stray), acme.fail("a", stray)] == [False, False]
+    assert acme.events("a") == []
