@@ -59,8 +59,16 @@ class GuardrailSpanProcessor(SpanDecider):
             WrapMissing: Spans cannot be refused in this process.
         """
         engine = _runtime.engine() if config is None else None
-        super().__init__(_guard(config or Config.from_env())[0] if engine is None else engine.guard)
+        self._own: Database | None = None
+        if engine is None:
+            guard, self._own = _guard(config or Config.from_env())
+        super().__init__(engine.guard if engine is not None else guard)
         gate.prove()
+
+    def shutdown(self) -> None:
+        """Close the connections that only this processor uses."""
+        if self._own is not None:
+            self._own.close()
 
 
 def instrument(config: Config | None = None, *, libraries: Iterable[str] | None = None) -> Report:

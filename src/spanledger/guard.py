@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 from spanledger.config import Config
 from spanledger.core.call import Begun, Call, Ended, ScopeSource
 from spanledger.core.money import Amount
-from spanledger.core.rules import Rule
+from spanledger.core.rules import Rule, usable_call_id
 from spanledger.core.steps import Asking, Steps
 from spanledger.errors import CallInProgress
 
@@ -67,6 +67,7 @@ class RunningCall:
         name: The tool's name.
         call_id: The provider's id of the call.
         fingerprint: Of its arguments.
+        opted_in: The developer asked for the guard at the tool itself.
     """
 
     key: str | None = None
@@ -74,6 +75,7 @@ class RunningCall:
     name: str = ""
     call_id: str | None = None
     fingerprint: str | None = None
+    opted_in: bool = False
     _charged: list[Amount] = field(default_factory=list, repr=False)
     _outer: RunningCall | None = field(default=None, repr=False)
 
@@ -89,11 +91,18 @@ class RunningCall:
         return total
 
     def covers(self, asking: Asking) -> bool:
-        """Tell whether a call inside this one is the same call, coming through another door."""
+        """Tell whether a call inside this one is the same call, coming through another door.
+
+        The arguments say so; where one door does not show them, a call id that tells calls apart. And so does the key,
+        where a framework's tool is a function that the developer guarded: its defaults are filled in only there.
+        """
         call, fingerprint = asking.call, asking.identity.fingerprint
-        same_id = self.call_id is not None and self.call_id == call.call_id
-        same_arguments = fingerprint is not None and self.fingerprint == fingerprint
-        return self.name == call.name and (same_id or same_arguments)
+        if self.name != call.name:
+            return False
+        if fingerprint is None or self.fingerprint is None:
+            return usable_call_id(self.call_id) and self.call_id == call.call_id
+        same_key = self.key == asking.identity.key and call.opted_in and not self.opted_in
+        return self.fingerprint == fingerprint or same_key
 
     def holds(self, key: str) -> bool:
         """Tell whether this call, or one around it, has that key."""
@@ -123,6 +132,7 @@ def running(asking: Asking, begun: Begun) -> Iterator[RunningCall]:
         name=asking.call.name,
         call_id=asking.call.call_id,
         fingerprint=asking.identity.fingerprint,
+        opted_in=asking.call.opted_in,
         _outer=_running.get(),
     )
     token = _running.set(call)

@@ -237,7 +237,6 @@ def test_two_workers_with_the_same_call_run_it_once(instrument, world, ledger):
     assert said == ["refund 1", "refund 1"]
 
 
-@pytest.mark.xfail(strict=True, reason="RunningCall.covers trusts a call id alone")
 @pytest.mark.usefixtures("in_workflow")
 def test_another_call_of_the_same_tool_inside_one_is_guarded_though_its_id_is_the_same(instrument, world, ledger):
     instrument()
@@ -252,9 +251,6 @@ def test_another_call_of_the_same_tool_inside_one_is_guarded_though_its_id_is_th
     assert len(ledger.calls()) == 3
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the guard takes the function of a framework's tool for a call that waits for itself"
-)
 @pytest.mark.usefixtures("in_workflow")
 def test_a_guarded_function_made_a_tool_is_one_call_where_defaults_are_filled_in(instrument, world, ledger):
     instrument(rules=[Rule("refund", fields=("order_id",))])

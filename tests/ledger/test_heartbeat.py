@@ -7,7 +7,7 @@ import gc
 import threading
 import time
 
-from spanledger import AsyncLedger, Config, Rule, ToolCall, Verdict
+from spanledger import AsyncLedger, Config, Ledger, Rule, ToolCall, Verdict
 
 LEASE_S = 0.3
 CALL = ToolCall("slow", {"n": 1}, workflow_id="w")
@@ -79,12 +79,30 @@ def test_a_call_gets_no_signs_of_life_beyond_its_longest_run(ledger_with):
     assert ledger.begin(CALL).verdict is Verdict.REPLAY
 
 
+def heartbeats():
+    return {thread for thread in threading.enumerate() if thread.name == "spanledger-heartbeat"}
+
+
 def test_the_thread_ends_when_nothing_runs(ledger_with):
     ledger = ledger_with(rules=[RULE])
+    others = heartbeats()
 
-    assert ledger.run(CALL, lambda: [t.name for t in threading.enumerate()]).count("spanledger-heartbeat") == 1
+    (own,) = ledger.run(CALL, lambda: [thread.ident for thread in heartbeats() - others])
 
-    wait_for(lambda: "spanledger-heartbeat" not in [t.name for t in threading.enumerate()])
+    wait_for(lambda: own not in {thread.ident for thread in heartbeats()})
+
+
+def test_a_closed_ledger_gives_no_signs_and_opens_no_connection(dsn):
+    ledger = Ledger(config=Config(dsn=dsn, rules=[RULE]))
+    others = heartbeats()
+    begun = ledger.begin(CALL)
+    beating = heartbeats() - others
+
+    ledger.close()
+
+    wait_for(lambda: not beating & heartbeats())
+    assert begun.verdict is Verdict.RUN
+    assert ledger._database._pool is None
 
 
 def test_a_beat_that_fails_is_tried_again(ledger_with, sql):

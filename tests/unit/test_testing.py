@@ -463,9 +463,7 @@ def child_environment() -> dict[str, str]:
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "spanledger.testing", *arguments]
-    return subprocess.run(
-        line, env=child_environment(), capture_output=True, text=True, check=False, timeout=60
-    )
+    return subprocess.run(line, env=child_environment(), capture_output=True, text=True, check=False, timeout=60)
 
 
 @pytest.mark.parametrize("asked", ["refund 10.00 EUR for o-123", "2 chairs of o-123: 10.00 EUR, please"])

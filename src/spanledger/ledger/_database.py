@@ -171,6 +171,7 @@ class Database:
 
     def close(self) -> None:
         """Close what this process opened and leave the private server."""
+        self.heartbeat.stop()
         with self._alone():
             pool, self._pool = self._pool, None
             if pool is not None and self._pid == os.getpid():

@@ -71,6 +71,10 @@ class Heartbeat:
         )
         self._heart().keep(reply.attempt_id, pulse)
 
+    def stop(self) -> None:
+        """Give no more signs of any call of this process: the ledger is being closed."""
+        self._heart().drop_all()
+
     def _heart(self) -> _Heart:
         return self._hearts.setdefault(os.getpid(), _Heart(self._renew))
 
@@ -95,6 +99,11 @@ class _Heart:
     def drop(self, attempt_id: str) -> None:
         with self._changed:
             self._pulses.pop(attempt_id, None)
+
+    def drop_all(self) -> None:
+        with self._changed:
+            self._pulses.clear()
+            self._changed.notify()
 
     def _run(self) -> None:
         while due := self._wait_for_due():

@@ -7,6 +7,7 @@ create or replace function spanledger_v1.begin(p_tenant text, p_items jsonb)
 returns jsonb
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set lock_timeout = '10s'
 as $$
 declare
     v_count integer := jsonb_array_length(p_items);

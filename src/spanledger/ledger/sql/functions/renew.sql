@@ -3,6 +3,7 @@ create or replace function spanledger_v1.renew(p_tenant text, p_items jsonb)
 returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set lock_timeout = '10s'
 as $$
 begin
     -- Nobody waits for a row here, so that the order of locks does not matter: what is locked is being decided.
