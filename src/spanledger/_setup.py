@@ -53,17 +53,21 @@ class GuardrailSpanProcessor(SpanDecider):
 
         Args:
             config: Rules, budgets and where the ledger is. None: what `instrument()` was given, else the environment.
+                In mode "off" the processor does nothing.
 
         Raises:
             ConfigError: The configuration cannot work.
             WrapMissing: Spans cannot be refused in this process.
         """
-        engine = _runtime.engine() if config is None else None
         self._own: Database | None = None
-        if engine is None:
-            guard, self._own = _guard(config or Config.from_env())
-        super().__init__(engine.guard if engine is not None else guard)
-        gate.prove()
+        guard: Guard | None = None
+        if config is not None and config.mode != "off":
+            guard, self._own = _guard(config)
+        elif config is None and (engine := _runtime.engine()) is not None:
+            guard = engine.guard
+        super().__init__(guard)
+        if guard is not None:
+            gate.prove()
 
     def shutdown(self) -> None:
         """Close the connections that only this processor uses."""

@@ -207,3 +207,18 @@ def test_where_refusals_do_not_hold_instrument_fails_and_leaves_nothing(instrume
     with pytest.raises(errors.WrapMissing):
         instrument()
     assert Tracer.__dict__["start_span"] is before
+
+
+@pytest.mark.parametrize("how", ["given", "environment"])
+def test_in_mode_off_a_processor_does_nothing_and_needs_no_ledger(how, monkeypatch, sdk):
+    monkeypatch.setenv("SPANLEDGER_MODE", "off")
+    monkeypatch.setenv("SPANLEDGER_EMBEDDED", "off")
+
+    sdk.provider.add_span_processor(GuardrailSpanProcessor(Config(mode="off") if how == "given" else None))
+
+    ran = []
+    for _ in range(2):
+        with sdk.tracer.start_as_current_span(NAME, attributes=attributes()):
+            ran.append(1)
+
+    assert ran == [1, 1]

@@ -31,13 +31,18 @@ class _Open:
 
 
 class SpanDecider(SpanProcessor):
-    """Decides tool spans when they start and settles them when they end."""
+    """Decides tool spans when they start and settles them when they end.
 
-    def __init__(self, guard: Guard) -> None:
+    Args:
+        guard: How to ask the ledger; None: nothing is asked and every span starts.
+    """
+
+    def __init__(self, guard: Guard | None) -> None:
         self._guard = guard
         self._open: dict[int, _Open] = {}
         self._lock = threading.Lock()
-        gate.install(guard)
+        if guard is not None:
+            gate.install(guard)
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Decide a span that did not come through the gate.
@@ -45,12 +50,13 @@ class SpanDecider(SpanProcessor):
         Raises:
             SpanledgerError: Its body must not run; the span has been ended.
         """
-        if gate.passing() or (parent_context is not None and record.OWN_SPAN in parent_context):
+        guard = self._guard
+        if guard is None or gate.passing() or (parent_context is not None and record.OWN_SPAN in parent_context):
             return
         call = gate.describe(span.name, span.attributes or {})
         if call is None:
             return
-        asked = gate.decide(self._guard, call, span)
+        asked = gate.decide(guard, call, span)
         context = span.get_span_context()
         if asked is not None and context is not None:
             with self._lock:
@@ -62,7 +68,7 @@ class SpanDecider(SpanProcessor):
     def on_end(self, span: ReadableSpan) -> None:
         """Settle a span that was decided here."""
         context = span.get_span_context()
-        if context is None:
+        if context is None or self._guard is None:
             return
         with self._lock:
             found = self._open.pop(context.span_id, None)
