@@ -85,3 +85,13 @@ def test_a_failed_call_and_a_dropped_stream_hold_nothing(limited, client):
 def test_a_call_that_no_budget_covers_does_not_ask_the_ledger(client, spans):
     client.chat.completions.create(**ASK)
     assert "spanledger.verdict" not in spans.one(SPAN).attributes
+
+
+def test_a_model_that_cannot_be_reached_holds_nothing(limited, client):
+    balance = limited(Calls(3))
+    unreachable = client.with_options(base_url="http://127.0.0.1:9/v1", max_retries=0)
+
+    with pytest.raises(openai.APIConnectionError):
+        unreachable.chat.completions.create(**ASK)
+
+    assert (balance().spent, balance().held) == (Calls(0), Calls(0))

@@ -20,7 +20,7 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from spanledger.core.call import Begun, Call, Codec, Ended, Identity, Outcome, Resolution, Verdict
+from spanledger.core.call import EXECUTE_TOOL, Begun, Call, Codec, Ended, Identity, Outcome, Resolution, Verdict
 from spanledger.core.outcomes import describe_error, is_ambiguous, storable
 from spanledger.core.rules import Terms
 from spanledger.core.values import encode, serialize
@@ -343,7 +343,8 @@ def _recorded(asking: Asking, ended: Ended, codec: Codec) -> tuple[str, dict[str
         why = {} if ended.error is None else describe_error(ended.error)
         return "failed", {"not_invoked": True, "error": why | {"type": "paused"}}
     if ended.error is not None:
-        unknown = is_ambiguous(ended.error, asking.terms)
+        # Asking a model changes nothing that somebody would have to find out about.
+        unknown = asking.call.operation == EXECUTE_TOOL and is_ambiguous(ended.error, asking.terms)
         item = {"error": describe_error(ended.error), "outcome_unknown": unknown}
         return "unknown" if unknown else "failed", item
     if ended.failure is not None:

@@ -7,6 +7,7 @@ its exceptions pass through as they are. The blocking and the awaiting form are 
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import logging
 from collections.abc import Awaitable, Callable
@@ -170,7 +171,10 @@ class Engine:
         except BaseException as error:
             self._model_failed(span, asked, error)
             raise
-        self._answered(job, result, watcher)
+        if asked is None:
+            self._answered(job, result, watcher)
+        else:
+            await asyncio.to_thread(self._answered, job, result, watcher)
         return result
 
     # --- agents
