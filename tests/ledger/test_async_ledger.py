@@ -328,6 +328,31 @@ def test_loops_that_come_and_go_leave_no_connection_and_no_warning(dsn: str, sql
     assert sql.execute("select count(*) from spanledger.call where state = 'succeeded'").fetchone() == (15,)
 
 
+ENDS_EARLY = """
+import asyncio, sys
+from spanledger import AsyncLedger, ToolCall
+
+async def main(ledger, n):
+    calls = [ToolCall("refund", {"n": n, "i": i}, workflow_id="w") for i in range(8)]
+    tasks = [asyncio.create_task(ledger.run(call, lambda: "done")) for call in calls]
+    for _ in range(n):
+        await asyncio.sleep(0.002)
+    # Nobody waits for the tasks: asyncio.run cancels them wherever they are.
+
+ledger = AsyncLedger(sys.argv[1])
+for n in range(12):
+    asyncio.run(main(ledger, n))
+"""
+
+
+def test_a_program_that_ends_while_connections_are_being_opened_does_end(dsn: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ENDS_EARLY, dsn], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_loops_in_several_threads_share_one_ledger(dsn: str) -> None:
     async def main() -> None:
         ledger, ran = AsyncLedger(dsn), []

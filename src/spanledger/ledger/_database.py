@@ -1,7 +1,7 @@
 """Connections: where the ledger is and how to reach it.
 
 Rules: nothing is opened before the first question, and pools start empty and stay small. Blocking callers share
-one pool per process; every event loop has one of its own, closed with the loop. After a fork everything is made
+one pool per process; every event loop has connections of its own, closed with the loop. After a fork everything is made
 anew (the process id is compared, because some servers fork without telling Python). The first connection of a
 process checks the schema, so that a wrong address or an old schema is a clear error and not a timeout.
 """
@@ -15,9 +15,8 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import psycopg_pool
@@ -28,6 +27,7 @@ from spanledger.ledger._binaries import find_binaries
 from spanledger.ledger._embedded import EmbeddedPostgres, default_state_dir, looks_like_cluster
 from spanledger.ledger._functions import Query, Run, no_connection, statement, translated
 from spanledger.ledger._heartbeat import Heartbeat
+from spanledger.ledger._loop import LoopConnections
 
 logger = logging.getLogger("spanledger.ledger")
 
@@ -88,7 +88,8 @@ class Database:
         self._locks: dict[int, threading.Lock] = {}
         self._pid = 0
         self._pool: psycopg_pool.ConnectionPool | None = None
-        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopPool] = weakref.WeakKeyDictionary()
+        self._prepared_pid = 0
+        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopConnections] = weakref.WeakKeyDictionary()
 
     @property
     def embedded(self) -> bool:
@@ -116,12 +117,9 @@ class Database:
     @contextlib.asynccontextmanager
     async def awaiting(self) -> AsyncIterator[psycopg.AsyncConnection]:
         """Lend a connection to this task."""
-        loop = asyncio.get_running_loop()
-        pool = self._loops.get(loop)
-        if pool is None or pool.pid != os.getpid():
-            pool = self._loops[loop] = _LoopPool(self, loop)
-        opened = await pool.opened()
-        async with opened.connection() as connection:
+        if self._prepared_pid != os.getpid():
+            await asyncio.to_thread(self.prepare)
+        async with self._connections().lent() as connection:
             yield connection
 
     def forget_connections(self) -> None:
@@ -132,10 +130,8 @@ class Database:
 
     async def forget_loop_connections(self) -> None:
         """Replace this loop's connections that are broken."""
-        pool = self._loops.get(asyncio.get_running_loop())
         with contextlib.suppress(psycopg.Error):
-            if pool is not None:
-                await (await pool.opened()).check()
+            await self._connections().forget()
 
     def connect(self) -> psycopg.Connection:
         """Open a connection of one's own, outside the pools.
@@ -181,13 +177,25 @@ class Database:
 
     async def close_loop(self) -> None:
         """Close the pool of the running loop."""
-        pool = self._loops.get(asyncio.get_running_loop())
-        if pool is not None:
-            await pool.close()
+        await self._connections().close()
 
     def forget_loop(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Forget the pool of a loop; it was closed."""
+        """Forget the connections of a loop; they were closed."""
         self._loops.pop(loop, None)
+
+    def _connections(self) -> LoopConnections:
+        loop = asyncio.get_running_loop()
+        connections = self._loops.get(loop)
+        if connections is None or connections.pid != os.getpid():
+            # By a weak reference: what the loop is the key to must not keep it alive.
+            forget = functools.partial(_forget, weakref.ref(self), weakref.ref(loop))
+            connections = LoopConnections(self._connect_awaiting, timeout_s=self.timeout_s, closed=forget)
+            self._loops[loop] = connections
+        return connections
+
+    async def _connect_awaiting(self) -> psycopg.AsyncConnection:
+        conninfo = await asyncio.to_thread(self.conninfo)
+        return await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
 
     def _address(self) -> str:
         if isinstance(self._dsn, EmbeddedPostgres):
@@ -214,9 +222,9 @@ class Database:
         pool = self._pool
         if pool is not None and self._pid == os.getpid():
             return pool
+        self.prepare()
         with self._alone():
             if self._pool is None or self._pid != os.getpid():
-                self.prepare()
                 self._pid = os.getpid()
                 self._pool = psycopg_pool.ConnectionPool(
                     self.conninfo, min_size=0, max_size=POOL_MAX, max_idle=IDLE_MAX_S, open=True,
@@ -226,7 +234,15 @@ class Database:
             return self._pool
 
     def prepare(self) -> None:
-        """Make sure the ledger is there and its schema fits; the embedded one is brought up to date."""
+        """Once per process: make sure that the ledger is there and its schema fits; bring the embedded one up to date."""
+        if self._prepared_pid == os.getpid():
+            return
+        with self._alone():
+            if self._prepared_pid != os.getpid():
+                self._prepare()
+                self._prepared_pid = os.getpid()
+
+    def _prepare(self) -> None:
         try:
             with self.connect() as connection:
                 if self.embedded:
@@ -242,69 +258,8 @@ class Database:
         with self.blocking() as connection:
             connection.execute(*statement(Run("renew", (tenant, {"items": items}))))
 
-    def new_async_pool(self) -> psycopg_pool.AsyncConnectionPool[Any]:
-        """Make a pool for the running loop, not opened yet."""
 
-        async def conninfo() -> str:
-            return await asyncio.to_thread(self.conninfo)
-
-        return psycopg_pool.AsyncConnectionPool(
-            conninfo, min_size=0, max_size=POOL_MAX, max_idle=IDLE_MAX_S, open=False, timeout=self.timeout_s,
-            num_workers=1, kwargs={"autocommit": True}, reconnect_timeout=self.timeout_s, name="spanledger",
-        )  # fmt: skip
-
-
-class _LoopPool:
-    """The pool of one event loop, closed when the loop shuts its generators down."""
-
-    def __init__(self, database: Database, loop: asyncio.AbstractEventLoop) -> None:
-        self.pid = os.getpid()
-        self._database = database
-        self._loop = weakref.ref(loop)
-        self._pool: psycopg_pool.AsyncConnectionPool[Any] | None = None
-        self._keeper: AsyncGenerator[None, None] | None = None
-        self._opening = asyncio.Lock()
-
-    async def opened(self) -> psycopg_pool.AsyncConnectionPool[Any]:
-        if self._pool is None or self._keeper is None:
-            async with self._alone():
-                return await self._open()
-        return self._pool
-
-    async def close(self) -> None:
-        if self._keeper is not None:
-            await self._keeper.aclose()
-
-    async def _open(self) -> psycopg_pool.AsyncConnectionPool[Any]:
-        if self._pool is None:
-            await asyncio.to_thread(self._database.prepare)
-            self._pool = self._database.new_async_pool()
-        if self._keeper is None:
-            await self._pool.open()
-            keeper = self._until_closed(self._pool)
-            # `asyncio.run` closes every asynchronous generator of its loop: no other sign of the end exists.
-            await anext(keeper)
-            self._keeper = keeper
-        return self._pool
-
-    @contextlib.asynccontextmanager
-    async def _alone(self) -> AsyncIterator[None]:
-        """Let one task at a time through; the others wait, but not for ever."""
-        try:
-            await asyncio.wait_for(self._opening.acquire(), self._database.timeout_s)
-        except TimeoutError:
-            raise no_connection() from None
-        try:
-            yield
-        finally:
-            self._opening.release()
-
-    async def _until_closed(self, pool: psycopg_pool.AsyncConnectionPool[Any]) -> AsyncGenerator[None, None]:
-        try:
-            yield
-        finally:
-            loop = self._loop()
-            if loop is not None:
-                self._database.forget_loop(loop)
-            with contextlib.suppress(SpanledgerError, psycopg.Error, asyncio.CancelledError):
-                await pool.close()
+def _forget(database: weakref.ref[Database], loop: weakref.ref[asyncio.AbstractEventLoop]) -> None:
+    found, gone = database(), loop()
+    if found is not None and gone is not None:
+        found.forget_loop(gone)
