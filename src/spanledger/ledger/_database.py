@@ -234,7 +234,7 @@ class Database:
             return self._pool
 
     def prepare(self) -> None:
-        """Once per process: make sure that the ledger is there and its schema fits; bring the embedded one up to date."""
+        """Once per process: make sure that the ledger is there and its schema fits; the embedded one is migrated."""
         if self._prepared_pid == os.getpid():
             return
         with self._alone():
