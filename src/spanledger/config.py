@@ -28,6 +28,7 @@ from spanledger.core.values import NotJsonError, canonical, encode
 from spanledger.errors import ConfigError, LedgerUnavailable
 
 FILE_NAME = "spanledger.toml"
+Dsn = str | Callable[[], str]
 MODES = ("enforce", "off")
 
 M = TypeVar("M")
@@ -76,7 +77,7 @@ class Config:
 
     Attributes:
         dsn: Where the ledger is: a Postgres connection string, or a callable that returns one (tokens that
-            expire). None: a private server of this machine.
+            expire). None: SPANLEDGER_DSN or SPANLEDGER_DSN_FILE, else a private server of this machine.
         tenant: Whose calls these are.
         rules: How calls are treated; the first that matches counts.
         budgets: What may be spent.
@@ -92,7 +93,7 @@ class Config:
         result_bytes_max: Larger results are not kept.
     """
 
-    dsn: str | Callable[[], str] | None = None
+    dsn: Dsn | None = None
     tenant: str = "default"
     rules: tuple[Rule, ...] = ()
     budgets: tuple[Budget, ...] = ()
@@ -224,7 +225,6 @@ def _find_file(environ: Mapping[str, str]) -> Path | None:
 
 def _with_environment(config: Config, environ: Mapping[str, str]) -> Config:
     names = {
-        "SPANLEDGER_DSN": "dsn",
         "SPANLEDGER_TENANT": "tenant",
         "SPANLEDGER_AGENT": "agent",
         "SPANLEDGER_WORKFLOW_ID": "workflow_id",
@@ -233,11 +233,14 @@ def _with_environment(config: Config, environ: Mapping[str, str]) -> Config:
         "SPANLEDGER_SECRET": "secret",
     }
     changes: dict[str, Any] = {field: environ[name] for name, field in names.items() if environ.get(name)}
-    dsn_file = environ.get("SPANLEDGER_DSN_FILE")
-    if dsn_file and "dsn" not in changes:
-        # Read at every connection: what is in the file may expire.
-        changes["dsn"] = lambda: _dsn_in(Path(dsn_file))
-    return dataclasses.replace(config, **changes)
+    return dataclasses.replace(config, dsn=dsn_of(environ) or config.dsn, **changes)
+
+
+def dsn_of(environ: Mapping[str, str]) -> Dsn | None:
+    """Return what the environment says about where the ledger is."""
+    file = environ.get("SPANLEDGER_DSN_FILE")
+    # Read at every connection: what is in the file may expire.
+    return environ.get("SPANLEDGER_DSN") or ((lambda: _dsn_in(Path(file))) if file else None)
 
 
 def _dsn_in(path: Path) -> str:

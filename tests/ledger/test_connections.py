@@ -280,3 +280,13 @@ def test_a_server_that_goes_away_after_the_effect_costs_the_caller_nothing(morta
         with pytest.raises(OutcomeUnknown):
             ledger.run(REFUND, never)
         assert ledger.run(OTHER, lambda: "done") == "done"
+
+
+def test_a_configuration_in_code_without_a_dsn_uses_the_environment_s(dsn, monkeypatch):
+    monkeypatch.setenv("SPANLEDGER_DSN", dsn)
+
+    with Ledger(config=Config(rules=[Rule("refund")])) as ledger:
+        ledger.run(ToolCall("refund", workflow_id="w"), lambda: 1)
+
+    with Ledger(dsn) as same:
+        assert [call["tool"] for call in same.calls()] == ["refund"]

@@ -15,12 +15,13 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import psycopg
 import psycopg_pool
 
+from spanledger.config import Dsn
 from spanledger.errors import ConfigError, LedgerUnavailable, SpanledgerError
 from spanledger.ledger import _migrate
 from spanledger.ledger._binaries import find_binaries
@@ -33,7 +34,6 @@ logger = logging.getLogger("spanledger.ledger")
 
 POOL_MAX = 8
 IDLE_MAX_S = 300.0
-Dsn = str | Callable[[], str]
 # Fails within seconds where libpq's defaults would hang: a blackholed peer is noticed by tcp_user_timeout only.
 _DEFAULTS = {"connect_timeout": "5", "tcp_user_timeout": "10000", "application_name": "spanledger"}
 

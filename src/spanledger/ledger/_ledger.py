@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
 import uuid
 from collections.abc import Awaitable, Callable, Iterable
 from types import TracebackType
 from typing import Any, Self
 
-from spanledger.config import Config
+from spanledger.config import Config, Dsn, dsn_of
 from spanledger.core.budgets import Balance
 from spanledger.core.call import Begun, Call, Ended, Outcome, ToolCall, Verdict
 from spanledger.core.money import Amount, amount_of
@@ -22,7 +23,7 @@ from spanledger.core.rules import terms_for
 from spanledger.core.steps import Ask, Asking, claimed, guarded, keep_plain, kept_text
 from spanledger.core.values import decode, encode
 from spanledger.errors import ConfigError
-from spanledger.ledger._database import Database, Dsn, embedded_server
+from spanledger.ledger._database import Database, embedded_server
 from spanledger.ledger._drivers import AwaitingDriver, BlockingDriver
 from spanledger.ledger._embedded import EmbeddedPostgres
 from spanledger.ledger._functions import Prefix, Read, Run, applying
@@ -52,7 +53,7 @@ def open_database(config: Config, dsn: Dsn | None = None) -> Database:
     Raises:
         ConfigError: No DSN is given and no private server can be used here.
     """
-    where: Dsn | EmbeddedPostgres = dsn or config.dsn or embedded_server(config.embedded)
+    where: Dsn | EmbeddedPostgres = dsn or config.dsn or dsn_of(os.environ) or embedded_server(config.embedded)
     controls = applying(config, "process") if config.budgets else None
     return Database(where, controls=controls, timeout_s=config.ledger_timeout_s)
 
