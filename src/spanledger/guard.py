@@ -8,18 +8,23 @@ what it charges.
 from __future__ import annotations
 
 import contextlib
+import logging
+import threading
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 from spanledger.config import Config
-from spanledger.core.call import Begun, Call, Ended, ScopeSource
-from spanledger.core.money import Amount
-from spanledger.core.rules import Rule, usable_call_id
+from spanledger.core.call import Begun, Call, Ended, Outcome, ScopeSource
+from spanledger.core.money import Amount, Calls, Money, Tokens
+from spanledger.core.outcomes import is_ambiguous
+from spanledger.core.rules import Rule, Terms, reserved_amounts, usable_call_id
 from spanledger.core.steps import Asking, Steps
 from spanledger.errors import CallInProgress
+
+logger = logging.getLogger("spanledger")
 
 T = TypeVar("T")
 
@@ -57,6 +62,34 @@ class Ambient:
     tenant: str | None = None
 
 
+class Inside:
+    """What happens inside a running call; the one thing about it that changes.
+
+    A call stands for one call inside it that is the same, and for one only: whoever makes it again in there is
+    retrying, and must not be waved through.
+
+    Attributes:
+        over: The call has ended. What it left running, tasks for example, is no longer inside.
+        doubtful: Something in here may have taken effect although it failed.
+        hidden: An exception that the framework made a value of.
+        booked: Unit → steps that this call costs itself, because a call inside has booked the rest.
+    """
+
+    def __init__(self) -> None:
+        self.over = False
+        self.doubtful = False
+        self.hidden: BaseException | None = None
+        self.booked: dict[str, int] = {}
+        self._stood_for = False
+        self._lock = threading.Lock()
+
+    def stand_for(self) -> bool:
+        """Stand for a call inside; False if that was done already."""
+        with self._lock:
+            first, self._stood_for = not self._stood_for, True
+        return first
+
+
 @dataclass(frozen=True, slots=True)
 class RunningCall:
     """The guarded call that is running here.
@@ -68,6 +101,7 @@ class RunningCall:
         call_id: The provider's id of the call.
         fingerprint: Of its arguments.
         opted_in: The developer asked for the guard at the tool itself.
+        inside: What happens inside.
     """
 
     key: str | None = None
@@ -76,19 +110,26 @@ class RunningCall:
     call_id: str | None = None
     fingerprint: str | None = None
     opted_in: bool = False
+    inside: Inside = field(default_factory=Inside, repr=False, compare=False)
     _charged: list[Amount] = field(default_factory=list, repr=False)
+    _lent: Mapping[str, int] = field(default_factory=dict, repr=False)
     _outer: RunningCall | None = field(default=None, repr=False)
 
     def charge(self, amount: Amount) -> None:
         """Say what the call costs in the end, instead of what was reserved; several charges add up."""
-        self._charged.append(amount)
+        if isinstance(amount, Money | Tokens | Calls):
+            self._charged.append(amount)
+        else:
+            # The side effect may have happened: a mistyped price must not make a failure of it.
+            logger.error("%s was charged %r, which is no amount; it costs what was reserved", self.name, amount)
 
-    def cost(self) -> dict[str, int]:
-        """What was charged, as unit → steps."""
-        total: dict[str, int] = {}
+    def cost(self, *, succeeded: bool) -> dict[str, int]:
+        """What the call costs other than what it reserved, as unit → steps."""
+        total = {**(self._lent if succeeded else {}), **self.inside.booked}
+        charged: dict[str, int] = {}
         for amount in self._charged:
-            total[amount.unit] = total.get(amount.unit, 0) + amount.steps
-        return total
+            charged[amount.unit] = charged.get(amount.unit, 0) + amount.steps
+        return total | charged
 
     def covers(self, asking: Asking) -> bool:
         """Tell whether a call inside this one is the same call, coming through another door.
@@ -105,8 +146,8 @@ class RunningCall:
         return self.fingerprint == fingerprint or same_key
 
     def holds(self, key: str) -> bool:
-        """Tell whether this call, or one around it, has that key."""
-        return self.key == key or (self._outer is not None and self._outer.holds(key))
+        """Tell whether this call, or one around it, runs and has that key."""
+        return (self.key == key and not self.inside.over) or (self._outer is not None and self._outer.holds(key))
 
 
 _ambient: ContextVar[Ambient | None] = ContextVar("spanledger_ambient", default=None)
@@ -123,23 +164,50 @@ def current_call() -> RunningCall:
     return _running.get() or RunningCall()
 
 
-@contextlib.contextmanager
-def running(asking: Asking, begun: Begun) -> Iterator[RunningCall]:
-    """Make a call the one that is running here."""
-    call = RunningCall(
+def made_running(asking: Asking, begun: Begun) -> RunningCall:
+    """Make the running call of an answer."""
+    return RunningCall(
         key=begun.key,
         attempt=begun.attempt,
         name=asking.call.name,
         call_id=asking.call.call_id,
         fingerprint=asking.identity.fingerprint,
         opted_in=asking.call.opted_in,
+        _lent=asking.lent,
         _outer=_running.get(),
     )
+
+
+@contextlib.contextmanager
+def entered(call: RunningCall) -> Iterator[RunningCall]:
+    """Make a call the one that is running here."""
     token = _running.set(call)
     try:
         yield call
     finally:
         _reset(_running, token)
+
+
+@contextlib.contextmanager
+def running(asking: Asking, begun: Begun) -> Iterator[RunningCall]:
+    """Make a call the one that is running here, until it is over."""
+    with entered(made_running(asking, begun)) as call:
+        try:
+            yield call
+        finally:
+            call.inside.over = True
+
+
+@contextlib.contextmanager
+def doubting(terms: Terms) -> Iterator[None]:
+    """Run what the call around stands for; if it fails and may have taken effect, that call is to know."""
+    try:
+        yield
+    except BaseException as error:
+        outer = _running.get()
+        if outer is not None and is_ambiguous(error, terms):
+            outer.inside.doubtful = True
+        raise
 
 
 @contextlib.contextmanager
@@ -181,11 +249,43 @@ class Guard:
             )
         return asking
 
+    def left(self, asking: Asking) -> Asking | None:
+        """Say what is left to ask inside a call that may have asked already; None: the call around stands for this one.
 
-def decided(asking: Asking) -> bool:
-    """Tell whether the ledger was asked already for this very call, by a wrapper around this one."""
+        A framework's wrapper goes by the provider's call id unless a rule says more. It does not stand for the guard
+        that the developer put on the function; but what the rules reserve, it has reserved for both.
+
+        Raises:
+            CallInProgress: The call around is the same one and has stood for it before: this is a retry inside.
+        """
+        outer = _running.get()
+        if outer is None or outer.inside.over or not outer.covers(asking):
+            return asking
+        first = outer.inside.stand_for()
+        if asking.call.opted_in and outer.key != asking.identity.key:
+            if not first:
+                return asking
+            lent = reserved_amounts(asking.call, self.config.terms(asking.call))
+            return replace(asking, reserve={**asking.reserve, **dict.fromkeys(lent, 0)}, lent=lent)
+        if first:
+            return None
+        outer.inside.doubtful = True
+        raise CallInProgress(
+            f"{asking.call.name!r} was made again inside itself; what became of the first time is not known here",
+            key=outer.key,
+        )
+
+
+def tell_outer(asking: Asking, outcome: Outcome) -> None:
+    """Say to the call around what the one inside has booked for both."""
     outer = _running.get()
-    return outer is not None and outer.covers(asking)
+    if outer is None or not asking.lent:
+        return
+    if outcome.replayed or outcome.recorded == "succeeded":
+        outer.inside.booked |= dict.fromkeys(asking.lent, 0)
+    elif outcome.recorded != "failed":
+        # It may have been spent inside, where nothing is held: so it stays spent here.
+        outer.inside.booked |= asking.lent
 
 
 def _placed(call: Call) -> Call:

@@ -70,12 +70,14 @@ class Model:
         return answers  # type: ignore[return-value]
 
     def _judge(self, call: Call, item: Mapping[str, Any]) -> dict[str, Any] | None:
-        if call.state in ("refused", "reopened"):
+        if call.state in ("refused", "released"):
             return None
         if call.state == "in_flight" and call.attempt_id == item["attempt_id"]:
             return {"verdict": "run", "attempt": call.attempt}
         if call.fingerprint != item["fingerprint"] and item["on_mismatch"] == "refuse":
             return {"verdict": "key_reused"}
+        if call.state == "reopened":
+            return None
         if call.state == "in_flight":
             if not call.lease_over:
                 return {"verdict": "in_progress"}
@@ -110,6 +112,7 @@ class Model:
         for name in old | wanted:
             self.accounts[name].held += wanted.get(name, 0) - old.get(name, 0)
         attempt, attempts = (call.attempt, call.attempts) if call else (0, 0)
+        attempts = 0 if call and call.state == "succeeded" else attempts
         self.calls[item["key"]] = Call(
             "in_flight", attempt + 1, attempts + 1, item["attempt_id"], item["fingerprint"], holds=wanted
         )
@@ -120,7 +123,7 @@ class Model:
 
     def settle(self, item: Mapping[str, Any]) -> dict[str, Any]:
         call = self.calls[item["key"]]
-        if call.attempt_id == item["attempt_id"] and call.state in ("in_flight", "unknown"):
+        if call.attempt_id == item["attempt_id"] and call.state != "succeeded":
             self._release(call)
             call.state, call.result, call.prober = "succeeded", item["result"], None
             self._spend(item["attempt_id"], item["cost"])
@@ -131,13 +134,13 @@ class Model:
 
     def fail(self, item: Mapping[str, Any]) -> dict[str, Any]:
         call = self.calls[item["key"]]
-        if call.attempt_id != item["attempt_id"] or call.state not in ("in_flight", "unknown", "failed"):
+        if call.attempt_id != item["attempt_id"] or call.state in ("refused", "reopened", "succeeded"):
             return {"owned": False}
         if item["outcome_unknown"]:
             call.state = "unknown" if call.state == "in_flight" else call.state
-        elif call.state != "failed":
+        elif call.state not in ("failed", "released"):
             self._release(call)
-            call.state = "failed"
+            call.state = "released" if item["not_invoked"] and call.attempts == 1 else "failed"
             call.attempts -= item["not_invoked"]
         return {"owned": True}
 

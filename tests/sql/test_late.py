@@ -58,13 +58,14 @@ def test_a_claim_given_back_too_late_leaves_no_trace(acme: Protocol) -> None:
 
 
 @pytest.mark.parametrize("outcome", ["failed", "retry"])
-def test_a_success_that_a_person_had_ruled_out_is_late_and_spent(acme: Protocol, outcome) -> None:
+def test_a_success_that_a_person_had_ruled_out_is_the_truth_while_nobody_ran_it_since(acme: Protocol, outcome) -> None:
     acme.budget("eur", 100)
     old = unknown(acme, reserve={"calls": 1, "EUR": 30})
     acme.resolve("a", outcome)
-    held = acme.balance("eur")[1]
-    assert acme.settle("a", old) is False
-    assert acme.balance("eur") == (30, held)
+    assert acme.settle("a", old) is True
+    assert acme.balance("eur") == (30, 0)
+    assert acme.last_event("a")["event"] == "late_success"
+    assert acme.begin("a")["verdict"] == "replay"
 
 
 def test_a_success_that_a_person_had_ruled_out_is_spent_even_after_another_attempt_began(acme: Protocol) -> None:
@@ -76,11 +77,11 @@ def test_a_success_that_a_person_had_ruled_out_is_spent_even_after_another_attem
     assert acme.balance("eur") == (30, 50)
 
 
-def test_a_success_after_ones_own_failure_is_spent(acme: Protocol) -> None:
+def test_a_success_after_ones_own_failure_is_the_truth_and_spent(acme: Protocol) -> None:
     acme.budget("eur", 100)
     begun = failed(acme, reserve={"calls": 1, "EUR": 30})
-    assert acme.settle("a", begun, cost={"EUR": 20}) is False
-    assert (acme.balance("eur"), acme.call("a")["state"]) == ((20, 0), "failed")
+    assert acme.settle("a", begun, cost={"EUR": 20}) is True
+    assert (acme.balance("eur"), acme.call("a")["state"]) == ((20, 0), "succeeded")
 
 
 def test_a_success_that_was_settled_is_not_spent_again_in_the_next_generation(acme: Protocol) -> None:

@@ -261,6 +261,8 @@ class Ended:
         value: What it returned.
         error: What it raised instead.
         failure: The function returned, and what it returned says that it failed.
+        hidden: What the function raised, where its framework has made the value of it.
+        doubtful: Whatever the function said, something inside it may have taken effect.
         paused: `error` is a framework's way to suspend a run; the function will be called again from its start.
         cost: Unit → steps it cost in the end, where that is known; else what was reserved.
     """
@@ -268,6 +270,8 @@ class Ended:
     value: Any = None
     error: BaseException | None = None
     failure: str | None = None
+    hidden: BaseException | None = None
+    doubtful: bool = False
     paused: bool = False
     cost: Mapping[str, int] = field(default_factory=dict)
 

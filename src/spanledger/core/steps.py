@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from spanledger.core.call import EXECUTE_TOOL, Begun, Call, Codec, Ended, Identity, Outcome, Resolution, Verdict
@@ -104,6 +104,7 @@ class Asking:
         reserve: Unit → steps to reserve.
         arguments: The arguments as JSON text, for people to read; None where they are too long or unknown.
         result_bytes_max: Larger results are not kept.
+        lent: Unit → steps that a call around this one has reserved for both of them.
         trace_id: Of the span around the call, hexadecimal.
         span_id: Likewise.
     """
@@ -116,6 +117,7 @@ class Asking:
     reserve: Mapping[str, int]
     arguments: str | None
     result_bytes_max: int
+    lent: Mapping[str, int] = field(default_factory=dict)
     trace_id: str | None = None
     span_id: str | None = None
 
@@ -342,13 +344,14 @@ def _recorded(asking: Asking, ended: Ended, codec: Codec) -> tuple[str, dict[str
     if ended.paused:
         why = {} if ended.error is None else describe_error(ended.error)
         return "failed", {"not_invoked": True, "error": why | {"type": "paused"}}
-    if ended.error is not None:
+    error = ended.error or ended.hidden
+    if error is not None or ended.failure is not None:
+        ambiguous = ended.doubtful or (error is not None and is_ambiguous(error, asking.terms))
         # Asking a model changes nothing that somebody would have to find out about.
-        unknown = asking.call.operation == EXECUTE_TOOL and is_ambiguous(ended.error, asking.terms)
-        item = {"error": describe_error(ended.error), "outcome_unknown": unknown}
+        unknown = ambiguous and asking.call.operation == EXECUTE_TOOL
+        told = {"type": "failure", "message": storable(ended.failure or "")}
+        item = {"error": told if error is None else describe_error(error), "outcome_unknown": unknown}
         return "unknown" if unknown else "failed", item
-    if ended.failure is not None:
-        return "failed", {"error": {"type": "failure", "message": storable(ended.failure)}}
     kept, result = _kept(asking, ended.value, codec)
     return "succeeded", {"result": result, "result_kept": kept}
 

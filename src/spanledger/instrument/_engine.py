@@ -15,12 +15,11 @@ from typing import Any
 
 from opentelemetry.trace import Span
 
-from spanledger.config import Config
 from spanledger.core.call import EXECUTE_TOOL, Begun, Call, Codec, Ended, Outcome, Usage
-from spanledger.core.rules import Rule, reserved_amounts
+from spanledger.core.rules import Rule
 from spanledger.core.steps import Asking, admitted, finished, guarded
 from spanledger.errors import CallRefused, SpanledgerError, Undescribable
-from spanledger.guard import Guard, RunningCall, current_call, decided, running
+from spanledger.guard import Guard, RunningCall, doubting, running, tell_outer
 from spanledger.instrument._prices import price
 from spanledger.instrument._stream import Watcher, is_stream, watch
 from spanledger.instrument.library import HiddenChunk, Wrap
@@ -66,12 +65,17 @@ class Job:
             except Exception:
                 # The side effect has happened and the caller gets its result.
                 logger.exception("whether %s failed cannot be told", self.call.name)
-        return Ended(value, failure=failure, cost=ran.cost())
+        hidden = ran.inside.hidden
+        if hidden is not None:
+            failure = failure or str(hidden) or type(hidden).__name__
+        cost = ran.cost(succeeded=failure is None)
+        return Ended(value, failure=failure, hidden=hidden, doubtful=ran.inside.doubtful, cost=cost)
 
     def raised(self, error: BaseException, ran: RunningCall) -> Ended:
         """Say how a function that raised `error` ended."""
         names = {f"{cls.__module__}.{cls.__qualname__}" for cls in type(error).__mro__}
-        return Ended(error=error, paused=bool(self.wrap and names & set(self.wrap.pauses)), cost=ran.cost())
+        paused = bool(self.wrap and names & set(self.wrap.pauses))
+        return Ended(error=error, paused=paused, doubtful=ran.inside.doubtful, cost=ran.cost(succeeded=False))
 
 
 class Engine:
@@ -90,9 +94,10 @@ class Engine:
                 outcome = None if asking is None else self._once(job, span, asking, function)
             except SpanledgerError as error:
                 return self._refused(job, span, error)
-            if outcome is None:
-                with record.observed(span):
+            if asking is None or outcome is None:
+                with record.observed(span), doubting(self.guard.config.terms(job.call, job.own)):
                     return function()
+            tell_outer(asking, outcome)
             # What the function raised is no refusal, even where it is an error of ours from a call inside.
             return self._result(span, outcome)
 
@@ -104,9 +109,10 @@ class Engine:
                 outcome = None if asking is None else await self._once_awaiting(job, span, asking, function)
             except SpanledgerError as error:
                 return self._refused(job, span, error)
-            if outcome is None:
-                with record.observed(span):
+            if asking is None or outcome is None:
+                with record.observed(span), doubting(self.guard.config.terms(job.call, job.own)):
                     return await function()
+            tell_outer(asking, outcome)
             # What the function raised is no refusal, even where it is an error of ours from a call inside.
             return self._result(span, outcome)
 
@@ -203,7 +209,7 @@ class Engine:
                 raise
             logger.warning("%s runs unguarded: it cannot be described", job.call.name, exc_info=True)
             return None
-        left = left_to_ask(self.guard.config, asking)
+        left = self.guard.left(asking)
         if left is not None:
             record.asked(span, left)
         return left
@@ -280,20 +286,6 @@ class Engine:
 def job_for(wrap: Wrap, call: Call) -> Job:
     """Make a job of a described call."""
     return Job(call, wrap.codec or NoCodec(), wrap=wrap)
-
-
-def left_to_ask(config: Config, asking: Asking) -> Asking | None:
-    """Say what is left to ask inside a wrapper that may have asked already; None where it was the same question.
-
-    A framework's wrapper goes by the provider's call id unless a rule says more. It does not stand for the guard that
-    the developer put on the function; but what the rules reserve, it has reserved for both.
-    """
-    if not decided(asking):
-        return asking
-    if not asking.call.opted_in or current_call().key == asking.identity.key:
-        return None
-    around = reserved_amounts(asking.call, config.terms(asking.call))
-    return dataclasses.replace(asking, reserve={**asking.reserve, **dict.fromkeys(around, 0)})
 
 
 def is_tool(wrap: Wrap) -> bool:

@@ -12,7 +12,7 @@ import importlib.metadata
 import inspect
 import logging
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +21,14 @@ from packaging.requirements import Requirement
 
 from spanledger.core.call import INVOKE_AGENT
 from spanledger.errors import Undescribable, WrapMissing
+from spanledger.guard import current_call
 from spanledger.instrument import _registry
 from spanledger.instrument._engine import Engine, is_tool, job_for
 from spanledger.instrument.library import Library, Wrap
 
 logger = logging.getLogger("spanledger.instrument")
+
+_HIDE = "hide"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +104,9 @@ class Patches:
             if not _installed(library):
                 continue
             attached.append(name)
+            hiding = [Wrap(target, describe=_no_call, operation=_HIDE) for target in library.hides]
             for module in dict.fromkeys(wrap.module for wrap in library.wraps):
-                wraps = [wrap for wrap in library.wraps if wrap.module == module]
+                wraps = [wrap for wrap in (*library.wraps, *hiding) if wrap.module == module]
                 if module in sys.modules:
                     self._patch(sys.modules[module], wraps)
                 else:
@@ -143,7 +147,19 @@ class Patches:
             setattr(owner, name, _Wrapper(original, _wrapper(self._engine, wrap, original)))
 
 
+def _no_call(_instance: Any, _args: tuple[Any, ...], _kwargs: Mapping[str, Any]) -> None:
+    """What hides an error is no call."""
+
+
+def _noting(wrapped: Any, _instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    hidden = next((value for value in (*args, *kwargs.values()) if isinstance(value, BaseException)), None)
+    current_call().inside.hidden = hidden
+    return wrapped(*args, **kwargs)
+
+
 def _wrapper(engine: Engine, wrap: Wrap, original: Any) -> Callable[..., Any]:
+    if wrap.operation == _HIDE:
+        return _noting
     # SDKs hide `async def` under plain decorators.
     awaiting = inspect.iscoroutinefunction(inspect.unwrap(original))
     run_tool = engine.run_awaiting if awaiting else engine.run

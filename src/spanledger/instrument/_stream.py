@@ -7,12 +7,15 @@ never begun and forgotten, its watcher hears of it exactly once.
 
 from __future__ import annotations
 
+import logging
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 from spanledger.core.call import Usage
+
+logger = logging.getLogger("spanledger.instrument")
 
 _INNER = "_iterator"
 
@@ -37,8 +40,13 @@ class Watcher:
         """Look at a chunk; tell whether the caller may see it."""
         if self._first_chunk_s is None:
             self._first_chunk_s = time.perf_counter() - self._begun_s
-        self._usage = self._fold(self._usage, chunk)
-        return self._hidden is None or not self._hidden(chunk)
+        try:
+            self._usage = self._fold(self._usage, chunk)
+            return self._hidden is None or not self._hidden(chunk)
+        except Exception:
+            # What we cannot read, the caller can.
+            logger.warning("a chunk of a stream could not be read", exc_info=True)
+            return True
 
     def measured(self, usage: Usage) -> None:
         """Take a usage as it is: there were no chunks."""
@@ -47,8 +55,12 @@ class Watcher:
     def end(self, error: BaseException | None = None) -> None:
         """Say that the stream is over; later calls are not heard."""
         ended, self._ended = self._ended, None
-        if ended is not None:
+        if ended is None:
+            return
+        try:
             ended(self._usage, self._first_chunk_s, error)
+        except Exception:
+            logger.exception("the end of a model call could not be recorded")
 
 
 def is_stream(result: Any) -> bool:

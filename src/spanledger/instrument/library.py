@@ -67,8 +67,10 @@ class Library:
         name: Name by which people switch it on and off.
         requires: The package it comes in, with the versions whose functions are known, for example ``"openai>=2,<4"``.
         wraps: The functions to wrap.
+        hides: Targets of functions that take a tool's exception first and make a value of it for the model.
     """
 
     name: str
     requires: str
     wraps: tuple[Wrap, ...]
+    hides: tuple[str, ...] = ()

@@ -16,15 +16,15 @@ from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from opentelemetry.trace import INVALID_SPAN, Span
 
-from spanledger.core.call import Begun, Call, Codec, Ended, Resource, Verdict
+from spanledger.core.call import Begun, Call, Codec, Ended, Outcome, Resource, Verdict
 from spanledger.core.money import Amount
 from spanledger.core.rules import Rule
 from spanledger.core.steps import Asking, admitted, finished, replayed
 from spanledger.core.values import decode_as, encode
 from spanledger.errors import ConfigError, SpanledgerError
-from spanledger.guard import RunningCall, running
+from spanledger.guard import RunningCall, running, tell_outer
 from spanledger.instrument import _runtime
-from spanledger.instrument._engine import Engine, Job, left_to_ask
+from spanledger.instrument._engine import Engine, Job
 from spanledger.instrument._patch import _Wrapper
 from spanledger.telemetry import gate, record
 
@@ -123,6 +123,7 @@ class tool_call:  # noqa: N801 - reads as a function, like the decorator beside 
             opted_in=True,
         )
         self._codec = TypedCodec()
+        self._engine: Engine | None = None
         self._span: Span = INVALID_SPAN
         self._asked: tuple[Asking, Begun] | None = None
         self._ambient: list[AbstractContextManager[Any]] = []
@@ -136,7 +137,7 @@ class tool_call:  # noqa: N801 - reads as a function, like the decorator beside 
         return self._key
 
     def __enter__(self) -> Self:
-        engine = _runtime.engine()
+        engine = self._engine = _runtime.engine()
         asking = None if engine is None else self._start(engine)
         if engine is not None and asking is not None:
             try:
@@ -147,15 +148,14 @@ class tool_call:  # noqa: N801 - reads as a function, like the decorator beside 
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        engine = _runtime.engine()
-        ended = self._ended(error)
+        engine, ended = self._engine, self._ended(error)
         if engine is not None and self._asked is not None and not self.replayed:
             outcome = engine.guard.blocking.drive(finished(*self._asked, ended, self._codec))
-            record.finished(self._span, outcome)
+            self._finished(outcome)
         record.end(self._span)
 
     async def __aenter__(self) -> Self:
-        engine = _runtime.engine()
+        engine = self._engine = _runtime.engine()
         asking = None if engine is None else self._start(engine)
         if engine is not None and asking is not None:
             try:
@@ -168,11 +168,10 @@ class tool_call:  # noqa: N801 - reads as a function, like the decorator beside 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
-        engine = _runtime.engine()
-        ended = self._ended(error)
+        engine, ended = self._engine, self._ended(error)
         if engine is not None and self._asked is not None and not self.replayed:
             outcome = await engine.guard.awaiting.drive(finished(*self._asked, ended, self._codec))
-            record.finished(self._span, outcome)
+            self._finished(outcome)
         record.end(self._span)
 
     def _start(self, engine: Engine) -> Asking | None:
@@ -181,7 +180,7 @@ class tool_call:  # noqa: N801 - reads as a function, like the decorator beside 
         try:
             with gate.inside():
                 asking = engine.guard.asking(self._call, own=self._own, trace=record.trace_of(self._span))
-                left = left_to_ask(engine.guard.config, asking)
+                left = engine.guard.left(asking)
         except BaseException as error:
             self._not_begun(error)
             raise
@@ -198,9 +197,14 @@ class tool_call:  # noqa: N801 - reads as a function, like the decorator beside 
         if begun.verdict is Verdict.REPLAY:
             outcome = replayed(asking, begun, self._codec)
             self.replayed, self.result = True, outcome.ended.value
-            record.finished(self._span, outcome)
+            self._finished(outcome)
         self._ran: RunningCall = self._within(running(asking, begun))
         self._within(record.current(self._span))
+
+    def _finished(self, outcome: Outcome) -> None:
+        record.finished(self._span, outcome)
+        if self._asked is not None:
+            tell_outer(self._asked[0], outcome)
 
     def _within(self, manager: AbstractContextManager[T]) -> T:
         self._ambient.append(manager)
@@ -211,8 +215,10 @@ class tool_call:  # noqa: N801 - reads as a function, like the decorator beside 
             record.failed(self._span, error)
         while self._ambient:
             self._ambient.pop().__exit__(None, None, None)
-        cost = self._ran.cost() if self._asked else {}
-        return Ended(self.result, error=error, cost=cost)
+        if self._asked is None:
+            return Ended(self.result, error=error)
+        inside = self._ran.inside
+        return Ended(self.result, error=error, doubtful=inside.doubtful, cost=self._ran.cost(succeeded=error is None))
 
     def _not_begun(self, error: BaseException) -> None:
         if isinstance(error, SpanledgerError):

@@ -14,11 +14,10 @@ import contextlib
 import json
 import logging
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import replace
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 import wrapt
@@ -32,7 +31,7 @@ from spanledger.core.call import EXECUTE_TOOL, Begun, Call, Codec, Ended, Outcom
 from spanledger.core.steps import Asking, admitted, finished, replayed
 from spanledger.core.values import decode, encode
 from spanledger.errors import CallRefused, CallReplayed, SpanledgerError, WrapMissing
-from spanledger.guard import Guard, RunningCall, decided, running
+from spanledger.guard import Guard, entered, made_running
 from spanledger.telemetry import record, semconv
 
 logger = logging.getLogger("spanledger.telemetry")
@@ -147,7 +146,7 @@ def decide(guard: Guard, call: Call, span: Span) -> tuple[Asking, Begun] | None:
     try:
         with inside():
             asking = guard.asking(call, trace=record.trace_of(span))
-            if decided(asking):
+            if guard.left(asking) is None:
                 return None
         asking = _bounded(asking)
         record.asked(span, asking)
@@ -210,16 +209,13 @@ class GuardedSpan(_SpanProxy):
         self._self_recorded: BaseException | None = None
         self._self_failure: str | None = None
         self._self_result: Any = None
-        self._self_inside: list[RunningCall] = []
+        self._self_call = made_running(*asked)
+        self._self_guessed = False
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Make the call of this span the running one; what is charged to it there is what it costs."""
-        if self._self_asked is None:
-            yield
-            return
-        with running(*self._self_asked) as call:
-            self._self_inside.append(call)
+        """Make the call of this span the running one."""
+        with contextlib.nullcontext() if self._self_asked is None else entered(self._self_call):
             yield
 
     def __enter__(self) -> Self:
@@ -260,8 +256,10 @@ class GuardedSpan(_SpanProxy):
         """Settle the call, then end the span."""
         leaving = sys.exc_info()[1]
         if leaving is not self._self_around:
-            # Cancellation, KeyboardInterrupt and GeneratorExit leave the status unset; that is no success.
+            # Cancellation, KeyboardInterrupt and GeneratorExit leave the status unset; that is no success. But somebody
+            # may be handling an exception that never came through here; then it is no failure either.
             self._self_left_by = leaving
+            self._self_guessed = not _came_through(leaving, sys._getframe(1))  # noqa: SLF001 - who ends the span
         self._self_settle()
         self.__wrapped__.end(end_time)
 
@@ -272,16 +270,25 @@ class GuardedSpan(_SpanProxy):
         error = self._self_left_by
         if error is None and self._self_failure is not None:
             error = self._self_recorded or NoEvidence(self._self_failure)
-        result = None if error else result_of(self._self_result)
-        outcome = settle(self._self_guard, asked, Ended(result, error, cost=self._self_cost()))
+        inside = self._self_call.inside
+        inside.over = True
+        ended = Ended(
+            None if error else result_of(self._self_result),
+            error,
+            doubtful=self._self_guessed or inside.doubtful,
+            cost=self._self_call.cost(succeeded=error is None),
+        )
+        outcome = settle(self._self_guard, asked, ended)
         if outcome is not None:
             record.finished(self.__wrapped__, outcome)
 
-    def _self_cost(self) -> dict[str, int]:
-        cost: Counter[str] = Counter()
-        for call in self._self_inside:
-            cost.update(call.cost())
-        return dict(cost)
+
+def _came_through(error: BaseException | None, frame: FrameType) -> bool:
+    """Tell whether an exception passed a frame, rather than being handled somewhere around it."""
+    step = error.__traceback__ if error is not None else None
+    while step is not None and step.tb_frame is not frame:
+        step = step.tb_next
+    return step is not None
 
 
 def _through(wrapped: Callable[..., Span], _tracer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Span:

@@ -77,7 +77,7 @@ class SpanDecider(SpanProcessor):
         leaving = sys.exc_info()[1]
         if leaving is not None and leaving is not found.around:
             # `end()` runs while the exception is on its way; some leave the status unset.
-            ended = Ended(error=leaving)
+            ended = Ended(error=leaving, doubtful=span.status.status_code is not StatusCode.ERROR)
         elif span.status.status_code is StatusCode.ERROR:
             ended = Ended(error=gate.NoEvidence(span.status.description or "status ERROR"))
         else:

@@ -95,4 +95,5 @@ LIBRARY = Library(
         )
         for method in ("run", "arun")
     ),
+    hides=tuple(f"langchain_core.tools.base:_handle_{kind}_error" for kind in ("tool", "validation")),
 )

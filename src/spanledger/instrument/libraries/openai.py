@@ -78,7 +78,7 @@ def fold(usage: Usage, chunk: Any) -> Usage:
     names = tuple(
         t.function.name
         for c in chunk.choices or ()
-        for t in (c.delta.tool_calls or ())
+        for t in (getattr(c.delta, "tool_calls", None) or ())
         if t.function and t.function.name
     )
     usage = replace(

@@ -67,7 +67,7 @@ begin
             from unnest(v_touched, v_change) t (id, change) where a.id = t.id;
     end if;
     perform spanledger.write_call(p_tenant, p_item, p_call, p_now, 'in_flight', null, v_ids, v_held);
-    return jsonb_build_object('verdict', 'run', 'attempt', v_attempt, 'attempts', coalesce(p_call.attempts, 0) + 1,
+    return jsonb_build_object('verdict', 'run', 'attempt', v_attempt, 'attempts', 1 + case p_call.state when 'succeeded' then 0 else coalesce(p_call.attempts, 0) end,
         'budgets', v_budgets, 'accounts', v_accounts);
 end
 $$;

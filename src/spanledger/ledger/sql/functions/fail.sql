@@ -24,7 +24,7 @@ begin
         v_not_invoked := coalesce((v_item ->> 'not_invoked')::boolean, false);
         v_answers[v_i] := '{"owned": true}';
         if v_call.attempt_id is distinct from (v_item ->> 'attempt_id')::uuid
-            or v_call.state not in ('in_flight', 'unknown', 'failed') then
+            or v_call.state not in ('in_flight', 'unknown', 'failed', 'released') then
             if not v_not_invoked then
                 perform spanledger.record_late(p_tenant, v_item, v_call, 'late_failure', clock_timestamp());
             end if;
@@ -34,7 +34,8 @@ begin
                 perform spanledger.book(v_call.accounts, v_call.held, v_item -> 'cost', true, false);
             end if;
             update spanledger.call c set
-                state = case when v_unknown then 'unknown' else 'failed' end,
+                state = case when v_unknown then 'unknown'
+                    when v_not_invoked and c.attempts = 1 then 'released' else 'failed' end,
                 attempts = c.attempts - case when v_not_invoked then 1 else 0 end,
                 error = coalesce(v_item -> 'error', '{"type": "not_invoked", "message": "interrupted before it ran"}'),
                 held = case when v_unknown then c.held else '{}' end,

@@ -11,8 +11,8 @@ declare
         'attempt', p_call.attempt, 'attempts', p_call.attempts, 'arguments_differ', v_differs,
         'original', jsonb_build_object('trace_id', p_call.trace_id, 'span_id', p_call.span_id));
 begin
-    if v_state in ('refused', 'reopened') then
-        return null;  -- never ran, or a person said to run it again
+    if v_state in ('refused', 'released') then
+        return null;  -- never ran
     end if;
     if v_state = 'in_flight' and p_call.attempt_id = (p_item ->> 'attempt_id')::uuid then
         -- The answer to this very begin was lost.
@@ -25,6 +25,9 @@ begin
     end if;
     if v_differs and p_item ->> 'on_mismatch' = 'refuse' then
         return v_answer || '{"verdict": "key_reused"}';
+    end if;
+    if v_state = 'reopened' then
+        return null;  -- a person said to run it again
     end if;
     if v_state = 'in_flight' then
         if p_call.lease_until > p_now then

@@ -38,7 +38,9 @@ begin
             continue;
         end if;
         if v_outcome in ('succeeded', 'failed') then
-            perform spanledger.book(v_call.accounts, v_call.held, v_item -> 'cost', true, v_outcome = 'succeeded');
+            perform spanledger.book(v_call.accounts, v_call.held,
+                coalesce(nullif(v_item -> 'cost', '{}'), case v_outcome when 'succeeded' then v_call.cost end),
+                true, v_outcome = 'succeeded');
         end if;
         insert into spanledger.history (tenant, key, at, event, attempt, attempt_id, by_name, detail)
             values (p_tenant, v_call.key, v_now, 'resolved', v_call.attempt, v_call.attempt_id, v_item ->> 'by',

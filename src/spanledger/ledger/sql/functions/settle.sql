@@ -1,5 +1,6 @@
--- These calls succeeded. Per item: owned is false where a newer attempt, or a person, decided otherwise; the
--- outcome is then recorded as late and what it cost counts as spent, because money that left is money that left.
+-- These calls succeeded. Per item: owned is false where a newer attempt owns the call, or a person said what came of
+-- it; the outcome is then recorded as late and what it cost counts as spent, because money that left is money that
+-- left.
 create or replace function spanledger_v1.settle(p_tenant text, p_items jsonb)
 returns jsonb
 language plpgsql volatile security definer
@@ -30,6 +31,18 @@ begin
             v_answers[v_i] := '{"owned": true}';
         elsif v_call.attempt_id = (v_item ->> 'attempt_id')::uuid and v_call.state = 'succeeded' then
             v_answers[v_i] := '{"owned": true}';  -- asked again: the answer was lost
+        elsif v_call.attempt_id = (v_item ->> 'attempt_id')::uuid and v_call.state in ('failed', 'reopened', 'released') then
+            -- It was thought to have failed, perhaps by a person, and nobody has run it since: it must not run again.
+            perform spanledger.record_late(p_tenant, v_item, v_call, 'late_success', v_now);
+            if v_call.held <> '{}' then
+                perform spanledger.book(v_call.accounts, v_call.held, '{}', true, false);
+            end if;
+            update spanledger.call c set
+                state = 'succeeded', result = v_item ->> 'result', error = null,
+                result_kept = coalesce((v_item ->> 'result_kept')::boolean, false),
+                cost = v_item -> 'cost', held = '{}', ended_at = v_now
+                where c.tenant = v_call.tenant and c.key = v_call.key;
+            v_answers[v_i] := '{"owned": true}';
         else
             perform spanledger.record_late(p_tenant, v_item, v_call, 'late_success', v_now);
             v_answers[v_i] := '{"owned": false}';

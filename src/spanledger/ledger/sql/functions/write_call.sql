@@ -30,7 +30,7 @@ begin
                 'trace_id', p_call.trace_id, 'span_id', p_call.span_id,
                 'started_at', p_call.started_at, 'ended_at', p_call.ended_at)));
     update spanledger.call c set
-        state = p_state, attempt = p_call.attempt + v_ran, attempts = p_call.attempts + v_ran,
+        state = p_state, attempt = p_call.attempt + v_ran, attempts = v_ran + case p_call.state when 'succeeded' then 0 else p_call.attempts end,
         attempt_id = (p_item ->> 'attempt_id')::uuid, fingerprint = decode(p_item ->> 'fingerprint', 'hex'),
         call_id = p_item ->> 'call_id', agent = p_item ->> 'agent', actor = p_item ->> 'actor',
         rule = p_item ->> 'rule', arguments = p_item ->> 'arguments', refusal = p_refusal,
