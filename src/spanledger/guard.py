@@ -65,8 +65,8 @@ class Ambient:
 class Inside:
     """What happens inside a running call; the one thing about it that changes.
 
-    A call stands for one call inside it that is the same, and for one only: whoever makes it again in there is
-    retrying, and must not be waved through.
+    A call stands for one call inside it that is the same, and for what that one makes in turn. When it is over, whoever
+    makes the call again in there is retrying, and must not be waved through.
 
     Attributes:
         over: The call has ended. What it left running, tasks for example, is no longer inside.
@@ -81,13 +81,22 @@ class Inside:
         self.hidden: BaseException | None = None
         self.booked: dict[str, int] = {}
         self._stood_for = False
+        self._depth = 0
         self._lock = threading.Lock()
 
     def stand_for(self) -> bool:
-        """Stand for a call inside; False if that was done already."""
+        """Stand for a call inside, until `leave`; False if that was done already."""
         with self._lock:
-            first, self._stood_for = not self._stood_for, True
-        return first
+            if self._stood_for and self._depth == 0:
+                return False
+            self._stood_for = True
+            self._depth += 1
+        return True
+
+    def leave(self) -> None:
+        """A call inside that this one stood for is over."""
+        with self._lock:
+            self._depth -= 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,15 +208,15 @@ def running(asking: Asking, begun: Begun) -> Iterator[RunningCall]:
 
 
 @contextlib.contextmanager
-def doubting(terms: Terms) -> Iterator[None]:
+def stood_for(inside: Inside, terms: Terms) -> Iterator[None]:
     """Run what the call around stands for; if it fails and may have taken effect, that call is to know."""
     try:
         yield
     except BaseException as error:
-        outer = _running.get()
-        if outer is not None and is_ambiguous(error, terms):
-            outer.inside.doubtful = True
+        inside.doubtful = inside.doubtful or is_ambiguous(error, terms)
         raise
+    finally:
+        inside.leave()
 
 
 @contextlib.contextmanager
@@ -249,11 +258,14 @@ class Guard:
             )
         return asking
 
-    def left(self, asking: Asking) -> Asking | None:
-        """Say what is left to ask inside a call that may have asked already; None: the call around stands for this one.
+    def left(self, asking: Asking) -> Asking | Inside:
+        """Say what is left to ask inside a call that may have asked already.
 
         A framework's wrapper goes by the provider's call id unless a rule says more. It does not stand for the guard
         that the developer put on the function; but what the rules reserve, it has reserved for both.
+
+        Returns:
+            What to ask; or the inside of the call around, which stands for this one until it is told to `leave`.
 
         Raises:
             CallInProgress: The call around is the same one and has stood for it before: this is a retry inside.
@@ -261,14 +273,15 @@ class Guard:
         outer = _running.get()
         if outer is None or outer.inside.over or not outer.covers(asking):
             return asking
-        first = outer.inside.stand_for()
         if asking.call.opted_in and outer.key != asking.identity.key:
-            if not first:
+            if not outer.inside.stand_for():
                 return asking
+            # It asks for itself. What is lent is lent once.
+            outer.inside.leave()
             lent = reserved_amounts(asking.call, self.config.terms(asking.call))
             return replace(asking, reserve={**asking.reserve, **dict.fromkeys(lent, 0)}, lent=lent)
-        if first:
-            return None
+        if outer.inside.stand_for():
+            return outer.inside
         outer.inside.doubtful = True
         raise CallInProgress(
             f"{asking.call.name!r} was made again inside itself; what became of the first time is not known here",

@@ -8,9 +8,11 @@ its exceptions pass through as they are. The blocking and the awaiting form are 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from opentelemetry.trace import Span
@@ -19,7 +21,7 @@ from spanledger.core.call import EXECUTE_TOOL, Begun, Call, Codec, Ended, Outcom
 from spanledger.core.rules import Rule
 from spanledger.core.steps import Asking, admitted, finished, guarded
 from spanledger.errors import CallRefused, SpanledgerError, Undescribable
-from spanledger.guard import Guard, RunningCall, doubting, running, tell_outer
+from spanledger.guard import Guard, Inside, RunningCall, running, stood_for, tell_outer
 from spanledger.instrument._prices import price
 from spanledger.instrument._stream import Watcher, is_stream, watch
 from spanledger.instrument.library import HiddenChunk, Wrap
@@ -91,11 +93,11 @@ class Engine:
         with gate.inside(), record.ending(record.start(job.call, self.guard.config)) as span:
             try:
                 asking = self._asking(job, span)
-                outcome = None if asking is None else self._once(job, span, asking, function)
+                outcome = self._once(job, span, asking, function) if isinstance(asking, Asking) else None
             except SpanledgerError as error:
                 return self._refused(job, span, error)
-            if asking is None or outcome is None:
-                with record.observed(span), doubting(self.guard.config.terms(job.call, job.own)):
+            if not isinstance(asking, Asking) or outcome is None:
+                with record.observed(span), self._standing(job, asking):
                     return function()
             tell_outer(asking, outcome)
             # What the function raised is no refusal, even where it is an error of ours from a call inside.
@@ -106,11 +108,11 @@ class Engine:
         with gate.inside(), record.ending(record.start(job.call, self.guard.config)) as span:
             try:
                 asking = self._asking(job, span)
-                outcome = None if asking is None else await self._once_awaiting(job, span, asking, function)
+                outcome = await self._once_awaiting(job, span, asking, function) if isinstance(asking, Asking) else None
             except SpanledgerError as error:
                 return self._refused(job, span, error)
-            if asking is None or outcome is None:
-                with record.observed(span), doubting(self.guard.config.terms(job.call, job.own)):
+            if not isinstance(asking, Asking) or outcome is None:
+                with record.observed(span), self._standing(job, asking):
                     return await function()
             tell_outer(asking, outcome)
             # What the function raised is no refusal, even where it is an error of ours from a call inside.
@@ -197,10 +199,18 @@ class Engine:
 
     # --- shared
 
-    def _asking(self, job: Job, span: Span) -> Asking | None:
-        """Describe a call to the ledger; None where nothing is to be asked.
+    def _standing(self, job: Job, asking: object) -> AbstractContextManager[None]:
+        """Where the call around stands for this one: until it is over."""
+        if isinstance(asking, Inside):
+            return stood_for(asking, self.guard.config.terms(job.call, job.own))
+        return contextlib.nullcontext()
 
-        The wrapper around this one has asked, or the call cannot be described and nobody asked to guard it.
+    def _asking(self, job: Job, span: Span) -> Asking | Inside | None:
+        """Describe a call to the ledger.
+
+        Returns:
+            What to ask. Or the inside of the call around, which has asked for this one; or None where the call cannot
+            be described and nobody asked to guard it.
         """
         try:
             asking = self.guard.asking(job.call, own=job.own, trace=record.trace_of(span))
@@ -210,7 +220,7 @@ class Engine:
             logger.warning("%s runs unguarded: it cannot be described", job.call.name, exc_info=True)
             return None
         left = self.guard.left(asking)
-        if left is not None:
+        if isinstance(left, Asking):
             record.asked(span, left)
         return left
 

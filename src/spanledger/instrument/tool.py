@@ -22,7 +22,7 @@ from spanledger.core.rules import Rule
 from spanledger.core.steps import Asking, admitted, finished, replayed
 from spanledger.core.values import decode_as, encode
 from spanledger.errors import ConfigError, SpanledgerError
-from spanledger.guard import RunningCall, running, tell_outer
+from spanledger.guard import Inside, RunningCall, running, tell_outer
 from spanledger.instrument import _runtime
 from spanledger.instrument._engine import Engine, Job
 from spanledger.instrument._patch import _Wrapper
@@ -124,6 +124,7 @@ class tool_call:  # noqa: N801 - reads as a function, like the decorator beside 
         )
         self._codec = TypedCodec()
         self._engine: Engine | None = None
+        self._stands: Inside | None = None
         self._span: Span = INVALID_SPAN
         self._asked: tuple[Asking, Begun] | None = None
         self._ambient: list[AbstractContextManager[Any]] = []
@@ -185,10 +186,11 @@ class tool_call:  # noqa: N801 - reads as a function, like the decorator beside 
             self._not_begun(error)
             raise
         self._key = asking.identity.key
-        if left is None:
+        if isinstance(left, Inside):
+            self._stands = left
             self._within(record.current(self._span))
-        else:
-            record.asked(self._span, left)
+            return None
+        record.asked(self._span, left)
         return left
 
     def _begun(self, asking: Asking, begun: Begun) -> None:
@@ -215,6 +217,8 @@ class tool_call:  # noqa: N801 - reads as a function, like the decorator beside 
             record.failed(self._span, error)
         while self._ambient:
             self._ambient.pop().__exit__(None, None, None)
+        if self._stands is not None:
+            self._stands.leave()
         if self._asked is None:
             return Ended(self.result, error=error)
         inside = self._ran.inside

@@ -31,7 +31,7 @@ from spanledger.core.call import EXECUTE_TOOL, Begun, Call, Codec, Ended, Outcom
 from spanledger.core.steps import Asking, admitted, finished, replayed
 from spanledger.core.values import decode, encode
 from spanledger.errors import CallRefused, CallReplayed, SpanledgerError, WrapMissing
-from spanledger.guard import Guard, entered, made_running
+from spanledger.guard import Guard, Inside, entered, made_running
 from spanledger.telemetry import record, semconv
 
 logger = logging.getLogger("spanledger.telemetry")
@@ -133,11 +133,12 @@ def describe(name: str, attributes: Mapping[str, Any]) -> Call | None:
     )
 
 
-def decide(guard: Guard, call: Call, span: Span) -> tuple[Asking, Begun] | None:
+def decide(guard: Guard, call: Call, span: Span) -> tuple[Asking, Begun] | Inside | None:
     """Ask the ledger about a started span.
 
     Returns:
-        What was asked and answered, or None where the call needs no answer: the wrapper around it has one.
+        What was asked and answered. Or the inside of the call around, which stands for this one until it is told to
+        leave; or None where the call cannot be described and nobody asked to guard it.
 
     Raises:
         SpanledgerError: The body must not run. The span has been ended.
@@ -146,8 +147,9 @@ def decide(guard: Guard, call: Call, span: Span) -> tuple[Asking, Begun] | None:
     try:
         with inside():
             asking = guard.asking(call, trace=record.trace_of(span))
-            if guard.left(asking) is None:
-                return None
+            left = guard.left(asking)
+            if isinstance(left, Inside):
+                return left
         asking = _bounded(asking)
         record.asked(span, asking)
         begun = guard.blocking.drive(admitted(asking))
@@ -195,6 +197,32 @@ def settle(guard: Guard, asked: tuple[Asking, Begun], ended: Ended) -> Outcome |
     except Exception:
         logger.exception("the outcome of a span of %s could not be recorded", asked[0].call.name)
         return None
+
+
+class StoodForSpan(_SpanProxy):
+    """A span of a call that the call around stands for, until the span ends."""
+
+    def __init__(self, span: Span, inside: Inside) -> None:
+        super().__init__(span)
+        self._self_inside: Inside | None = inside
+
+    def __enter__(self) -> Self:
+        self.__wrapped__.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._self_leave()
+        self.__wrapped__.__exit__(kind, error, tb)
+
+    def end(self, end_time: int | None = None) -> None:
+        """End the span."""
+        self._self_leave()
+        self.__wrapped__.end(end_time)
+
+    def _self_leave(self) -> None:
+        inside, self._self_inside = self._self_inside, None
+        if inside is not None:
+            inside.leave()
 
 
 class GuardedSpan(_SpanProxy):
@@ -310,8 +338,10 @@ def _through(wrapped: Callable[..., Span], _tracer: Any, args: tuple[Any, ...], 
         record.end(span)
         raise CallRefused("the self-test's span is refused, as it should be")
     asked = decide(guard, call, span)
+    if asked is None:
+        return span
     # A proxy is a span to everybody but the type checker.
-    return span if asked is None else cast("Span", GuardedSpan(span, guard, asked))
+    return cast("Span", StoodForSpan(span, asked) if isinstance(asked, Inside) else GuardedSpan(span, guard, asked))
 
 
 def _may_be_tool(name: str, attributes: Mapping[str, Any] | None) -> bool:
@@ -322,7 +352,7 @@ def _may_be_tool(name: str, attributes: Mapping[str, Any] | None) -> bool:
 
 def _unshared(span: Span) -> Span:
     # A no-op tracer hands out the current span again; its end must not settle the call around it.
-    return span.__wrapped__ if isinstance(span, GuardedSpan) else span
+    return span.__wrapped__ if isinstance(span, GuardedSpan | StoodForSpan) else span
 
 
 def _bounded(asking: Asking) -> Asking:

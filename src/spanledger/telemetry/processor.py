@@ -18,7 +18,7 @@ from opentelemetry.trace import StatusCode
 
 from spanledger.core.call import Begun, Ended
 from spanledger.core.steps import Asking
-from spanledger.guard import Guard
+from spanledger.guard import Guard, Inside
 from spanledger.telemetry import gate, record, semconv
 
 OPEN_SPANS_MAX: Final = 10_000
@@ -26,7 +26,7 @@ OPEN_SPANS_MAX: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class _Open:
-    asked: tuple[Asking, Begun]
+    asked: tuple[Asking, Begun] | Inside
     around: BaseException | None
 
 
@@ -73,6 +73,9 @@ class SpanDecider(SpanProcessor):
         with self._lock:
             found = self._open.pop(context.span_id, None)
         if found is None:
+            return
+        if isinstance(found.asked, Inside):
+            found.asked.leave()
             return
         leaving = sys.exc_info()[1]
         if leaving is not None and leaving is not found.around:
