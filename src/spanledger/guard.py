@@ -8,7 +8,9 @@ what it charges.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
+import os
 import threading
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -16,8 +18,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
+from opentelemetry import trace
+
 from spanledger.config import Config
-from spanledger.core.call import Begun, Call, Ended, Outcome, ScopeSource
+from spanledger.core.call import EXECUTE_TOOL, Begun, Call, Ended, Outcome, ScopeSource
 from spanledger.core.money import Amount, Calls, Money, Tokens
 from spanledger.core.outcomes import is_ambiguous
 from spanledger.core.rules import Rule, Terms, reserved_amounts, usable_call_id
@@ -25,6 +29,8 @@ from spanledger.core.steps import Asking, Steps
 from spanledger.errors import CallInProgress
 
 logger = logging.getLogger("spanledger")
+
+_FLEETING = (ScopeSource.TRACE, ScopeSource.PROCESS)
 
 T = TypeVar("T")
 
@@ -243,14 +249,17 @@ class Guard:
     blocking: Drives
     awaiting: DrivesAwaiting
 
-    def asking(self, call: Call, *, own: Rule | None = None, trace: tuple[str, str] | None = None) -> Asking:
+    def asking(self, call: Call, *, own: Rule | None = None, span: tuple[str, str] | None = None) -> Asking:
         """Put together what the ledger needs to know, the workflow around the call included.
 
         Raises:
             Undescribable: The call cannot be identified or priced as its rule says.
             CallInProgress: The call would wait for itself.
         """
-        asking = self.config.asking(_placed(call), attempt_id=str(uuid.uuid4()), own=own, trace=trace)
+        asking = self.config.asking(_placed(call), attempt_id=str(uuid.uuid4()), own=own, trace=span)
+        placed = asking.call
+        if asking.terms.guarded and placed.workflow_source in _FLEETING and placed.operation == EXECUTE_TOOL:
+            _warn_of_scope(placed.name, placed.workflow_source)
         outer = _running.get()
         if outer is not None and not outer.covers(asking) and outer.holds(asking.identity.key):
             raise CallInProgress(
@@ -302,18 +311,40 @@ def tell_outer(asking: Asking, outcome: Outcome) -> None:
 
 
 def _placed(call: Call) -> Call:
+    """Put a call into the workflow around it; without one, into the trace around it, else into this process."""
     around = _ambient.get()
-    if around is None:
+    if around is not None:
+        call = replace(
+            call,
+            agent=call.agent or around.agent,
+            actor=call.actor or around.actor,
+            tenant=call.tenant or around.tenant,
+        )
+    given = call.workflow_id and call.workflow_source is ScopeSource.GIVEN
+    if around is not None and not given:
+        return replace(call, workflow_id=around.workflow_id, workflow_source=ScopeSource.GIVEN)
+    if call.workflow_id:
         return call
-    call = replace(
-        call,
-        agent=call.agent or around.agent,
-        actor=call.actor or around.actor,
-        tenant=call.tenant or around.tenant,
+    # The call's own span is not current yet: a trace that begins with it would be a scope of one call.
+    context = trace.get_current_span().get_span_context()
+    if context.is_valid:
+        return replace(call, workflow_id=trace.format_trace_id(context.trace_id), workflow_source=ScopeSource.TRACE)
+    return replace(call, workflow_id=_process_scope(os.getpid()), workflow_source=ScopeSource.PROCESS)
+
+
+@functools.lru_cache(maxsize=1)
+def _process_scope(_pid: int) -> str:
+    return f"process:{uuid.uuid4()}"
+
+
+@functools.lru_cache(maxsize=1024)
+def _warn_of_scope(name: str, source: ScopeSource) -> None:
+    """Once per tool: say that its calls are told apart by something that the next run does not share."""
+    logger.warning(
+        "calls of %s are protected within one %s only: give the work an id, by workflow(…) or SPANLEDGER_WORKFLOW_ID",
+        name,
+        source,
     )
-    if call.workflow_id and call.workflow_source is ScopeSource.GIVEN:
-        return call
-    return replace(call, workflow_id=around.workflow_id, workflow_source=ScopeSource.GIVEN)
 
 
 def _reset(variable: ContextVar[Any], token: Any) -> None:

@@ -117,9 +117,7 @@ def test_what_was_paid_inside_stays_spent_where_the_wrapper_around_fails(instrum
         raise ValueError("cannot format")
 
     def invoke(order_id: str) -> None:
-        refund.invoke(
-            {"type": "tool_call", "id": f"call_{order_id}", "name": "refund", "args": {"order_id": order_id}}
-        )
+        refund.invoke({"type": "tool_call", "id": f"call_{order_id}", "name": "refund", "args": {"order_id": order_id}})
 
     with workflow("w"):
         with pytest.raises(ValueError, match="cannot format"):

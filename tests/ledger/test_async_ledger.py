@@ -224,7 +224,7 @@ def test_a_claim_whose_answer_met_a_cancelled_task_is_given_back(dsn, sql, metho
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            assert await state_of(ledger, call) == "failed"
+            assert await state_of(ledger, call) == "released"
             assert (await ledger.budget("eur")).remaining == Money("1", "EUR")
             assert (await ledger.begin(call)).attempts == 1
 

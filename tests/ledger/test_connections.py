@@ -290,3 +290,18 @@ def test_a_configuration_in_code_without_a_dsn_uses_the_environment_s(dsn, monke
 
     with Ledger(dsn) as same:
         assert [call["tool"] for call in same.calls()] == ["refund"]
+
+
+def test_a_server_that_has_frozen_is_given_up_and_not_waited_for(dsn, sql):
+    async def main():
+        async with AsyncLedger(config=Config(dsn=dsn, ledger_timeout_s=0.5)) as ledger:
+            await ledger.calls()
+            call = ToolCall("refund", workflow_id="w")
+            with sql.transaction():
+                # Whoever asks about this call gets no answer while this transaction is open.
+                sql.execute("lock table spanledger.call in access exclusive mode")
+                with pytest.raises(LedgerUnavailable, match="did not answer within"):
+                    await ledger.run(call, lambda: pytest.fail("ran"))
+            return await ledger.run(call, lambda: "ran once it answered")
+
+    assert asyncio.run(main()) == "ran once it answered"

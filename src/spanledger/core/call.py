@@ -37,6 +37,7 @@ class ScopeSource(enum.StrEnum):
     FRAMEWORK = "framework"
     CONVERSATION = "conversation"
     TRACE = "trace"
+    PROCESS = "process"
 
 
 @dataclass(frozen=True, slots=True)

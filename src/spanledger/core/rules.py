@@ -240,7 +240,8 @@ def terms_for(call: Call, rules: Iterable[Rule], own: Rule | None = None) -> Ter
     named = next((rule for rule in rules if matches(rule.match, call.name)), None)
     rule = _filled(named, own) or _NO_RULE
     cautious = call.opted_in or (named is not None and named.side_effect)
-    identity = rule.identity or _default_identity(call)
+    # A question to a model is never the same question twice, whatever a rule for "*" says of tools.
+    identity = (rule.identity if call.operation == EXECUTE_TOOL else None) or _default_identity(call)
     on_unknown = rule.on_unknown or ("probe" if rule.probe else "ask" if cautious else "retry")
     guarded = call.opted_in or named is not None
     return Terms(
@@ -279,6 +280,8 @@ def reserved_amounts(call: Call, terms: Terms) -> dict[str, int]:
         Undescribable: The rule's `reserve` could not make an amount of the arguments.
     """
     amount = call.cost
+    if amount is None and callable(terms.reserve) and call.operation != EXECUTE_TOOL:
+        return {"calls": 1}
     if amount is None and callable(terms.reserve):
         arguments = call.arguments if isinstance(call.arguments, Mapping) else {}
         try:

@@ -30,7 +30,7 @@ def main() -> int:
     if missing:
         raise ConfigError(f"the demo's agent needs {', '.join(missing)}: pip install 'spanledger[demo]'")
     print(paint("AI agents retry. Their side effects shouldn't.", "bold"))
-    print("Four customers want money back; the agent is killed with SIGKILL at the worst moments. ~15 s …\n")
+    print("Four customers want money back; the agent is killed with SIGKILL at the worst moments. One moment …\n")
     with tempfile.TemporaryDirectory(prefix="spanledger-demo-") as folder, contextlib.ExitStack() as stack:
         home = Path(folder)
         (home / "spanledger.toml").write_text(scenes.CONFIG)

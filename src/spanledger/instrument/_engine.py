@@ -213,7 +213,7 @@ class Engine:
             be described and nobody asked to guard it.
         """
         try:
-            asking = self.guard.asking(job.call, own=job.own, trace=record.trace_of(span))
+            asking = self.guard.asking(job.call, own=job.own, span=record.trace_of(span))
         except Undescribable:
             if job.call.opted_in or self.guard.config.covers(job.call):
                 raise
@@ -225,7 +225,7 @@ class Engine:
         return left
 
     def _model_asking(self, job: Job, span: Span) -> Asking:
-        asking = self.guard.asking(job.call, trace=record.trace_of(span))
+        asking = self.guard.asking(job.call, span=record.trace_of(span))
         record.asked(span, asking)
         return asking
 

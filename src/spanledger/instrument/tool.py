@@ -180,7 +180,7 @@ class tool_call:  # noqa: N801 - reads as a function, like the decorator beside 
         self._span = record.start(self._call, engine.guard.config)
         try:
             with gate.inside():
-                asking = engine.guard.asking(self._call, own=self._own, trace=record.trace_of(self._span))
+                asking = engine.guard.asking(self._call, own=self._own, span=record.trace_of(self._span))
                 left = engine.guard.left(asking)
         except BaseException as error:
             self._not_begun(error)
@@ -272,7 +272,9 @@ def _bound(
         arguments.pop(next(iter(signature.parameters)))
     for name, parameter in signature.parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:
-            arguments |= arguments.pop(name, {})
+            extra = arguments.pop(name, {})
+            # `def f(a, /, **extra)` takes another a among the extra ones.
+            arguments |= {name: extra} if extra.keys() & arguments.keys() else extra
     return arguments
 
 

@@ -26,7 +26,7 @@ from spanledger.errors import ConfigError, LedgerUnavailable, SpanledgerError
 from spanledger.ledger import _migrate
 from spanledger.ledger._binaries import find_binaries
 from spanledger.ledger._embedded import EmbeddedPostgres, default_state_dir, looks_like_cluster
-from spanledger.ledger._functions import Query, Run, no_connection, statement, translated
+from spanledger.ledger._functions import Query, Run, no_answer, no_connection, statement, translated
 from spanledger.ledger._heartbeat import Heartbeat
 from spanledger.ledger._loop import LoopConnections
 
@@ -116,11 +116,19 @@ class Database:
 
     @contextlib.asynccontextmanager
     async def awaiting(self) -> AsyncIterator[psycopg.AsyncConnection]:
-        """Lend a connection to this task."""
+        """Lend a connection to this task, for one question.
+
+        Raises:
+            LedgerUnavailable: None was to be had, or what was asked was not answered, in time.
+        """
         if self._prepared_pid != os.getpid():
             await asyncio.to_thread(self.prepare)
-        async with self._connections().lent() as connection:
-            yield connection
+        try:
+            # A server that has frozen answers nothing, not even that it will not answer.
+            async with asyncio.timeout(self.timeout_s), self._connections().lent() as connection:
+                yield connection
+        except TimeoutError as error:
+            raise no_answer(self.timeout_s) from error
 
     def forget_connections(self) -> None:
         """Replace pooled connections that are broken."""

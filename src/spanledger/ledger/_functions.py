@@ -124,6 +124,11 @@ def no_connection() -> LedgerUnavailable:
     )
 
 
+def no_answer(timeout_s: float) -> LedgerUnavailable:
+    """Say that something was asked and no answer came in time."""
+    return LedgerUnavailable(f"the ledger did not answer within {timeout_s:g} s; is the server overloaded or frozen?")
+
+
 def lost(error: LedgerUnavailable) -> bool:
     """Tell whether something was asked and its answer lost; without a connection nothing was asked."""
     cause = error.__cause__

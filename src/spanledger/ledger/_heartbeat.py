@@ -66,7 +66,7 @@ class Heartbeat:
             item={"key": reply.key, "attempt_id": reply.attempt_id, "lease_s": lease_s},
             holder=weakref.ref(reply.holder),
             every_s=lease_s / BEATS_PER_LEASE,
-            until_s=now_s + (query.run_max_s or math.inf),
+            until_s=now_s + (math.inf if query.run_max_s is None else query.run_max_s),
             due_s=now_s + lease_s / BEATS_PER_LEASE,
         )
         self._heart().keep(reply.attempt_id, pulse)

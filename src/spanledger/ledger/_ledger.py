@@ -100,6 +100,8 @@ class Ledger:
         Raises:
             SpanledgerError: The call may not run; errors of the handler pass through.
         """
+        if inspect.iscoroutinefunction(handler):
+            raise ConfigError("Ledger.run takes a plain function; a coroutine function goes to AsyncLedger.run")
 
         def invoke(begun: Begun) -> Ended:  # noqa: ARG001 - the handler needs nothing of it
             try:

@@ -146,7 +146,7 @@ def decide(guard: Guard, call: Call, span: Span) -> tuple[Asking, Begun] | Insid
     asking: Asking | None = None
     try:
         with inside():
-            asking = guard.asking(call, trace=record.trace_of(span))
+            asking = guard.asking(call, span=record.trace_of(span))
             left = guard.left(asking)
             if isinstance(left, Inside):
                 return left

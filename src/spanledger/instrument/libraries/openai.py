@@ -96,11 +96,17 @@ def _with_usage(usage: Usage, reported: Any) -> Usage:
         return usage
     return replace(
         usage,
-        input_tokens=reported.prompt_tokens,
-        output_tokens=reported.completion_tokens,
-        cached_tokens=getattr(reported.prompt_tokens_details, "cached_tokens", None),
-        reasoning_tokens=getattr(reported.completion_tokens_details, "reasoning_tokens", None),
+        input_tokens=_count(reported, "prompt_tokens"),
+        output_tokens=_count(reported, "completion_tokens"),
+        cached_tokens=_count(getattr(reported, "prompt_tokens_details", None), "cached_tokens"),
+        reasoning_tokens=_count(getattr(reported, "completion_tokens_details", None), "reasoning_tokens"),
     )
+
+
+def _count(reported: Any, name: str) -> int | None:
+    # The client does not check what servers report.
+    value = getattr(reported, name, None)
+    return value if isinstance(value, int) else None
 
 
 def _number(kwargs: Mapping[str, Any], name: str) -> float | None:
