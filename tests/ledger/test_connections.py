@@ -292,6 +292,29 @@ def test_a_configuration_in_code_without_a_dsn_uses_the_environment_s(dsn, monke
         assert [call["tool"] for call in same.calls()] == ["refund"]
 
 
+def test_a_server_that_has_frozen_does_not_hold_a_blocking_caller(dsn, sql):
+    with Ledger(config=Config(dsn=dsn, ledger_timeout_s=0.5)) as ledger:
+        ledger.calls()
+        call = ToolCall("refund", workflow_id="w")
+        with sql.transaction():
+            sql.execute("lock table spanledger.call in access exclusive mode")
+            with pytest.raises(LedgerUnavailable, match="did not answer within"):
+                ledger.run(call, lambda: pytest.fail("ran"))
+        assert ledger.run(call, lambda: "ran once it answered") == "ran once it answered"
+
+
+def test_the_result_of_an_effect_is_not_held_back_by_a_frozen_server(dsn, sql):
+    with Ledger(config=Config(dsn=dsn, ledger_timeout_s=0.5)) as ledger:
+        call = ToolCall("refund", workflow_id="w")
+        with sql.transaction():
+
+            def effect():
+                sql.execute("lock table spanledger.call in access exclusive mode")
+                return "done"
+
+            assert ledger.run(call, effect) == "done"
+
+
 def test_a_server_that_has_frozen_is_given_up_and_not_waited_for(dsn, sql):
     async def main():
         async with AsyncLedger(config=Config(dsn=dsn, ledger_timeout_s=0.5)) as ledger:

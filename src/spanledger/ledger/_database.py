@@ -25,6 +25,7 @@ from spanledger.config import Dsn
 from spanledger.errors import ConfigError, LedgerUnavailable, SpanledgerError
 from spanledger.ledger import _migrate
 from spanledger.ledger._binaries import find_binaries
+from spanledger.ledger._bounded import BoundedConnection
 from spanledger.ledger._embedded import EmbeddedPostgres, default_state_dir, looks_like_cluster
 from spanledger.ledger._functions import Query, Run, no_answer, no_connection, statement, translated
 from spanledger.ledger._heartbeat import Heartbeat
@@ -87,7 +88,7 @@ class Database:
         # By process id: a thread that held the parent's lock is not in a forked child.
         self._locks: dict[int, threading.Lock] = {}
         self._pid = 0
-        self._pool: psycopg_pool.ConnectionPool | None = None
+        self._pool: psycopg_pool.ConnectionPool[BoundedConnection] | None = None
         self._prepared_pid = 0
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopConnections] = weakref.WeakKeyDictionary()
 
@@ -226,7 +227,7 @@ class Database:
         finally:
             lock.release()
 
-    def _open_pool(self) -> psycopg_pool.ConnectionPool:
+    def _open_pool(self) -> psycopg_pool.ConnectionPool[BoundedConnection]:
         pool = self._pool
         if pool is not None and self._pid == os.getpid():
             return pool
@@ -238,8 +239,12 @@ class Database:
                     self.conninfo, min_size=0, max_size=POOL_MAX, max_idle=IDLE_MAX_S, open=True,
                     timeout=self.timeout_s, num_workers=1, kwargs={"autocommit": True},
                     reconnect_timeout=self.timeout_s, name="spanledger",
+                    connection_class=BoundedConnection, configure=self._bound,
                 )  # fmt: skip
             return self._pool
+
+    def _bound(self, connection: BoundedConnection) -> None:
+        connection.answer_timeout_s = self.timeout_s
 
     def prepare(self) -> None:
         """Once per process: make sure that the ledger is there and its schema fits; the embedded one is migrated."""
