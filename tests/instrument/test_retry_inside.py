@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 
 import httpx
 import pytest
@@ -147,3 +148,28 @@ def test_a_timeout_that_the_framework_hides_from_us_is_an_unknown_outcome_all_th
         with pytest.raises(errors.OutcomeUnknown):
             refund.invoke({"order_id": "o-1"})
     assert ran == ["o-1"]
+
+
+def test_a_function_that_a_decorator_made_asynchronous_is_settled_when_it_has_run(instrument, ledger, ran):
+    instrument()
+
+    def made_asynchronous(function):
+        @functools.wraps(function)
+        async def wrapper(order_id: str) -> str:
+            await asyncio.sleep(0)
+            return function(order_id)
+
+        return wrapper
+
+    @spanledger.tool
+    @made_asynchronous
+    def refund(order_id: str) -> str:
+        ran.append(order_id)
+        raise TimeoutError
+
+    async def main():
+        await refund("o-1")
+
+    with workflow("w"), pytest.raises(TimeoutError):
+        asyncio.run(main())
+    assert (ran, [call["state"] for call in ledger.calls()]) == (["o-1"], ["unknown"])

@@ -259,7 +259,10 @@ def _guarded(function: Callable[..., Any], own: Rule) -> Any:
             job(args, kwargs, bound=instance is not None), lambda: wrapped(*args, **kwargs)
         )
 
-    return _Wrapper(function, awaiting if inspect.iscoroutinefunction(plain) else blocking)
+    return _Wrapper(
+        function,
+        awaiting if (inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(plain)) else blocking,
+    )
 
 
 def _bound(
