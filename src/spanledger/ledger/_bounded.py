@@ -45,11 +45,14 @@ class BoundedConnection(psycopg.Connection[Any]):
                 # psycopg looks in here at every event, and ten times a second without one.
                 ready = yield wanted
                 if time.monotonic() > deadline_s:
-                    # So that nothing is claimed behind the back of a caller who has gone.
-                    with contextlib.suppress(psycopg.Error):
-                        self.cancel_safe(timeout=CANCEL_TIMEOUT_S)
-                    self.close()
+                    self._give_up()
                     raise no_answer(timeout_s)
                 wanted = gen.send(ready)
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
+
+    def _give_up(self) -> None:
+        # So that nothing is claimed behind the back of a caller who has gone.
+        with contextlib.suppress(psycopg.Error):
+            self.cancel_safe(timeout=CANCEL_TIMEOUT_S)
+        self.close()
