@@ -96,6 +96,11 @@ def write(dsn: str, statement: str) -> None:
         connection.execute(statement)
 
 
+def used_cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 class Place:
     """A state directory, the servers and the client processes in it."""
 
@@ -259,6 +264,17 @@ def test_a_new_user_during_the_stop_gets_a_running_server(place: Place) -> None:
     assert ask(server.dsn(), "select 1") == 1
     time.sleep(3 * LINGER_S)
     assert ask(server.dsn(), "select 1") == 1
+
+
+def test_a_supervisor_that_shall_not_linger_does_not_spin(place: Place) -> None:
+    server = EmbeddedPostgres(place.path, settings=FAST, linger_s=0.0)
+    try:
+        assert ask(server.dsn(), "select 1") == 1
+        before_s = used_cpu_s(place.supervisor)
+        time.sleep(0.5)
+        assert used_cpu_s(place.supervisor) - before_s < 0.1
+    finally:
+        server.release()
 
 
 def test_a_second_user_keeps_the_server_of_the_first(place: Place) -> None:

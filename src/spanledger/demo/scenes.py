@@ -180,8 +180,7 @@ def over_budget(folder: Path) -> Scene:
         return world.scene(world.run())
 
 
-SCENES: tuple[Callable[[Path], Scene], ...] = (
-    unguarded,
+GUARDED: tuple[Callable[[Path], Scene], ...] = (
     killed_before_recording,
     killed_after_recording,
     over_budget,

@@ -32,6 +32,7 @@ if sys.platform != "win32":  # there, the client refuses before it needs any of 
 NAME = "spanledger"  # of the database and of its superuser
 PORT = 5432  # only a part of the socket's file name
 POLL_S = 0.5
+POLL_MIN_S = 0.05  # also where the server shall not linger at all: looking all the time would take a core
 LOCK_RETRY_S = 0.02
 LOCK_WAIT_S = 30.0
 LOG_BYTES_MAX = 4 * 2**20
@@ -354,7 +355,7 @@ def _watch(server: Server, users_fd: int, *, linger_s: float) -> None:
     """Returns, holding users.lock, when nobody has used the server for the given time."""
     idle_since_s: float | None = None
     while True:
-        select.select([server.gone_fd], [], [], min(POLL_S, linger_s / 2))
+        select.select([server.gone_fd], [], [], max(POLL_MIN_S, min(POLL_S, linger_s / 2)))
         if not server.is_running():
             raise Unusable("PostgreSQL ended by itself")
         if not try_lock(users_fd, fcntl.LOCK_EX):
