@@ -20,15 +20,13 @@ from spanledger.core.call import Begun, Call, Ended, Outcome, ToolCall, Verdict
 from spanledger.core.money import Amount, amount_of
 from spanledger.core.outcomes import describe_error, is_ambiguous, storable
 from spanledger.core.rules import terms_for
-from spanledger.core.steps import Ask, Asking, claimed, guarded, keep_plain, kept_text
+from spanledger.core.steps import RESOLUTIONS, Ask, Asking, claimed, guarded, keep_plain, kept_text
 from spanledger.core.values import decode, encode
 from spanledger.errors import ConfigError
 from spanledger.ledger._database import Database, embedded_server
 from spanledger.ledger._drivers import AwaitingDriver, BlockingDriver
 from spanledger.ledger._embedded import EmbeddedPostgres
 from spanledger.ledger._functions import Prefix, Read, Run, applying
-
-OUTCOMES = ("succeeded", "failed", "retry")
 
 
 class PlainCodec:
@@ -336,8 +334,8 @@ def _ended(begun: Begun, cost: Amount | None) -> dict[str, Any]:
 
 def _resolve(config: Config, key: str, by: str, found: tuple[str, Any, str | None]) -> Ask:
     outcome, result, reason = found
-    if outcome not in OUTCOMES:
-        raise ConfigError(f"an outcome is one of {', '.join(OUTCOMES)}, not {outcome!r}")
+    if outcome not in RESOLUTIONS:
+        raise ConfigError(f"an outcome is one of {', '.join(RESOLUTIONS)}, not {outcome!r}")
     item: dict[str, Any] = {"key": key, "by": storable(by), "outcome": outcome}
     if reason is not None:
         item |= {"reason": storable(reason)}
