@@ -72,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     calls.add_argument("--limit", type=int, default=100, help="at most so many (100)")
     show = add("show", _show, "Show one call and its history.", "spanledger show 1cc4d506…")
     show.add_argument("key", help="the call's key, or its beginning")
+    add("doctor", _doctor, "Look whether a program here would be guarded, and by what.", "spanledger doctor")
     add("budgets", _budgets, "Show how the budgets stand.", "spanledger budgets --json")
     resolve = add(
         "resolve",
@@ -152,6 +153,23 @@ def _resolve(arguments: argparse.Namespace) -> int:
         raise SpanledgerError(f"call {key} is not of unknown outcome; see `spanledger show {arguments.key}`")
     _show_as(arguments, {"key": key, "outcome": arguments.outcome}, [f"resolved as {arguments.outcome}"])
     return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    import dataclasses
+
+    from spanledger.doctor import BAD, WARN, examine
+    from spanledger.terminal import paint
+
+    colours = {WARN: "yellow", BAD: "red"}
+    findings = examine()
+    lines = []
+    for found in findings:
+        says = " ".join(found.says.split())
+        lines.append(f"{paint(f'{found.state:<5}', colours.get(found.state, 'green'))}{found.about:<14} {says}")
+        lines += [f"{'':<20}-> {found.do}"] if found.do else []
+    _show_as(arguments, [dataclasses.asdict(found) for found in findings], lines)
+    return EXIT_NOT_DONE if any(found.state == BAD for found in findings) else 0
 
 
 def _ledger() -> Any:
