@@ -85,6 +85,19 @@ def _parser() -> argparse.ArgumentParser:
     resolve.add_argument("--result", help="JSON: what later calls of this key are given")
     resolve.add_argument("--reason", help="kept in the ledger")
     resolve.add_argument("--by", default=None, help="who says so (your user name)")
+    role = add(
+        "role",
+        _role,
+        "Let a database role use the ledger for one tenant, or stop that.",
+        "spanledger role acme_agents --kind agent --tenant acme",
+    )
+    role.add_argument("role", help="name of the database role")
+    choice = role.add_mutually_exclusive_group(required=True)
+    choice.add_argument(
+        "--kind", choices=("agent", "operator"), help="agent: begin, settle, fail; operator: resolve, apply"
+    )
+    choice.add_argument("--remove", action="store_true", help="take all its rights on the tenant back")
+    role.add_argument("--tenant", required=True, help="the tenant, or '*' for all")
     return parser
 
 
@@ -152,6 +165,19 @@ def _resolve(arguments: argparse.Namespace) -> int:
     if not done:
         raise SpanledgerError(f"call {key} is not of unknown outcome; see `spanledger show {arguments.key}`")
     _show_as(arguments, {"key": key, "outcome": arguments.outcome}, [f"resolved as {arguments.outcome}"])
+    return 0
+
+
+def _role(arguments: argparse.Namespace) -> int:
+    role, tenant = arguments.role, arguments.tenant
+    with _ledger() as ledger:
+        if arguments.remove and not ledger.unbind_role(role, tenant=tenant):
+            raise SpanledgerError(f"role {role} has no rights on tenant {tenant}")
+        if not arguments.remove:
+            ledger.bind_role(role, kind=arguments.kind, tenant=tenant, by=getpass.getuser())
+    done = f"{role} has no rights on tenant {tenant} any more" if arguments.remove else (
+        f"{role} may act as {arguments.kind} for tenant {tenant}")  # fmt: skip
+    _show_as(arguments, {"role": role, "kind": arguments.kind, "tenant": tenant}, [done])
     return 0
 
 

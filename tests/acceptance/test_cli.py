@@ -63,6 +63,21 @@ def test_budgets_are_applied_from_the_file_and_shown(run: Run, dsn, tmp_path: Pa
     }
 
 
+def test_a_role_is_bound_to_a_tenant_and_unbound(run: Run, dsn, sql):
+    sql.execute("create role bound_by_cli login")
+    try:
+        bound = run("spanledger", "role", "bound_by_cli", "--kind", "agent", "--tenant", "acme", SPANLEDGER_DSN=dsn)
+        taken = run("spanledger", "role", "bound_by_cli", "--remove", "--tenant", "acme", SPANLEDGER_DSN=dsn)
+        again = run("spanledger", "role", "bound_by_cli", "--remove", "--tenant", "acme", SPANLEDGER_DSN=dsn)
+    finally:
+        sql.execute("drop owned by bound_by_cli")
+        sql.execute("drop role bound_by_cli")
+
+    assert bound.stdout == "bound_by_cli may act as agent for tenant acme\n"
+    assert (taken.returncode, again.returncode) == (0, 1)
+    assert "has no rights on tenant acme" in again.stderr
+
+
 @pytest.mark.parametrize(
     ("command", "code", "words"),
     [
@@ -95,7 +110,9 @@ def test_a_database_without_a_ledger_says_how_to_make_one(run: Run, empty_dsn):
     assert "spanledger migrate" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["demo", "migrate", "apply", "calls", "show", "budgets", "resolve"])
+@pytest.mark.parametrize(
+    "command", ["demo", "migrate", "apply", "calls", "show", "budgets", "resolve", "role", "doctor"]
+)
 def test_the_help_of_every_command_shows_an_example(run: Run, command):
     done = run("spanledger", command, "--help")
 

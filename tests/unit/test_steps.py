@@ -203,7 +203,7 @@ UNKNOWN = begun("outcome_unknown", attempt=4, details={"probe": True}, attempts=
 )
 def test_what_a_probe_found_out_is_told_to_the_ledger_which_decides_again(found: Resolution, item: Any) -> None:
     asked, admitted_ = played(admitted(probing()), UNKNOWN, found, {"owned": True}, RUN)
-    assert functions(asked) == ["begin", "Look", "resolve", "begin"]
+    assert functions(asked) == ["begin", "Look", "probed", "begin"]
     resolve = asked[2]
     assert resolve.item.items() >= ({"key": "k", "attempt": 4} | item).items()
     assert resolve.item["by"].startswith("probe:")
@@ -232,7 +232,7 @@ def test_a_probe_is_asked_about_this_call_and_its_key() -> None:
 )
 def test_a_probe_that_cannot_tell_leaves_the_outcome_unknown(found: Any, reason: str) -> None:
     asked, error = refused(OutcomeUnknown, guarded(probing(), Exact()), UNKNOWN, found, {"owned": True})
-    assert functions(asked) == ["begin", "Look", "resolve"]
+    assert functions(asked) == ["begin", "Look", "probed"]
     assert asked[2].item["outcome"] == "unknown"
     assert (error.key, error.attempts) == ("k", 2)
     assert reason in str(error)

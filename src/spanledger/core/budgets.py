@@ -7,11 +7,12 @@ what it turns out to cost is booked when it settles.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from spanledger.core.call import Call
-from spanledger.core.money import Amount, Calls, Money, Tokens
+from spanledger.core.money import Amount, Calls, Money, Tokens, amount_of
 from spanledger.core.rules import matches
 from spanledger.errors import ConfigError
 
@@ -76,3 +77,22 @@ class Balance:
     spent: Amount
     held: Amount
     remaining: Amount
+
+
+def looser(wanted: Iterable[Mapping[str, Any]], held: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Say where the ledger is less strict than a program's own budgets.
+
+    Args:
+        wanted: What `Budget.control` gives.
+        held: Rows of the ledger's budgets.
+    """
+    limits = {row["name"]: row["limit_steps"] for row in held}
+    found = []
+    for budget in wanted:
+        limit = limits.get(budget["name"])
+        if limit is None:
+            found.append(f"the ledger has no budget {budget['name']!r}")
+        elif limit > budget["limit"]:
+            figures = [amount_of(budget["unit"], steps) for steps in (limit, budget["limit"])]
+            found.append(f"budget {budget['name']!r} is {figures[0]} in the ledger and {figures[1]} here")
+    return found

@@ -51,7 +51,7 @@ class Ask:
     """Call one function of the ledger with one item.
 
     Attributes:
-        function: ``"begin"``, ``"settle"``, ``"fail"`` or ``"resolve"``.
+        function: ``"begin"``, ``"settle"``, ``"fail"``, ``"resolve"`` or ``"probed"``.
         tenant: Whose ledger it is.
         item: The item, JSON.
         shielded: Must be carried out even if the caller is being cancelled.
@@ -294,7 +294,12 @@ def _probe(asking: Asking, begun: Begun) -> Steps[Resolution]:
     probe = asking.terms.probe
     if probe is None:
         raise refusal(begun, asking.call)
-    item: dict[str, Any] = {"key": begun.key, "attempt": begun.attempt, "by": f"probe:{_name_of(probe)}"}
+    item: dict[str, Any] = {
+        "key": begun.key,
+        "attempt": begun.attempt,
+        "probe_id": asking.attempt_id,
+        "by": f"probe:{_name_of(probe)}",
+    }
     reason = "the probe could not tell either"
     try:
         found: Resolution | None = yield Look(lambda: probe(asking.call, begun.key))
@@ -302,7 +307,7 @@ def _probe(asking: Asking, begun: Begun) -> Steps[Resolution]:
     except Exception as error:
         logger.exception("the probe of %s failed", asking.call.name)
         found, finding, reason = None, _finding(None), f"its probe failed: {error}"
-    yield Ask("resolve", asking.tenant, item | finding)
+    yield Ask("probed", asking.tenant, item | finding)
     if found is None:
         raise refusal(replace(begun, reason=reason), asking.call)
     return found

@@ -17,8 +17,7 @@ from spanledger.ledger import _migrate
 from spanledger.ledger._database import Database
 from spanledger.ledger._functions import translated
 
-AGENT_FUNCTIONS = ("begin", "settle", "fail", "resolve", "renew")
-OPERATOR_FUNCTIONS = ("apply", "top_up")
+AGENT_FUNCTIONS = ("begin", "settle", "fail", "renew", "probed")
 DURABLE = ("fsync", "full_page_writes")
 _STANDING = """
 select count(*) filter (where state = 'unknown') as unknown,
@@ -42,7 +41,7 @@ class Checkup:
         clock_ahead_s: Seconds the server's clock is ahead of this machine's; only for people to compare times.
         pooled: Another program, such as PgBouncer, is between us and the server.
         risky: Settings with which a crash of the server may forget what it has confirmed, and their values.
-        forbidden: Functions of the ledger that the role may not use.
+        forbidden: Functions of the ledger that a guarded program needs and the role may not use.
         unknown: Calls of unknown outcome, those of them whose lease ran out unnoticed, and the start of the oldest.
         running: Calls that run now.
     """
@@ -88,7 +87,6 @@ def _look(connection: psycopg.Connection, tenant: str) -> Checkup:
     unknown, lapsed, since, running = _row(connection, _STANDING, (tenant,))
     settings: dict[str, str] = dict(connection.execute("select name, setting from pg_settings where name = any (%s)", (
         [*DURABLE, "synchronous_commit"],)).fetchall())  # fmt: skip
-    functions = AGENT_FUNCTIONS + OPERATOR_FUNCTIONS
     rights: dict[str, bool] = dict(connection.execute(
         "select p.proname::text, has_function_privilege(p.oid, 'execute') from pg_proc p "
         "where p.pronamespace = 'spanledger_v1'::regnamespace").fetchall())  # fmt: skip
@@ -102,7 +100,7 @@ def _look(connection: psycopg.Connection, tenant: str) -> Checkup:
         # A pooler hands out process ids of its own.
         pooled=info.backend_pid != backend,
         risky={name: value for name, value in settings.items() if value == "off"},
-        forbidden=tuple(name for name in functions if not rights.get(name)),
+        forbidden=tuple(name for name in AGENT_FUNCTIONS if not rights.get(name)),
         unknown=(unknown, lapsed, since),
         running=running,
     )

@@ -22,12 +22,13 @@ import psycopg
 import psycopg_pool
 
 from spanledger.config import Dsn
+from spanledger.core.budgets import looser
 from spanledger.errors import ConfigError, LedgerUnavailable, SpanledgerError
 from spanledger.ledger import _migrate
 from spanledger.ledger._binaries import find_binaries
 from spanledger.ledger._bounded import BoundedConnection
 from spanledger.ledger._embedded import EmbeddedPostgres, default_state_dir, looks_like_cluster
-from spanledger.ledger._functions import Query, Run, no_answer, no_connection, statement, translated
+from spanledger.ledger._functions import Read, Run, no_answer, no_connection, statement, translated
 from spanledger.ledger._heartbeat import Heartbeat
 from spanledger.ledger._loop import LoopConnections
 
@@ -73,7 +74,7 @@ def _server(state_dir: Path, choice: str | None) -> EmbeddedPostgres:
 class Database:
     """One ledger, as one process sees it. Safe to use from many threads and event loops."""
 
-    def __init__(self, dsn: Dsn | EmbeddedPostgres, *, timeout_s: float, controls: Query | None = None) -> None:
+    def __init__(self, dsn: Dsn | EmbeddedPostgres, *, timeout_s: float, controls: Run | None = None) -> None:
         """Remember where the ledger is; nothing is opened yet.
 
         Args:
@@ -263,9 +264,19 @@ class Database:
                 else:
                     _migrate.check_schema(connection)
                 if self._controls is not None:
-                    connection.execute(*statement(self._controls))
+                    self._apply(connection, self._controls)
         except psycopg.Error as error:
             raise translated(error) from error
+
+    def _apply(self, connection: psycopg.Connection, controls: Run) -> None:
+        try:
+            connection.execute(*statement(controls))
+        except psycopg.errors.InsufficientPrivilege:
+            # The ledger's budgets hold whatever is in this program's file; say where the file is stricter.
+            tenant, wanted = controls.arguments[0], controls.arguments[1]["budgets"]
+            rows = connection.execute(*statement(Read("budgets", {"tenant": tenant}))).fetchall()
+            for loose in looser(wanted, [row[0] for row in rows]):
+                logger.warning("%s; an operator has to `spanledger apply` this program's configuration", loose)
 
     def _renew(self, tenant: str, items: list[dict[str, object]]) -> None:
         with self.blocking() as connection:

@@ -21,7 +21,9 @@ from spanledger.core.money import amount_of
 from spanledger.core.steps import Ask
 from spanledger.errors import ConfigError, LedgerUnavailable
 
-_STATEMENTS = {name: f"select spanledger_v1.{name}(%s, %s::jsonb)" for name in ("begin", "settle", "fail", "resolve")}
+_STATEMENTS = {
+    name: f"select spanledger_v1.{name}(%s, %s::jsonb)" for name in ("begin", "settle", "fail", "resolve", "probed")
+}
 _AMOUNTS = ("limit", "spent", "held", "remaining", "requested")
 
 ROWS_MAX = 10_000

@@ -1,48 +1,28 @@
 """`Ledger` and `AsyncLedger`: the ledger by hand, for programs that want more than a decorator.
 
-Rules: the two classes are alike but for `await`. Everything they do is a few steps for a driver. They act on a
-configuration and a database that others may share.
+Rules: the two classes are alike but for `await`. Everything they do is a few steps for a driver; `_requests` makes
+them and reads the answers. They act on a configuration and a database that others may share.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import os
-import uuid
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Self
 
 from spanledger.config import Config, Dsn, dsn_of
 from spanledger.core.budgets import Balance
-from spanledger.core.call import Begun, Call, Ended, Outcome, ToolCall, Verdict
-from spanledger.core.money import Amount, amount_of
-from spanledger.core.outcomes import describe_error, is_ambiguous, storable
-from spanledger.core.rules import terms_for
-from spanledger.core.steps import RESOLUTIONS, Ask, Asking, claimed, guarded, keep_plain, kept_text
-from spanledger.core.values import decode, encode
+from spanledger.core.call import Begun, Ended, ToolCall
+from spanledger.core.money import Amount
+from spanledger.core.steps import claimed, guarded
 from spanledger.errors import ConfigError
+from spanledger.ledger import _requests as requests
 from spanledger.ledger._database import Database, embedded_server
 from spanledger.ledger._drivers import AwaitingDriver, BlockingDriver
 from spanledger.ledger._embedded import EmbeddedPostgres
-from spanledger.ledger._functions import Prefix, Read, Run, applying
-
-
-class PlainCodec:
-    """Keeps values as JSON; what JSON lacks is tagged."""
-
-    def encode(self, result: Any) -> Any:
-        """Turn a result into a JSON tree that gives it back equal."""
-        tree = encode(result, exact=True)
-        back = decode(tree)
-        if type(back) is not type(result) or back != result:
-            raise TypeError(f"a {type(result).__qualname__} would not come back equal")
-        return tree
-
-    def decode(self, tree: Any, call: Call) -> Any:  # noqa: ARG002 - the call matters to other codecs
-        """Turn a kept tree into the result."""
-        return decode(tree)
+from spanledger.ledger._functions import Prefix, Run, applying
 
 
 def open_database(config: Config, dsn: Dsn | None = None) -> Database:
@@ -107,12 +87,12 @@ class Ledger:
             except BaseException as error:  # noqa: BLE001 - raised again below
                 return Ended(error=error)
 
-        outcome = self._driver.drive(guarded(_asking(self.config, call), PlainCodec()), invoke)
-        return _result_of(outcome)
+        outcome = self._driver.drive(guarded(requests.asking(self.config, call), requests.PlainCodec()), invoke)
+        return requests.result_of(outcome)
 
     def begin(self, call: ToolCall) -> Begun:
         """Ask once whether a call may run, and claim it if so; refusals are verdicts here, not exceptions."""
-        return _shown_begun(self._driver.drive(claimed(_asking(self.config, call))))
+        return requests.shown_begun(self._driver.drive(claimed(requests.asking(self.config, call))))
 
     def settle(self, begun: Begun, result: Any, cost: Amount | None = None) -> bool:
         """Record that a call succeeded.
@@ -125,7 +105,7 @@ class Ledger:
         Returns:
             True; False where a newer attempt owns the call, and this outcome was recorded as late.
         """
-        return bool(self._driver.query(_settle(self.config, begun, result, cost))["owned"])
+        return bool(self._driver.query(requests.settle(self.config, begun, result, cost))["owned"])
 
     def fail(self, begun: Begun, error: BaseException, outcome_unknown: bool | None = None) -> bool:
         """Record that a call failed.
@@ -138,15 +118,15 @@ class Ledger:
         Returns:
             True; False where a newer attempt owns the call.
         """
-        return bool(self._driver.query(_fail(self.config, begun, error, outcome_unknown))["owned"])
+        return bool(self._driver.query(requests.fail(self.config, begun, error, outcome_unknown))["owned"])
 
     def key(self, call: ToolCall) -> str:
         """Return the key of a call, without asking the ledger."""
-        return _asking(self.config, call).identity.key
+        return requests.asking(self.config, call).identity.key
 
     def get(self, key: str) -> dict[str, Any] | None:
         """Return the row of a call, or None."""
-        return next(iter(self._driver.query(_calls(self.config, {"key": key}, 1))), None)
+        return next(iter(self._driver.query(requests.calls(self.config, {"key": key}, 1))), None)
 
     def calls(  # noqa: PLR0917 - filters, given by name
         self,
@@ -160,11 +140,11 @@ class Ledger:
         """Return rows of calls, the newest first; `key` is a key or the beginning of one."""
         where = {"workflow_id": workflow_id, "state": state, "tool": tool, "tenant": tenant or self.config.tenant}
         where |= {"key": Prefix(key)} if key else {}
-        return list(self._driver.query(_calls(self.config, where, limit)))
+        return list(self._driver.query(requests.calls(self.config, where, limit)))
 
     def history(self, key: str) -> list[dict[str, Any]]:
         """Return what happened to a call beyond what its row shows now, in order."""
-        return list(self._driver.query(_history(self.config, key)))
+        return list(self._driver.query(requests.history(self.config, key)))
 
     def resolve(self, key: str, *, by: str, outcome: str, result: Any = None, reason: str | None = None) -> bool:
         """Say what became of a call of unknown outcome.
@@ -179,11 +159,11 @@ class Ledger:
         Returns:
             True; False where the call is not of unknown outcome (any more).
         """
-        return bool(self._driver.query(_resolve(self.config, key, by, (outcome, result, reason)))["done"])
+        return bool(self._driver.query(requests.resolve(self.config, key, by, (outcome, result, reason)))["done"])
 
     def budgets(self, tenant: str | None = None) -> list[Balance]:
         """Return how the budgets stand."""
-        return _balances(self._driver.query(_budgets(self.config, None, tenant)))
+        return requests.balances(self._driver.query(requests.budgets(self.config, None, tenant)))
 
     def budget(self, name: str, tenant: str | None = None) -> Balance:
         """Return how one budget stands.
@@ -191,7 +171,7 @@ class Ledger:
         Raises:
             ConfigError: There is no such budget.
         """
-        return _only(_balances(self._driver.query(_budgets(self.config, name, tenant))), name)
+        return requests.only(requests.balances(self._driver.query(requests.budgets(self.config, name, tenant))), name)
 
     def top_up(self, name: str, amount: Amount, *, by: str) -> None:
         """Raise what a budget may spend.
@@ -199,7 +179,25 @@ class Ledger:
         Raises:
             ConfigError: There is no such budget in that unit.
         """
-        _check_topped(self._driver.query(_top_up(self.config, name, amount, by)), name, amount)
+        requests.check_topped(self._driver.query(requests.top_up(self.config, name, amount, by)), name, amount)
+
+    def bind_role(self, role: str, *, kind: str, tenant: str, by: str) -> None:
+        """Let a database role use the ledger for one tenant; only the ledger's owner may say so.
+
+        Args:
+            role: Its name; it exists already.
+            kind: ``"agent"``: begin, settle and fail; or ``"operator"``: resolve, apply, top up. Both read.
+            tenant: The tenant, or ``"*"`` for all.
+            by: Who says so.
+
+        Raises:
+            ConfigError: There is no such role or kind, or this program's role is not the owner.
+        """
+        self._driver.query(Run("bind_role", (role, kind, tenant, by)))
+
+    def unbind_role(self, role: str, *, tenant: str) -> bool:
+        """Take a role's rights on a tenant back; False where it had none."""
+        return bool(self._driver.query(Run("unbind_role", (role, tenant))))
 
 
 class AsyncLedger:
@@ -246,28 +244,28 @@ class AsyncLedger:
             except BaseException as error:  # noqa: BLE001 - raised again below
                 return Ended(error=error)
 
-        outcome = await self._driver.drive(guarded(_asking(self.config, call), PlainCodec()), invoke)
-        return _result_of(outcome)
+        outcome = await self._driver.drive(guarded(requests.asking(self.config, call), requests.PlainCodec()), invoke)
+        return requests.result_of(outcome)
 
     async def begin(self, call: ToolCall) -> Begun:
         """As `Ledger.begin`."""
-        return _shown_begun(await self._driver.drive(claimed(_asking(self.config, call))))
+        return requests.shown_begun(await self._driver.drive(claimed(requests.asking(self.config, call))))
 
     async def settle(self, begun: Begun, result: Any, cost: Amount | None = None) -> bool:
         """As `Ledger.settle`."""
-        return bool((await self._driver.query(_settle(self.config, begun, result, cost)))["owned"])
+        return bool((await self._driver.query(requests.settle(self.config, begun, result, cost)))["owned"])
 
     async def fail(self, begun: Begun, error: BaseException, outcome_unknown: bool | None = None) -> bool:
         """As `Ledger.fail`."""
-        return bool((await self._driver.query(_fail(self.config, begun, error, outcome_unknown)))["owned"])
+        return bool((await self._driver.query(requests.fail(self.config, begun, error, outcome_unknown)))["owned"])
 
     def key(self, call: ToolCall) -> str:
         """As `Ledger.key`."""
-        return _asking(self.config, call).identity.key
+        return requests.asking(self.config, call).identity.key
 
     async def get(self, key: str) -> dict[str, Any] | None:
         """As `Ledger.get`."""
-        return next(iter(await self._driver.query(_calls(self.config, {"key": key}, 1))), None)
+        return next(iter(await self._driver.query(requests.calls(self.config, {"key": key}, 1))), None)
 
     async def calls(  # noqa: PLR0917 - filters, given by name
         self,
@@ -281,108 +279,36 @@ class AsyncLedger:
         """As `Ledger.calls`."""
         where = {"workflow_id": workflow_id, "state": state, "tool": tool, "tenant": tenant or self.config.tenant}
         where |= {"key": Prefix(key)} if key else {}
-        return list(await self._driver.query(_calls(self.config, where, limit)))
+        return list(await self._driver.query(requests.calls(self.config, where, limit)))
 
     async def history(self, key: str) -> list[dict[str, Any]]:
         """As `Ledger.history`."""
-        return list(await self._driver.query(_history(self.config, key)))
+        return list(await self._driver.query(requests.history(self.config, key)))
 
     async def resolve(self, key: str, *, by: str, outcome: str, result: Any = None, reason: str | None = None) -> bool:
         """As `Ledger.resolve`."""
-        return bool((await self._driver.query(_resolve(self.config, key, by, (outcome, result, reason))))["done"])
+        return bool(
+            (await self._driver.query(requests.resolve(self.config, key, by, (outcome, result, reason))))["done"]
+        )
 
     async def budgets(self, tenant: str | None = None) -> list[Balance]:
         """As `Ledger.budgets`."""
-        return _balances(await self._driver.query(_budgets(self.config, None, tenant)))
+        return requests.balances(await self._driver.query(requests.budgets(self.config, None, tenant)))
 
     async def budget(self, name: str, tenant: str | None = None) -> Balance:
         """As `Ledger.budget`."""
-        return _only(_balances(await self._driver.query(_budgets(self.config, name, tenant))), name)
+        return requests.only(
+            requests.balances(await self._driver.query(requests.budgets(self.config, name, tenant))), name
+        )
 
     async def top_up(self, name: str, amount: Amount, *, by: str) -> None:
         """As `Ledger.top_up`."""
-        _check_topped(await self._driver.query(_top_up(self.config, name, amount, by)), name, amount)
+        requests.check_topped(await self._driver.query(requests.top_up(self.config, name, amount, by)), name, amount)
 
+    async def bind_role(self, role: str, *, kind: str, tenant: str, by: str) -> None:
+        """As `Ledger.bind_role`."""
+        await self._driver.query(Run("bind_role", (role, kind, tenant, by)))
 
-def _asking(config: Config, call: ToolCall) -> Asking:
-    values = {f.name: getattr(call, f.name) for f in dataclasses.fields(call) if f.name != "tool"}
-    return config.asking(Call(name=call.tool, opted_in=True, **values), attempt_id=str(uuid.uuid4()))
-
-
-def _settle(config: Config, begun: Begun, result: Any, cost: Amount | None) -> Ask:
-    text = None
-    if terms_for(Call(begun.tool, opted_in=True), config.rules).keep_result and begun.key_source != "none":
-        text = kept_text(begun.tool, result, PlainCodec(), config.result_bytes_max)
-    item = _ended(begun, cost) | {"result": text, "result_kept": text is not None}
-    return Ask("settle", begun.tenant, item, shielded=True)
-
-
-def _fail(config: Config, begun: Begun, error: BaseException, outcome_unknown: bool | None) -> Ask:
-    if outcome_unknown is None:
-        outcome_unknown = is_ambiguous(error, terms_for(Call(begun.tool, opted_in=True), config.rules))
-    item = _ended(begun, None) | {"error": describe_error(error), "outcome_unknown": outcome_unknown}
-    return Ask("fail", begun.tenant, item, shielded=True)
-
-
-def _ended(begun: Begun, cost: Amount | None) -> dict[str, Any]:
-    return {
-        "key": begun.key,
-        "attempt_id": begun.attempt_id,
-        "cost": {} if cost is None else {cost.unit: cost.steps},
-    }
-
-
-def _resolve(config: Config, key: str, by: str, found: tuple[str, Any, str | None]) -> Ask:
-    outcome, result, reason = found
-    if outcome not in RESOLUTIONS:
-        raise ConfigError(f"an outcome is one of {', '.join(RESOLUTIONS)}, not {outcome!r}")
-    item: dict[str, Any] = {"key": key, "by": storable(by), "outcome": outcome}
-    if reason is not None:
-        item |= {"reason": storable(reason)}
-    if outcome == "succeeded":
-        item |= {"result": keep_plain(result), "result_kept": True}
-    return Ask("resolve", config.tenant, item)
-
-
-def _calls(config: Config, where: dict[str, Any], limit: int) -> Read:
-    return Read("calls", {"tenant": config.tenant} | where, "created_at desc, key", limit)
-
-
-def _history(config: Config, key: str) -> Read:
-    return Read("history", {"tenant": config.tenant, "key": key}, "id")
-
-
-def _budgets(config: Config, name: str | None, tenant: str | None) -> Read:
-    return Read("budgets", {"tenant": tenant or config.tenant, "name": name}, "name")
-
-
-def _balances(rows: Iterable[dict[str, Any]]) -> list[Balance]:
-    figures = ("limit", "spent", "held", "remaining")
-    return [Balance(row["name"], *(amount_of(row["unit"], row[f"{f}_steps"]) for f in figures)) for row in rows]
-
-
-def _only(balances: list[Balance], name: str) -> Balance:
-    if not balances:
-        raise ConfigError(f"the ledger has no budget {name!r}; apply a configuration that names it")
-    return balances[0]
-
-
-def _top_up(config: Config, name: str, amount: Amount, by: str) -> Run:
-    return Run("top_up", (config.tenant, name, amount.unit, amount.steps, by))
-
-
-def _check_topped(done: bool, name: str, amount: Amount) -> None:
-    if not done:
-        raise ConfigError(f"the ledger has no budget {name!r} in {amount.unit}")
-
-
-def _shown_begun(begun: Begun) -> Begun:
-    if begun.verdict is Verdict.REPLAY and begun.result_kept:
-        return dataclasses.replace(begun, result=decode(begun.result))
-    return begun
-
-
-def _result_of(outcome: Outcome) -> Any:
-    if outcome.ended.error is not None:
-        raise outcome.ended.error
-    return outcome.ended.value
+    async def unbind_role(self, role: str, *, tenant: str) -> bool:
+        """As `Ledger.unbind_role`."""
+        return bool(await self._driver.query(Run("unbind_role", (role, tenant))))

@@ -106,6 +106,7 @@ def migrate(connection: psycopg.Connection) -> list[str]:
         # An older program must not put older functions over a newer schema's.
         if max(done, default=0) <= migrations()[-1].version:
             applied += _apply_modules(connection)
+            connection.execute("select spanledger.grant_rights()")
     return applied
 
 
@@ -115,14 +116,8 @@ def check_version(connection: psycopg.Connection) -> None:
     Raises:
         ConfigError: It is too new for this program. (Too old shows at the first call, or here as a missing table.)
     """
-    known = migrations()[-1].version
-    row = connection.execute(
-        "select max(version) from spanledger.migration where breaking and version > %s", (known,)
-    ).fetchone()
-    if row and row[0] is not None:
-        raise ConfigError(
-            f"the ledger's schema is at version {row[0]}, this spanledger knows {known}: upgrade spanledger here"
-        )
+    row = connection.execute("select max(version) from spanledger.migration where breaking").fetchone()
+    _refuse_newer(row[0] if row else None)
 
 
 def check_schema(connection: psycopg.Connection) -> None:
@@ -133,13 +128,25 @@ def check_schema(connection: psycopg.Connection) -> None:
     """
     missing = "run `spanledger migrate` with a role that may create schemas"
     try:
-        row = connection.execute("select max(version) from spanledger.migration").fetchone()
-        check_version(connection)
+        # A view, because a role that is bound to a tenant sees no table.
+        row = connection.execute("select version, breaking from spanledger_v1.version").fetchone()
     except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
         raise ConfigError(f"this database holds no ledger yet: {missing}") from None
-    version, needed = (row[0] if row else None) or 0, migrations()[-1].version
-    if version < needed:
-        raise ConfigError(f"the ledger's schema is at version {version}, this spanledger needs {needed}: {missing}")
+    version, breaking = row or (None, None)
+    _refuse_newer(breaking)
+    needed = migrations()[-1].version
+    if (version or 0) < needed:
+        raise ConfigError(
+            f"the ledger's schema is at version {version or 0}, this spanledger needs {needed}: {missing}"
+        )
+
+
+def _refuse_newer(breaking: int | None) -> None:
+    known = migrations()[-1].version
+    if breaking is not None and breaking > known:
+        raise ConfigError(
+            f"the ledger's schema is at version {breaking}, this spanledger knows {known}: upgrade spanledger here"
+        )
 
 
 def _apply_modules(connection: psycopg.Connection) -> list[str]:

@@ -6,6 +6,7 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
+    perform spanledger.require(p_tenant, 'apply');
     if exists (
         select from jsonb_array_elements(p_controls -> 'budgets') item
         join spanledger.budget b on b.tenant = p_tenant and b.name = item ->> 'name'

@@ -21,6 +21,7 @@ declare
     v_now timestamptz;
     v_i integer;
 begin
+    perform spanledger.require(p_tenant, 'begin');
     -- First without a lock: a replay, and all else that changes nothing, shall cost no write.
     for v_i in 1 .. v_count loop
         select * into v_call from spanledger.call c

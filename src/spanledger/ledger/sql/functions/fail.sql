@@ -14,6 +14,7 @@ declare
     v_not_invoked boolean;
     v_i integer;
 begin
+    perform spanledger.require(p_tenant, 'fail');
     perform spanledger.lock_items(p_tenant, p_items);
     for v_i, v_item in select item.i, item.item from jsonb_array_elements(p_items) with ordinality item (item, i)
         order by item.item ->> 'key', item.i

@@ -6,6 +6,7 @@ set search_path = pg_catalog, pg_temp
 set lock_timeout = '10s'
 as $$
 begin
+    perform spanledger.require(p_tenant, 'renew');
     -- Nobody waits for a row here, so that the order of locks does not matter: what is locked is being decided.
     update spanledger.call c set lease_until = clock_timestamp() + make_interval(secs => i.lease_s)
         from jsonb_to_recordset(p_items -> 'items') i (key text, attempt_id uuid, lease_s double precision)

@@ -5,6 +5,7 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
+    perform spanledger.require(p_tenant, 'top_up');
     update spanledger.account a set topped_up = a.topped_up + p_steps
         from spanledger.budget b
         where a.tenant = p_tenant and a.budget = p_budget

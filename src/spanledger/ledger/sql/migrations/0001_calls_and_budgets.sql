@@ -90,3 +90,13 @@ create table spanledger.account (
     unique (tenant, budget, scope, window_start),
     foreign key (tenant, budget) references spanledger.budget (tenant, name)
 ) with (fillfactor = 50);
+
+-- Which database roles may do what for whom, besides the owner of these tables.
+create table spanledger.member (
+    role text not null,
+    kind text not null,
+    tenant text not null,
+    bound_at timestamptz not null,
+    bound_by text,
+    primary key (role, kind, tenant)
+);

@@ -6,4 +6,6 @@ select
     c.attempt, c.attempts, c.attempt_id, c.key_source, c.call_id, c.agent, c.actor, c.rule,
     c.arguments, c.result, c.result_kept, c.error, c.refusal, c.cost, c.trace_id, c.span_id,
     c.created_at, c.started_at, c.ended_at, c.lease_until
-from spanledger.call c;
+from spanledger.call c
+where (select spanledger.sees_all())
+    or c.tenant in (select m.tenant from spanledger.member m where m.role = session_user);

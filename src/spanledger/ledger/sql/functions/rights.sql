@@ -1,0 +1,10 @@
+-- Which functions of spanledger_v1 each kind of role may use. Whoever owns the schema may use all of them.
+create or replace function spanledger.rights(p_kind text)
+returns text[]
+language sql immutable
+as $$
+    select case p_kind
+        when 'agent' then array['begin', 'settle', 'fail', 'renew', 'probed']
+        when 'operator' then array['resolve', 'apply', 'top_up']
+    end
+$$;

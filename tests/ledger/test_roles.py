@@ -1,0 +1,147 @@
+"""Database roles that may use the ledger for their tenants and for nothing else."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+
+import psycopg
+import pytest
+
+from spanledger import Budget, Calls, Config, Ledger, Resolution, Rule, ToolCall
+from spanledger.errors import ConfigError, OutcomeUnknown
+
+REFUND = ToolCall("refund", {"order_id": "o-1"}, workflow_id="order-1")
+FORBIDDEN = "the database role may not do this"
+
+
+@pytest.fixture
+def as_role(dsn: str, role_dsn: Callable[[str], str], ledger: Ledger) -> Iterator[Callable[..., Ledger]]:
+    """Make the ledger of a role that the given kinds and tenants are bound to."""
+    role = psycopg.conninfo.conninfo_to_dict(role_dsn(dsn))["user"]
+    opened: list[Ledger] = []
+
+    def open_as(*bound: tuple[str, str], **fields: object) -> Ledger:
+        for kind, tenant in bound:
+            ledger.bind_role(str(role), kind=kind, tenant=tenant, by="owner")
+        opened.append(Ledger(config=Config(dsn=role_dsn(dsn), **{"tenant": "acme"} | fields)))  # type: ignore[arg-type]
+        return opened[-1]
+
+    yield open_as
+    for one in opened:
+        one.close()
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(psycopg.sql.SQL("drop owned by {}").format(psycopg.sql.Identifier(str(role))))
+
+
+def test_an_agents_role_runs_replays_and_reads_for_its_tenant(as_role) -> None:
+    agent = as_role(("agent", "acme"))
+
+    assert [agent.run(REFUND, lambda: "paid") for _ in range(2)] == ["paid", "paid"]
+    assert [call["state"] for call in agent.calls()] == ["succeeded"]
+
+
+def test_an_agents_role_can_do_nothing_for_another_tenant(as_role, ledger_with) -> None:
+    other = ledger_with(tenant="other")
+    other.run(REFUND, lambda: "theirs")
+    agent = as_role(("agent", "acme"), tenant="other")
+
+    with pytest.raises(ConfigError, match=FORBIDDEN):
+        agent.run(REFUND, lambda: pytest.fail("ran"))
+    assert agent.calls() == agent.history(other.key(REFUND)) == agent.budgets() == []
+
+
+def test_an_agents_role_neither_resolves_nor_applies_nor_tops_up(as_role) -> None:
+    agent = as_role(("agent", "acme"))
+    begun = agent.begin(REFUND)
+    agent.fail(begun, TimeoutError())
+
+    with pytest.raises(ConfigError, match=FORBIDDEN):
+        agent.resolve(begun.key, by="me", outcome="succeeded")
+    with pytest.raises(ConfigError, match=FORBIDDEN):
+        agent.apply(Config(budgets=(Budget("b", Calls(1)),)))
+    with pytest.raises(ConfigError, match=FORBIDDEN):
+        agent.top_up("b", Calls(1), by="me")
+    with pytest.raises(ConfigError, match=FORBIDDEN):
+        agent.bind_role("anybody", kind="operator", tenant="acme", by="me")
+
+
+def test_a_bound_role_touches_no_table(as_role, dsn: str, role_dsn) -> None:
+    as_role(("agent", "acme"), ("operator", "acme"))
+    with psycopg.connect(role_dsn(dsn), autocommit=True) as connection:
+        for table in ("call", "history", "account", "budget", "member", "migration"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(f"select * from spanledger.{table}")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("update spanledger_v1.history set event = 'resolved'")
+
+
+def test_an_agents_role_probes_what_it_may_not_resolve(as_role) -> None:
+    found = Resolution("succeeded", result="seen at the provider")
+    agent = as_role(("agent", "acme"), rules=(Rule("refund", probe=lambda _call, _key: found),))
+    agent.fail(agent.begin(REFUND), TimeoutError())
+
+    assert agent.run(REFUND, lambda: pytest.fail("ran")) == "seen at the provider"
+
+
+def test_a_probe_that_nobody_asked_for_resolves_nothing(as_role, dsn: str, role_dsn) -> None:
+    agent = as_role(("agent", "acme"))
+    begun = agent.begin(REFUND)
+    agent.fail(begun, TimeoutError())
+    claim = f'[{{"key": "{begun.key}", "outcome": "succeeded", "probe_id": "{begun.attempt_id}", "by": "probe:mine"}}]'
+
+    with psycopg.connect(role_dsn(dsn), autocommit=True) as connection:
+        (answer,) = connection.execute("select spanledger_v1.probed('acme', %s)", (claim,)).fetchone()  # type: ignore[misc]
+
+    assert answer == [{"done": False, "state": None}]
+    with pytest.raises(OutcomeUnknown):
+        agent.run(REFUND, lambda: pytest.fail("ran"))
+
+
+def test_an_operators_role_resolves_and_applies_and_runs_nothing(as_role, ledger_with) -> None:
+    owner = ledger_with(tenant="acme")
+    begun = owner.begin(REFUND)
+    owner.fail(begun, TimeoutError())
+    operator = as_role(("operator", "acme"))
+
+    operator.apply(Config(tenant="acme", budgets=(Budget("b", Calls(1)),)))
+    assert operator.resolve(begun.key, by="ops", outcome="failed")
+    assert operator.history(begun.key)[-1]["by_role"].startswith("role_")
+    with pytest.raises(ConfigError, match=FORBIDDEN):
+        operator.run(REFUND, lambda: pytest.fail("ran"))
+
+
+def test_rights_are_taken_back(as_role, ledger: Ledger, dsn: str, role_dsn) -> None:
+    agent = as_role(("agent", "acme"), ("agent", "other"))
+    role = str(psycopg.conninfo.conninfo_to_dict(role_dsn(dsn))["user"])
+    agent.run(REFUND, lambda: "paid")
+
+    assert ledger.unbind_role(role, tenant="acme")
+    assert not ledger.unbind_role(role, tenant="acme")
+
+    with pytest.raises(ConfigError, match=FORBIDDEN):
+        agent.run(REFUND, lambda: pytest.fail("ran"))
+    assert as_role(tenant="other").run(REFUND, lambda: "paid") == "paid"
+
+
+@pytest.mark.parametrize(
+    ("role", "kind", "words"), [("nobody-by-that-name", "agent", "create role"), ("x", "admin", "agent or operator")]
+)
+def test_what_cannot_be_bound_is_said(ledger: Ledger, role: str, kind: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        ledger.bind_role(role, kind=kind, tenant="acme", by="owner")
+
+
+def test_budgets_a_role_may_not_apply_are_compared_with_the_ledgers(as_role, ledger_with, caplog) -> None:
+    ledger_with(tenant="acme").apply(
+        Config(tenant="acme", budgets=(Budget("mails", Calls(9)), Budget("calls", Calls(1))))
+    )
+    wanted = (Budget("mails", Calls(3)), Budget("calls", Calls(2)), Budget("posts", Calls(5)))
+
+    with caplog.at_level(logging.WARNING, "spanledger"):
+        assert as_role(("agent", "acme"), budgets=wanted).run(REFUND, lambda: "paid") == "paid"
+
+    said = " | ".join(record.getMessage() for record in caplog.records)
+    assert "budget 'mails' is 9 calls in the ledger and 3 calls here" in said
+    assert "the ledger has no budget 'posts'" in said
+    assert "'calls'" not in said
