@@ -1,0 +1,45 @@
+"""Workers are killed at every moment; the ledger never lets an effect happen twice and never lies about one.
+
+A default run plays a few rounds. `python -m tests.simulation.run --rounds 200` plays many, and prints the seed of each.
+"""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from tests.simulation.chaos import PRICE, Plan, Played, play
+
+from spanledger import Money
+
+# Drawn anew in every run: what fails is printed with its seed.
+SEEDS = [random.SystemRandom().getrandbits(32) for _ in range(2)]
+
+
+def price_of(calls: int) -> Money:
+    return Money(PRICE.amount * calls, PRICE.currency)
+
+
+def check(plan: Plan, played: Played) -> None:
+    """What holds after every round, whatever the rule says."""
+    told = f"seed {plan.seed}: {played}"
+    assert max(played.effects.values(), default=0) <= 1, told
+    succeeded = {order for order, state in played.states.items() if state == "succeeded"}
+    unknown = {order for order, state in played.states.items() if state == "unknown"}
+    assert {order for order in succeeded if played.effects.get(order) != 1} == set(), told
+    # What was paid is known as paid, or as something nobody knows.
+    assert played.effects.keys() - succeeded - unknown == set(), told
+    assert set(played.states.values()) <= {"succeeded", "failed", "unknown", "released"}, told
+    assert played.spent == price_of(len(succeeded)), told
+    assert played.held == price_of(len(unknown)), told
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("on_unknown", ["ask", "probe"])
+def test_killed_workers_neither_pay_twice_nor_leave_a_lie(dsn: str, tmp_path, on_unknown: str, seed: int) -> None:
+    plan = Plan(dsn, str(tmp_path / "bank"), seed, on_unknown)
+
+    played = play(plan)
+
+    assert played.deaths >= plan.workers
+    check(plan, played)
