@@ -66,6 +66,13 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
+class Keep:
+    """Keep an outcome on disk that the ledger did not take; answered with whether that was possible."""
+
+    ask: Ask
+
+
+@dataclass(frozen=True, slots=True)
 class Wait:
     """Wait until the call of this key may have changed, at most `wait_s`."""
 
@@ -87,7 +94,7 @@ class Invoke:
     begun: Begun
 
 
-Step = Ask | Wait | Look | Invoke
+Step = Ask | Keep | Wait | Look | Invoke
 Steps = Generator[Step, Any, T]
 
 
@@ -190,7 +197,7 @@ def admitted(asking: Asking) -> Steps[Begun]:
 
 
 def finished(asking: Asking, begun: Begun, ended: Ended, codec: Codec) -> Steps[Outcome]:
-    """Tell the ledger how the call ended; whatever fails here is logged, never raised."""
+    """Tell the ledger how the call ended; whatever fails here is logged, never raised, and told later if it can be."""
     if begun.unguarded:
         return Outcome(begun, ended)
     recorded, item = _recorded(asking, ended, codec)
@@ -200,18 +207,29 @@ def finished(asking: Asking, begun: Begun, ended: Ended, codec: Codec) -> Steps[
         "cost": dict(ended.cost),
         "tool": asking.call.name,
     }
-    function = "settle" if recorded == "succeeded" else "fail"
+    ask = Ask("settle" if recorded == "succeeded" else "fail", asking.tenant, item, shielded=True)
     try:
-        answer = yield Ask(function, asking.tenant, item, shielded=True)
-    except Exception:
-        logger.exception(
-            "%s ran, but its outcome (%s) could not be recorded; it counts as unknown once its lease is over",
-            asking.call.name,
-            recorded,
-        )
-        return Outcome(begun, ended)
+        answer = yield ask
+    except GeneratorExit:
+        raise
+    except BaseException as error:
+        kept = yield from _spooled(asking.call.name, recorded, ask, error)
+        if not isinstance(error, Exception):
+            raise  # interrupted; it may have been told all the same, and twice does no harm
+        return Outcome(begun, ended, recorded=kept)
     late = not answer["owned"]
     return Outcome(begun, ended, recorded=recorded, late=late, result_kept=bool(item.get("result_kept")) and not late)
+
+
+def _spooled(name: str, recorded: str, ask: Ask, error: BaseException) -> Steps[str | None]:
+    try:
+        kept = yield Keep(ask)
+    except Exception:
+        logger.exception("the outcome of %s could not be kept on disk", name)
+        kept = False
+    then = "is kept on disk and told later" if kept else "counts as unknown once its lease is over"
+    logger.error("%s ran, but its outcome (%s) could not be recorded; it %s", name, recorded, then, exc_info=error)
+    return "spooled" if kept else None
 
 
 def guarded(asking: Asking, codec: Codec) -> Steps[Outcome]:
