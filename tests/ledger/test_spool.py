@@ -314,3 +314,30 @@ def test_a_settle_whose_answer_was_lost_is_asked_again_and_not_guessed(dsn, sql,
     with Ledger(dsn) as ledger:
         assert ledger.budget("refunds").spent == Calls(1)
     assert not list((tmp_path / "state").rglob("*.json")), "it was not kept on disk"
+
+
+WRITES = """
+import sys
+from pathlib import Path
+from spanledger.core.steps import Ask
+from spanledger.ledger._spool import Spool
+spool = Spool(Path(sys.argv[1]), "a")
+for n in range(900):
+    item = {"key": "aa", "attempt_id": str(n), "result": "x" * 20_000}
+    assert spool.keep(Ask("settle", "acme", item))
+    print(n, flush=True)
+"""
+
+
+def test_of_a_writer_that_is_killed_every_entry_is_whole_or_not_there(spool) -> None:
+    folder = str(spool.directory.parent.parent)
+    with subprocess.Popen([sys.executable, "-c", WRITES, folder], stdout=subprocess.PIPE, text=True) as writer:
+        kept = [int(writer.stdout.readline()) for _ in range(10)]
+        writer.kill()
+        kept += [int(line) for line in writer.stdout.read().splitlines()]
+    told: list[Ask] = []
+    spool.deliver(told.append, spool.waiting())
+    assert [int(ask.item["attempt_id"]) for ask in told][: len(kept)] == kept
+    assert len(told) <= len(kept) + 1
+    assert all(len(ask.item["result"]) == 20_000 for ask in told)
+    assert spool.status().aside == 0
