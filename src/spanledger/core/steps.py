@@ -197,7 +197,7 @@ def admitted(asking: Asking) -> Steps[Begun]:
 
 
 def finished(asking: Asking, begun: Begun, ended: Ended, codec: Codec) -> Steps[Outcome]:
-    """Tell the ledger how the call ended; whatever fails here is logged, never raised, and told later if it can be."""
+    """Tell the ledger how the call ended; what fails is logged, never raised, and told later if it can be."""
     if begun.unguarded:
         return Outcome(begun, ended)
     recorded, item = _recorded(asking, ended, codec)
@@ -228,7 +228,9 @@ def _spooled(name: str, recorded: str, ask: Ask, error: BaseException) -> Steps[
         logger.exception("the outcome of %s could not be kept on disk", name)
         kept = False
     then = "is kept on disk and told later" if kept else "counts as unknown once its lease is over"
-    logger.error("%s ran, but its outcome (%s) could not be recorded; it %s", name, recorded, then, exc_info=error)
+    level = logging.ERROR if isinstance(error, Exception) else logging.INFO  # interrupted: perhaps it was recorded
+    said = f"{name} ran, but its outcome ({recorded}) could not be recorded; it {then}"
+    logger.log(level, "%s", said, exc_info=error)
     return "spooled" if kept else None
 
 
