@@ -224,13 +224,11 @@ def finished(asking: Asking, begun: Begun, ended: Ended, codec: Codec) -> Steps[
 def _spooled(name: str, recorded: str, ask: Ask, error: BaseException) -> Steps[str | None]:
     try:
         kept = yield Keep(ask)
-    except Exception:
-        logger.exception("the outcome of %s could not be kept on disk", name)
+    except Exception:  # the loss is logged below
         kept = False
     then = "is kept on disk and told later" if kept else "counts as unknown once its lease is over"
     level = logging.ERROR if isinstance(error, Exception) else logging.INFO  # interrupted: perhaps it was recorded
-    said = f"{name} ran, but its outcome ({recorded}) could not be recorded; it {then}"
-    logger.log(level, "%s", said, exc_info=error)
+    logger.log(level, "%s: its outcome (%s) could not be recorded; it %s", name, recorded, then, exc_info=error)
     return "spooled" if kept else None
 
 
