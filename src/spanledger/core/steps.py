@@ -224,7 +224,7 @@ def finished(asking: Asking, begun: Begun, ended: Ended, codec: Codec) -> Steps[
 def _spooled(name: str, recorded: str, ask: Ask, error: BaseException) -> Steps[str | None]:
     try:
         kept = yield Keep(ask)
-    except Exception:  # the loss is logged below
+    except Exception:  # noqa: BLE001 - the loss is logged below
         kept = False
     then = "is kept on disk and told later" if kept else "counts as unknown once its lease is over"
     level = logging.ERROR if isinstance(error, Exception) else logging.INFO  # interrupted: perhaps it was recorded
