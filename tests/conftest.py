@@ -32,6 +32,7 @@ def untouched_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> It
         if name.startswith(("SPANLEDGER_", "OTEL_", "OPENAI_")):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     yield
     spanledger.uninstrument()
 

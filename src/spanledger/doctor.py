@@ -85,6 +85,7 @@ def _ledger(config: Config) -> Iterator[Finding]:
         yield Finding("ledger", OK, where + (" (private to this machine)" if local else ""), local)
         yield from _of_server(found, embedded=database.embedded)
         yield from _of_calls(found)
+        yield from _of_spool(database.spooled())
         yield from _of_budgets(config, Ledger(config=config, database=database).budgets())
     finally:
         database.close()
@@ -130,6 +131,19 @@ def _of_calls(found: Any) -> Iterator[Finding]:
         f"{count} of unknown outcome since {since:%Y-%m-%d %H:%M %Z}{dead}; what they reserved stays held",
         "spanledger calls --state unknown, then spanledger resolve KEY --outcome …",
     )
+
+
+def _of_spool(spool: Any) -> Iterator[Finding]:
+    if spool is None:
+        yield Finding(
+            "spool", WARN, "outcomes cannot be kept on disk while the ledger is down", "set SPANLEDGER_STATE_DIR"
+        )
+        return
+    if spool.entries:
+        age = f"{spool.entries} outcome(s) wait to be told, the oldest for {spool.oldest_age_s:.0f} s, in {spool.path}"
+        yield Finding("spool", WARN, age, "start any guarded program on this machine: it tells them")
+    if spool.aside:
+        yield Finding("spool", WARN, f"{spool.aside} file(s) were set aside in {spool.path}", "see the log for why")
 
 
 def _of_budgets(config: Config, balances: list[Balance]) -> Iterator[Finding]:

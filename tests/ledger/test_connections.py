@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from spanledger import AsyncLedger, Budget, Calls, Config, Ledger, Rule, ToolCall
-from spanledger.errors import ConfigError, LedgerUnavailable, OutcomeUnknown
+from spanledger.errors import ConfigError, LedgerUnavailable
 from spanledger.ledger._embedded import EmbeddedPostgres
 
 REFUND = ToolCall("refund", {"order_id": "o-1"}, workflow_id="w")
@@ -272,13 +272,12 @@ def test_a_server_that_goes_away_after_the_effect_costs_the_caller_nothing(morta
             return "done"
 
         assert ledger.run(REFUND, handler) == "done"
-        assert "its outcome (succeeded) could not be recorded; it counts as unknown" in caplog.text
+        assert "its outcome (succeeded) could not be recorded; it is kept on disk" in caplog.text
         with pytest.raises(LedgerUnavailable):
             ledger.run(OTHER, never)
 
         assert mortal.dsn() == dsn
-        with pytest.raises(OutcomeUnknown):
-            ledger.run(REFUND, never)
+        assert ledger.run(REFUND, never) == "done"
         assert ledger.run(OTHER, lambda: "done") == "done"
 
 

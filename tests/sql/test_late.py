@@ -103,3 +103,17 @@ def test_the_outcome_of_a_call_that_nobody_began_is_owned_by_nobody(acme: Protoc
     stray = {"attempt_id": new_attempt()}
     assert [acme.settle("a", stray), acme.fail("a", stray)] == [False, False]
     assert acme.events("a") == []
+
+
+def test_a_failure_that_is_told_again_after_the_next_attempt_began_is_no_news(acme: Protocol) -> None:
+    error = {"type": "ValueError", "message": "no"}
+    first = acme.begin("a")
+    told = {"key": key_of("a"), "attempt_id": first["attempt_id"], "cost": {}, "error": error}
+    acme.ask("fail", [told])
+    second = acme.begin("a")
+
+    assert acme.ask("fail", [told]) == [{"owned": False}]
+
+    assert second["verdict"] == "run"
+    events = acme.sql.execute("select event from spanledger.history order by id").fetchall()
+    assert [event for (event,) in events] == ["superseded"]

@@ -9,11 +9,11 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from by_hand import ASKING, RUN, Exact, asking, played
+from by_hand import ASKING, RUN, Exact, asking, functions, played, refused
 
 from spanledger import Rule
 from spanledger.core.call import Ended, Outcome
-from spanledger.core.steps import Ask, Asking, finished
+from spanledger.core.steps import Ask, Asking, Keep, finished
 from spanledger.core.values import decode
 from spanledger.errors import ConfigError, LedgerUnavailable
 
@@ -98,13 +98,28 @@ def test_a_pause_is_not_an_attempt() -> None:
 
 @pytest.mark.parametrize("function_ended", [Ended("done"), Ended(error=ValueError("no")), Ended(error=TimeoutError())])
 @pytest.mark.parametrize("failure", [LedgerUnavailable("no answer"), ConfigError("gone"), RuntimeError("bug")])
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [
+        (True, "is kept on disk and told later"),
+        (False, "counts as unknown once its lease is over"),
+        (RuntimeError("no thread"), "counts as unknown once its lease is over"),
+    ],
+)
 def test_after_the_side_effect_nothing_is_raised(
-    function_ended: Ended, failure: Exception, caplog: pytest.LogCaptureFixture
+    function_ended: Ended, failure: Exception, kept: Any, said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.ERROR, logger="spanledger.core"):
-        _, outcome = played(finished(ASKING, RUN, function_ended, Exact()), failure)
-    assert outcome == Outcome(RUN, function_ended)
-    assert "could not be recorded; it counts as unknown once its lease is over" in caplog.text
+        (ask, keep), outcome = played(finished(ASKING, RUN, function_ended, Exact()), failure, kept)
+    assert keep == Keep(ask)
+    assert outcome == Outcome(RUN, function_ended, recorded="spooled" if kept is True else None)
+    assert f"could not be recorded; it {said}" in caplog.text
+
+
+def test_an_interruption_while_it_is_told_goes_on_and_the_outcome_is_kept() -> None:
+    for interruption in (KeyboardInterrupt(), asyncio.CancelledError(), SystemExit()):
+        asked, _ = refused(type(interruption), finished(ASKING, RUN, Ended("done"), Exact()), interruption, True)
+        assert functions(asked) == ["settle", "Keep"]
 
 
 def test_an_error_that_cannot_be_printed_is_recorded_and_reaches_the_caller() -> None:

@@ -285,7 +285,8 @@ class Outcome:
         begun: The ledger's answer.
         ended: How the function ended; for a replay, with the recorded value.
         replayed: The function did not run; its recorded value was given back.
-        recorded: What the ledger keeps now: ``"succeeded"``, ``"failed"``, ``"unknown"``; None if it did not answer.
+        recorded: What the ledger keeps now: ``"succeeded"``, ``"failed"``, ``"unknown"``. If it did not answer:
+            ``"spooled"``, kept on disk and told later; None, not kept anywhere.
         late: A newer attempt owns the call; this outcome was recorded as late.
         result_kept: Whether a later call can be given the result.
     """

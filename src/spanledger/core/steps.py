@@ -22,15 +22,11 @@ from typing import Any, TypeVar
 
 from spanledger.core.call import EXECUTE_TOOL, Begun, Call, Codec, Ended, Identity, Outcome, Resolution, Verdict
 from spanledger.core.outcomes import describe_error, is_ambiguous, storable
+from spanledger.core.refusals import refusal
 from spanledger.core.rules import Terms
 from spanledger.core.values import encode, serialize
 from spanledger.errors import (
-    BudgetExceeded,
-    CallFailed,
-    CallInProgress,
-    KeyReused,
     LedgerUnavailable,
-    OutcomeUnknown,
     ResultNotKept,
 )
 
@@ -66,6 +62,13 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
+class Keep:
+    """Keep an outcome on disk that the ledger did not take; answered with whether that was possible."""
+
+    ask: Ask
+
+
+@dataclass(frozen=True, slots=True)
 class Wait:
     """Wait until the call of this key may have changed, at most `wait_s`."""
 
@@ -87,7 +90,7 @@ class Invoke:
     begun: Begun
 
 
-Step = Ask | Wait | Look | Invoke
+Step = Ask | Keep | Wait | Look | Invoke
 Steps = Generator[Step, Any, T]
 
 
@@ -190,7 +193,7 @@ def admitted(asking: Asking) -> Steps[Begun]:
 
 
 def finished(asking: Asking, begun: Begun, ended: Ended, codec: Codec) -> Steps[Outcome]:
-    """Tell the ledger how the call ended; whatever fails here is logged, never raised."""
+    """Tell the ledger how the call ended; what fails is logged, never raised, and told later if it can be."""
     if begun.unguarded:
         return Outcome(begun, ended)
     recorded, item = _recorded(asking, ended, codec)
@@ -200,18 +203,29 @@ def finished(asking: Asking, begun: Begun, ended: Ended, codec: Codec) -> Steps[
         "cost": dict(ended.cost),
         "tool": asking.call.name,
     }
-    function = "settle" if recorded == "succeeded" else "fail"
+    ask = Ask("settle" if recorded == "succeeded" else "fail", asking.tenant, item, shielded=True)
     try:
-        answer = yield Ask(function, asking.tenant, item, shielded=True)
-    except Exception:
-        logger.exception(
-            "%s ran, but its outcome (%s) could not be recorded; it counts as unknown once its lease is over",
-            asking.call.name,
-            recorded,
-        )
-        return Outcome(begun, ended)
+        answer = yield ask
+    except GeneratorExit:
+        raise
+    except BaseException as error:
+        kept = yield from _spooled(asking.call.name, recorded, ask, error)
+        if not isinstance(error, Exception):
+            raise  # interrupted; it may have been told all the same, and twice does no harm
+        return Outcome(begun, ended, recorded=kept)
     late = not answer["owned"]
     return Outcome(begun, ended, recorded=recorded, late=late, result_kept=bool(item.get("result_kept")) and not late)
+
+
+def _spooled(name: str, recorded: str, ask: Ask, error: BaseException) -> Steps[str | None]:
+    try:
+        kept = yield Keep(ask)
+    except Exception:  # noqa: BLE001 - the loss is logged below
+        kept = False
+    then = "is kept on disk and told later" if kept else "counts as unknown once its lease is over"
+    level = logging.ERROR if isinstance(error, Exception) else logging.INFO  # interrupted: perhaps it was recorded
+    logger.log(level, "%s: its outcome (%s) could not be recorded; it %s", name, recorded, then, exc_info=error)
+    return "spooled" if kept else None
 
 
 def guarded(asking: Asking, codec: Codec) -> Steps[Outcome]:
@@ -243,35 +257,6 @@ def replayed(asking: Asking, begun: Begun, codec: Codec) -> Outcome:
             key=begun.key,
         ) from error
     return Outcome(begun, Ended(value), replayed=True, recorded="succeeded", result_kept=True)
-
-
-def refusal(begun: Begun, call: Call) -> Exception:
-    """Turn a verdict that is neither run nor replay into its error."""
-    name, details = call.name, begun.details
-    why = f": {begun.reason}" if begun.reason else ""
-    match begun.verdict:
-        case Verdict.BUDGET_EXCEEDED:
-            figures = {f: details.get(f) for f in BudgetExceeded._data}  # noqa: SLF001
-            return BudgetExceeded(f"{name!r} was not run{why}", key=begun.key, **figures)
-        case Verdict.KEY_REUSED:
-            return KeyReused(
-                f"{name!r} was not run: its key was used before with other arguments; use another key, "
-                "or allow it with on_mismatch='replay'",
-                key=begun.key,
-            )
-        case Verdict.OUTCOME_UNKNOWN:
-            return OutcomeUnknown(
-                f"{name!r} was started before and nobody knows whether it took effect{why}; find out, then "
-                f"`spanledger resolve {begun.key} --outcome succeeded|failed|retry`",
-                key=begun.key,
-                attempts=begun.attempts,
-            )
-        case Verdict.FAILED:
-            error = details.get("error") or {}
-            message = f"{name!r} failed before and is not run again: {error.get('message', 'no message')}"
-            return CallFailed(message, key=begun.key, error=error, attempts=begun.attempts)
-        case _:
-            return CallInProgress(f"{name!r} is being run by another worker; ask again later", key=begun.key)
 
 
 def claimed(asking: Asking) -> Steps[Begun]:

@@ -15,7 +15,7 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +24,24 @@ import psycopg_pool
 
 from spanledger.config import Dsn
 from spanledger.core.budgets import looser
+from spanledger.core.steps import Ask
 from spanledger.errors import ConfigError, LedgerUnavailable, SpanledgerError
 from spanledger.ledger import _migrate
 from spanledger.ledger._binaries import find_binaries
 from spanledger.ledger._bounded import BoundedConnection
+from spanledger.ledger._courier import Courier
 from spanledger.ledger._embedded import EmbeddedPostgres, default_state_dir, looks_like_cluster
-from spanledger.ledger._functions import Read, Run, no_answer, no_connection, statement, translated
+from spanledger.ledger._functions import Query, Read, Run, no_answer, no_connection, statement, translated
 from spanledger.ledger._heartbeat import Heartbeat
 from spanledger.ledger._loop import LoopConnections
+from spanledger.ledger._spool import Spool, SpoolStatus, ledger_name
 
 logger = logging.getLogger("spanledger.ledger")
 
 POOL_MAX = 8
 IDLE_MAX_S = 300.0
-# Fails within seconds where libpq's defaults would hang: a blackholed peer is noticed by tcp_user_timeout only.
 _BACKEND = "select pg_backend_pid()"
+# Fails within seconds where libpq's defaults would hang: a blackholed peer is noticed by tcp_user_timeout only.
 _DEFAULTS = {"connect_timeout": "5", "tcp_user_timeout": "10000", "application_name": "spanledger"}
 
 
@@ -96,6 +99,8 @@ class Database:
         self._controls = controls
         self.timeout_s = timeout_s
         self.heartbeat = Heartbeat(self._renew)
+        self._spool: Spool | None = None
+        self._courier = Courier(lambda: self._spool, self._tell)
         # By process id: a thread that held the parent's lock is not in a forked child.
         self._locks: dict[int, threading.Lock] = {}
         self._pid = 0
@@ -118,6 +123,7 @@ class Database:
         if not given:
             # libpq would fall back to whatever database is nearest.
             raise ConfigError("the ledger's DSN is empty; see SPANLEDGER_DSN and SPANLEDGER_DSN_FILE")
+        self._spool = self._spool_of(given)
         return psycopg.conninfo.make_conninfo(text, **{k: v for k, v in _DEFAULTS.items() if k not in given})
 
     @contextlib.contextmanager
@@ -141,6 +147,41 @@ class Database:
                 yield connection
         except TimeoutError as error:
             raise no_answer(self.timeout_s) from error
+
+    def keep(self, ask: Ask) -> bool:
+        """Keep an outcome on disk that the ledger did not take, until it does.
+
+        Returns:
+            True; False where it is lost, which was logged.
+        """
+        if self._spool is None or not self._spool.keep(ask):
+            return False
+        self._courier.start()
+        return True
+
+    def deliver(self, query: Query) -> None:
+        """Before a call begins: tell the ledger what waits on disk of the same call; the rest in the background.
+
+        Raises:
+            LedgerUnavailable: It does not answer; likewise a `psycopg.OperationalError`.
+        """
+        if not isinstance(query, Ask) or query.function != "begin":
+            return
+        self.prepare()
+        if self._spool is not None and self._spool.waiting():
+            self._courier.start()
+            self._spool.deliver(self._tell, self._spool.waiting(query), wait_s=self.timeout_s)
+
+    async def deliver_awaiting(self, query: Query) -> None:
+        """As `deliver`; the loop is blocked by a look into a folder and no more."""
+        if self._prepared_pid != os.getpid() or (self._spool is not None and self._spool.waiting()):
+            await asyncio.to_thread(self.deliver, query)
+
+    def spooled(self) -> SpoolStatus | None:
+        """Say what waits on disk for this ledger; None where nothing can."""
+        if self._spool is None:
+            self.conninfo()
+        return None if self._spool is None else self._spool.status()
 
     def forget_connections(self) -> None:
         """Replace pooled connections that are broken."""
@@ -188,6 +229,7 @@ class Database:
     def close(self) -> None:
         """Close what this process opened and leave the private server."""
         self.heartbeat.stop()
+        self._courier.stop()
         with self._alone():
             pool, self._pool = self._pool, None
             if pool is not None and self._pid == os.getpid():
@@ -283,6 +325,28 @@ class Database:
                     self._apply(connection, self._controls)
         except psycopg.Error as error:
             raise translated(error) from error
+        if self._spool is not None and self._spool.waiting():
+            self._courier.start()
+
+    def _spool_of(self, given: Mapping[str, object]) -> Spool | None:
+        if isinstance(self._dsn, EmbeddedPostgres):
+            return Spool(self._dsn.state_dir, "embedded")
+        name = ledger_name(given)
+        if self._spool is not None and self._spool.directory.name == name:
+            return self._spool
+        try:
+            return Spool(default_state_dir(), name)
+        except RuntimeError as error:  # a user without a home
+            logger.warning("outcomes cannot be kept on disk: %s; set SPANLEDGER_STATE_DIR", error)
+            return None
+
+    def _tell(self, ask: Ask) -> None:
+        try:
+            with self.blocking() as connection:
+                connection.execute(*statement(ask))
+        except psycopg.OperationalError:
+            self.forget_connections()
+            raise
 
     def _apply(self, connection: psycopg.Connection, controls: Run) -> None:
         try:

@@ -2,8 +2,9 @@
 
 Rules: the two differ in `await` and in how they sleep and shield, nothing else (a test compares them). An ask that
 was lost on the way is asked once more on another connection; every function of the ledger allows that. An ask
-that is shielded is carried out even if the caller is cancelled meanwhile. What the wrapped function does,
-exceptions included, is an `Ended` and never crosses the generator as an exception.
+that is shielded is carried out even if the caller is cancelled meanwhile. An outcome that waits on disk is told before
+the same call begins again. What the wrapped function does, exceptions included, is an `Ended` and never crosses the
+generator as an exception.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, TypeVar
 import psycopg
 
 from spanledger.core.call import Begun, Ended
-from spanledger.core.steps import Ask, Invoke, Look, Steps, Wait
+from spanledger.core.steps import Ask, Invoke, Keep, Look, Steps, Wait
 from spanledger.errors import ConfigError, LedgerUnavailable
 from spanledger.ledger._database import Database
 from spanledger.ledger._functions import Query, answer, lost, statement, translated
@@ -56,6 +57,8 @@ class BlockingDriver:
                 return time.sleep(jittered(step.wait_s))
             case Look():
                 return _blocking_value(step.probe())
+            case Keep():
+                return self._database.keep(step.ask)
             case _:
                 return self.query(step)
 
@@ -79,6 +82,7 @@ class BlockingDriver:
 
     def _query(self, query: Query) -> Any:
         try:
+            self._database.deliver(query)
             with self._database.blocking() as connection:
                 cursor = connection.execute(*statement(query))
                 return answer(query, cursor.fetchall())
@@ -115,6 +119,8 @@ class AwaitingDriver:
                 return await asyncio.sleep(jittered(step.wait_s))
             case Look():
                 return await _awaited_value(step.probe)
+            case Keep():
+                return await _shielded(asyncio.to_thread(self._database.keep, step.ask))
             case Ask(shielded=True):
                 return await _shielded(self.query(step))
             case _:
@@ -140,6 +146,7 @@ class AwaitingDriver:
 
     async def _query(self, query: Query) -> Any:
         try:
+            await self._database.deliver_awaiting(query)
             async with self._database.awaiting() as connection:
                 cursor = await connection.execute(*statement(query))
                 return answer(query, await cursor.fetchall())

@@ -137,7 +137,8 @@ class EmbeddedPostgres:
         settings: Mapping[str, str] | None = None,
         linger_s: float = LINGER_S,
     ) -> None:
-        self._home = (state_dir or default_state_dir()).absolute() / "postgres"
+        self.state_dir = (state_dir or default_state_dir()).absolute()
+        self._home = self.state_dir / "postgres"
         self._log = self._home / "server.log"
         self._bin_dir = bin_dir
         self._settings = SETTINGS | dict(settings or {})

@@ -20,6 +20,9 @@ begin
             where h.tenant = p_tenant and h.key = v_key and h.attempt_id = v_attempt and h.event = 'superseded'
             order by h.id desc limit 1;
     end if;
+    if p_event = 'late_failure' and v_past -> 'error' = p_item -> 'error' then
+        return;  -- told again: the answer was lost, and this was recorded while the attempt was current
+    end if;
     insert into spanledger.history (tenant, key, at, event, attempt, attempt_id, detail)
         values (p_tenant, v_key, p_now, p_event, coalesce((v_past ->> 'attempt')::integer, 0), v_attempt,
             jsonb_strip_nulls(jsonb_build_object(

@@ -1,0 +1,38 @@
+"""A verdict that is neither run nor replay, as the error its caller sees.
+
+Rules: an error says what to do and carries the ledger's figures.
+"""
+
+from __future__ import annotations
+
+from spanledger.core.call import Begun, Call, Verdict
+from spanledger.errors import BudgetExceeded, CallFailed, CallInProgress, KeyReused, OutcomeUnknown
+
+
+def refusal(begun: Begun, call: Call) -> Exception:
+    """Turn a verdict that is neither run nor replay into its error."""
+    name, details = call.name, begun.details
+    why = f": {begun.reason}" if begun.reason else ""
+    match begun.verdict:
+        case Verdict.BUDGET_EXCEEDED:
+            figures = {f: details.get(f) for f in BudgetExceeded._data}  # noqa: SLF001
+            return BudgetExceeded(f"{name!r} was not run{why}", key=begun.key, **figures)
+        case Verdict.KEY_REUSED:
+            return KeyReused(
+                f"{name!r} was not run: its key was used before with other arguments; use another key, "
+                "or allow it with on_mismatch='replay'",
+                key=begun.key,
+            )
+        case Verdict.OUTCOME_UNKNOWN:
+            return OutcomeUnknown(
+                f"{name!r} was started before and nobody knows whether it took effect{why}; find out, then "
+                f"`spanledger resolve {begun.key} --outcome succeeded|failed|retry`",
+                key=begun.key,
+                attempts=begun.attempts,
+            )
+        case Verdict.FAILED:
+            error = details.get("error") or {}
+            message = f"{name!r} failed before and is not run again: {error.get('message', 'no message')}"
+            return CallFailed(message, key=begun.key, error=error, attempts=begun.attempts)
+        case _:
+            return CallInProgress(f"{name!r} is being run by another worker; ask again later", key=begun.key)
