@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from pathlib import Path
 
 import psycopg
@@ -10,6 +11,9 @@ import pytest
 from tests.acceptance.conftest import Run
 
 from spanledger import Budget, Calls, Config, Ledger, ToolCall
+from spanledger.core.steps import Ask
+from spanledger.ledger._ledger import open_database
+from spanledger.ledger._spool import Spool
 
 
 def findings(done):
@@ -50,6 +54,21 @@ def test_unknown_outcomes_and_workers_that_died_are_counted(run: Run, dsn):
     assert calls["says"].startswith("3 of unknown outcome since ")
     assert "1 of them died unnoticed" in calls["says"]
     assert "spanledger resolve" in calls["do"]
+
+
+def test_outcomes_that_wait_on_disk_are_counted(run: Run, dsn, tmp_path: Path):
+    database = open_database(Config(dsn=dsn))
+    database.conninfo()
+    item = {"key": "00", "attempt_id": str(uuid.uuid4()), "tool": "refund"}
+    spool = Spool(tmp_path / "state", database.spooled().path.name)
+    assert spool.keep(Ask("settle", "default", item))
+
+    found = findings(
+        run("spanledger", "doctor", "--json", SPANLEDGER_DSN=dsn, SPANLEDGER_STATE_DIR=str(tmp_path / "state"))
+    )["spool"]
+
+    assert found["state"] == "warn"
+    assert found["says"].startswith("1 outcome(s) wait to be told, the oldest for ")
 
 
 def test_a_budget_that_is_used_up_and_one_that_was_never_applied_are_named(run: Run, dsn, tmp_path: Path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from protocol import RETRY, Protocol, failed, new_attempt, running, succeeded, unknown
+from protocol import RETRY, Protocol, failed, key_of, new_attempt, running, succeeded, unknown
 
 
 def late(acme: Protocol) -> tuple[dict, dict]:
