@@ -74,6 +74,12 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("key", help="the call's key, or its beginning")
     add("doctor", _doctor, "Look whether a program here would be guarded, and by what.", "spanledger doctor")
     add("budgets", _budgets, "Show how the budgets stand.", "spanledger budgets --json")
+    _add_decisions(add)
+    return parser
+
+
+def _add_decisions(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add what a person decides."""
     resolve = add(
         "resolve",
         _resolve,
@@ -85,6 +91,15 @@ def _parser() -> argparse.ArgumentParser:
     resolve.add_argument("--result", help="JSON: what later calls of this key are given")
     resolve.add_argument("--reason", help="kept in the ledger")
     resolve.add_argument("--by", default=None, help="who says so (your user name)")
+    cancel = add(
+        "cancel",
+        _cancel,
+        "Say that a call shall not run (any more).",
+        'spanledger cancel 1cc4d506… --reason "the customer changed their mind"',
+    )
+    cancel.add_argument("key", help="the call's key, or its beginning")
+    cancel.add_argument("--reason", help="kept in the ledger")
+    cancel.add_argument("--by", default=None, help="who says so (your user name)")
     role = add(
         "role",
         _role,
@@ -98,7 +113,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     choice.add_argument("--remove", action="store_true", help="take all its rights on the tenant back")
     role.add_argument("--tenant", required=True, help="the tenant, or '*' for all")
-    return parser
 
 
 def _demo(_: argparse.Namespace) -> int:
@@ -165,6 +179,16 @@ def _resolve(arguments: argparse.Namespace) -> int:
     if not done:
         raise SpanledgerError(f"call {key} is not of unknown outcome; see `spanledger show {arguments.key}`")
     _show_as(arguments, {"key": key, "outcome": arguments.outcome}, [f"resolved as {arguments.outcome}"])
+    return 0
+
+
+def _cancel(arguments: argparse.Namespace) -> int:
+    by = arguments.by or getpass.getuser()
+    with _ledger() as ledger:
+        key = _found(ledger, arguments.key)["key"]
+        if not ledger.cancel(key, by=by, reason=arguments.reason):
+            raise SpanledgerError(f"call {key} is running or has succeeded; see `spanledger show {arguments.key}`")
+    _show_as(arguments, {"key": key, "state": "cancelled"}, ["cancelled"])
     return 0
 
 

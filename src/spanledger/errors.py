@@ -3,6 +3,7 @@
     SpanledgerError            .key of the call, where there is one
     |__ CallRefused            did not run: tell the agent no
     |   |__ BudgetExceeded     .budget .unit .limit .spent .held .remaining .requested
+    |   |__ CallCancelled      a person said that it shall not run: .by .reason
     |   |__ KeyReused          same key, other arguments
     |   |__ Undescribable      a guarded tool was called in a way we cannot describe
     |__ CallPending            not yet
@@ -76,6 +77,19 @@ class BudgetExceeded(CallRefused):
     held: Any
     remaining: Any
     requested: Any
+
+
+class CallCancelled(CallRefused):
+    """A person said that this call shall not run.
+
+    Attributes:
+        by: Who said so.
+        reason: Why, if that was given.
+    """
+
+    _data = ("by", "reason")
+    by: str | None
+    reason: str | None
 
 
 class KeyReused(CallRefused):

@@ -111,7 +111,7 @@ def test_a_database_without_a_ledger_says_how_to_make_one(run: Run, empty_dsn):
 
 
 @pytest.mark.parametrize(
-    "command", ["demo", "migrate", "apply", "calls", "show", "budgets", "resolve", "role", "doctor"]
+    "command", ["demo", "migrate", "apply", "calls", "show", "budgets", "resolve", "cancel", "role", "doctor"]
 )
 def test_the_help_of_every_command_shows_an_example(run: Run, command):
     done = run("spanledger", command, "--help")

@@ -78,6 +78,8 @@ class Model:
             return {"verdict": "key_reused"}
         if call.state == "reopened":
             return None
+        if call.state == "cancelled":
+            return {"verdict": "cancelled", "by": "ops"}
         if call.state == "in_flight":
             if not call.lease_over:
                 return {"verdict": "in_progress"}
@@ -134,7 +136,7 @@ class Model:
 
     def fail(self, item: Mapping[str, Any]) -> dict[str, Any]:
         call = self.calls[item["key"]]
-        if call.attempt_id != item["attempt_id"] or call.state in ("refused", "reopened", "succeeded"):
+        if call.attempt_id != item["attempt_id"] or call.state in ("refused", "reopened", "succeeded", "cancelled"):
             return {"owned": False}
         if item["outcome_unknown"]:
             call.state = "unknown" if call.state == "in_flight" else call.state
@@ -150,7 +152,7 @@ class Model:
             return {"done": False, "state": None}
         if call.state == "in_flight" and call.lease_over:
             call.state = "unknown"
-        reopens = call.state == "failed" and outcome == "retry"
+        reopens = call.state in ("failed", "cancelled") and outcome == "retry"
         if item["attempt"] not in (None, call.attempt) or not (call.state == "unknown" or reopens):
             return {"done": False, "state": call.state}
         call.prober = None
@@ -162,6 +164,18 @@ class Model:
         if outcome == "succeeded":
             self._spend(call.attempt_id, {})
         return {"done": True, "state": call.state}
+
+    def cancel(self, item: Mapping[str, Any]) -> dict[str, Any]:
+        call = self.calls.get(item["key"])
+        if call is None:
+            return {"done": False, "state": None}
+        if call.state == "in_flight" and call.lease_over:
+            call.state = "unknown"
+        if call.state in ("in_flight", "succeeded"):
+            return {"done": False, "state": call.state}
+        self._release(call)
+        call.state, call.prober = "cancelled", None
+        return {"done": True, "state": "cancelled"}
 
     def _release(self, call: Call) -> None:
         for name, amount in call.holds.items():

@@ -147,6 +147,10 @@ class LedgerMachine(RuleBasedStateMachine):
         )
 
     @rule(tenant=tenants, name=st.sampled_from(sorted(TOOLS)))
+    def cancel(self, tenant: int, name: str) -> None:
+        self._compared("cancel", tenant, [{"key": key_of(name), "by": "ops"}])
+
+    @rule(tenant=tenants, name=st.sampled_from(sorted(TOOLS)))
     def time_passes(self, tenant: int, name: str) -> None:
         """The lease of a running call is over, and that of a probe."""
         protocol, model = self.sides[tenant]

@@ -11,6 +11,7 @@ import pytest
 from spanledger import Calls, Money, Tokens, errors
 from spanledger.errors import (
     BudgetExceeded,
+    CallCancelled,
     CallFailed,
     CallInProgress,
     CallPending,
@@ -29,6 +30,7 @@ from spanledger.errors import (
 PARENTS = {
     CallRefused: SpanledgerError,
     BudgetExceeded: CallRefused,
+    CallCancelled: CallRefused,
     KeyReused: CallRefused,
     Undescribable: CallRefused,
     CallPending: SpanledgerError,

@@ -27,6 +27,7 @@ class Verdict(enum.StrEnum):
     KEY_REUSED = "key_reused"
     OUTCOME_UNKNOWN = "outcome_unknown"
     FAILED = "failed"
+    CANCELLED = "cancelled"
 
 
 class ScopeSource(enum.StrEnum):

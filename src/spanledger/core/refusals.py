@@ -6,7 +6,7 @@ Rules: an error says what to do and carries the ledger's figures.
 from __future__ import annotations
 
 from spanledger.core.call import Begun, Call, Verdict
-from spanledger.errors import BudgetExceeded, CallFailed, CallInProgress, KeyReused, OutcomeUnknown
+from spanledger.errors import BudgetExceeded, CallCancelled, CallFailed, CallInProgress, KeyReused, OutcomeUnknown
 
 
 def refusal(begun: Begun, call: Call) -> Exception:
@@ -22,6 +22,14 @@ def refusal(begun: Begun, call: Call) -> Exception:
                 f"{name!r} was not run: its key was used before with other arguments; use another key, "
                 "or allow it with on_mismatch='replay'",
                 key=begun.key,
+            )
+        case Verdict.CANCELLED:
+            return CallCancelled(
+                f"{name!r} was not run: {details.get('by')} cancelled it{why}; "
+                f"`spanledger resolve {begun.key} --outcome retry` lets it run",
+                key=begun.key,
+                by=details.get("by"),
+                reason=begun.reason,
             )
         case Verdict.OUTCOME_UNKNOWN:
             return OutcomeUnknown(

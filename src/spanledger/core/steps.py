@@ -47,7 +47,7 @@ class Ask:
     """Call one function of the ledger with one item.
 
     Attributes:
-        function: ``"begin"``, ``"settle"``, ``"fail"``, ``"resolve"`` or ``"probed"``.
+        function: ``"begin"``, ``"settle"``, ``"fail"``, ``"resolve"``, ``"probed"`` or ``"cancel"``.
         tenant: Whose ledger it is.
         item: The item, JSON.
         shielded: Must be carried out even if the caller is being cancelled.

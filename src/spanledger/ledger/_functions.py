@@ -21,9 +21,8 @@ from spanledger.core.money import amount_of
 from spanledger.core.steps import Ask
 from spanledger.errors import ConfigError, LedgerUnavailable
 
-_STATEMENTS = {
-    name: f"select spanledger_v1.{name}(%s, %s::jsonb)" for name in ("begin", "settle", "fail", "resolve", "probed")
-}
+_ASKED = ("begin", "settle", "fail", "resolve", "probed", "cancel")
+_STATEMENTS = {name: f"select spanledger_v1.{name}(%s, %s::jsonb)" for name in _ASKED}
 _AMOUNTS = ("limit", "spent", "held", "remaining", "requested")
 
 ROWS_MAX = 10_000

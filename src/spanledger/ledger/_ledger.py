@@ -161,6 +161,22 @@ class Ledger:
         """
         return bool(self._driver.query(requests.resolve(self.config, key, by, (outcome, result, reason)))["done"])
 
+    def cancel(self, key: str, *, by: str, reason: str | None = None) -> bool:
+        """Say that a call shall not run (any more); what it holds is released.
+
+        It is final under this key, until somebody resolves it as ``"retry"``. If it succeeds all the same, because a
+        worker that was thought dead comes back, that is what counts.
+
+        Args:
+            key: Its key.
+            by: Who says so.
+            reason: Kept in the ledger.
+
+        Returns:
+            True; False where it is running, has succeeded, or is not known.
+        """
+        return bool(self._driver.query(requests.cancel(self.config, key, by, reason))["done"])
+
     def budgets(self, tenant: str | None = None) -> list[Balance]:
         """Return how the budgets stand."""
         return requests.balances(self._driver.query(requests.budgets(self.config, None, tenant)))
@@ -186,7 +202,7 @@ class Ledger:
 
         Args:
             role: Its name; it exists already.
-            kind: ``"agent"``: begin, settle and fail; or ``"operator"``: resolve, apply, top up. Both read.
+            kind: ``"agent"``: begin, settle and fail; or ``"operator"``: resolve, cancel, apply, top up. Both read.
             tenant: The tenant, or ``"*"`` for all.
             by: Who says so.
 
@@ -290,6 +306,10 @@ class AsyncLedger:
         return bool(
             (await self._driver.query(requests.resolve(self.config, key, by, (outcome, result, reason))))["done"]
         )
+
+    async def cancel(self, key: str, *, by: str, reason: str | None = None) -> bool:
+        """As `Ledger.cancel`."""
+        return bool((await self._driver.query(requests.cancel(self.config, key, by, reason)))["done"])
 
     async def budgets(self, tenant: str | None = None) -> list[Balance]:
         """As `Ledger.budgets`."""

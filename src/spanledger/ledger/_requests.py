@@ -78,6 +78,13 @@ def resolve(config: Config, key: str, by: str, found: tuple[str, Any, str | None
     return Ask("resolve", config.tenant, item)
 
 
+def cancel(config: Config, key: str, by: str, reason: str | None) -> Ask:
+    item: dict[str, Any] = {"key": key, "by": storable(by)}
+    if reason is not None:
+        item |= {"reason": storable(reason)}
+    return Ask("cancel", config.tenant, item)
+
+
 def calls(config: Config, where: dict[str, Any], limit: int) -> Read:
     return Read("calls", {"tenant": config.tenant} | where, "created_at desc, key", limit)
 

@@ -26,6 +26,7 @@ from spanledger.core.steps import Asking
 from spanledger.core.values import encode
 from spanledger.errors import (
     BudgetExceeded,
+    CallCancelled,
     CallFailed,
     CallInProgress,
     KeyReused,
@@ -43,6 +44,7 @@ OWN_SPAN = otel_context.create_key("spanledger-own-span")
 
 _VERDICTS: dict[type[SpanledgerError], str] = {
     BudgetExceeded: Verdict.BUDGET_EXCEEDED,
+    CallCancelled: Verdict.CANCELLED,
     KeyReused: Verdict.KEY_REUSED,
     OutcomeUnknown: Verdict.OUTCOME_UNKNOWN,
     CallFailed: Verdict.FAILED,

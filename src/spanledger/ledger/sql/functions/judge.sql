@@ -29,6 +29,10 @@ begin
     if v_state = 'reopened' then
         return null;  -- a person said to run it again
     end if;
+    if v_state = 'cancelled' then
+        return v_answer || jsonb_build_object('verdict', 'cancelled',
+            'by', p_call.error ->> 'by', 'reason', p_call.error ->> 'message');
+    end if;
     if v_state = 'in_flight' then
         if p_call.lease_until > p_now then
             return v_answer || jsonb_build_object('verdict', 'in_progress',

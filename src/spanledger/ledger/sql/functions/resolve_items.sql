@@ -26,7 +26,7 @@ begin
         end if;
         if v_call.tenant is null
             or v_call.attempt <> coalesce((v_item ->> 'attempt')::integer, v_call.attempt)
-            or not (v_call.state = 'unknown' or (v_call.state = 'failed' and v_outcome = 'retry')) then
+            or not (v_call.state = 'unknown' or (v_call.state in ('failed', 'cancelled') and v_outcome = 'retry')) then
             v_answers[v_i] := jsonb_build_object('done', false, 'state', v_call.state);
             continue;
         end if;

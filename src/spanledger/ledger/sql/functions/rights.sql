@@ -5,6 +5,6 @@ language sql immutable
 as $$
     select case p_kind
         when 'agent' then array['begin', 'settle', 'fail', 'renew', 'probed']
-        when 'operator' then array['resolve', 'apply', 'top_up']
+        when 'operator' then array['resolve', 'cancel', 'apply', 'top_up']
     end
 $$;

@@ -7,7 +7,7 @@ create table spanledger.call (
     tenant text not null,
     key bytea not null,
     state text not null
-        check (state in ('in_flight', 'succeeded', 'failed', 'unknown', 'refused', 'released', 'reopened')),
+        check (state in ('in_flight', 'succeeded', 'failed', 'unknown', 'refused', 'released', 'reopened', 'cancelled')),
     -- The fencing number grows with every run; `attempts` leaves out those that provably never started.
     attempt integer not null,
     attempts integer not null,
