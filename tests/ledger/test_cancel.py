@@ -58,6 +58,16 @@ def test_an_unknown_outcome_that_is_cancelled_gives_back_what_it_held(ledger_wit
     assert len([event for event in ledger.history(begun.key) if event["event"] == "cancelled"]) == 1
 
 
+def test_a_failed_call_that_holds_nothing_is_cancelled_beside_its_budget(ledger_with) -> None:
+    ledger = ledger_with(budgets=(Budget("b", Calls(5)),))
+    begun = ledger.begin(REFUND)
+    ledger.fail(begun, ValueError("no"))
+
+    assert ledger.cancel(begun.key, by="ops")
+
+    assert (ledger.budget("b").held, ledger.budget("b").spent) == (Calls(0), Calls(0))
+
+
 def test_a_worker_that_comes_back_after_all_is_believed_and_its_money_is_spent(ledger_with) -> None:
     ledger = ledger_with(budgets=(Budget("b", Calls(5)),))
     begun = ledger.begin(REFUND)

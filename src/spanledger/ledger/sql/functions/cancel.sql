@@ -28,7 +28,9 @@ begin
         v_answers[v_i] := jsonb_build_object(
             'done', coalesce(v_call.state not in ('in_flight', 'succeeded'), false), 'state', v_call.state);
         if (v_answers[v_i] -> 'done')::boolean and v_call.state <> 'cancelled' then
-            perform spanledger.book(v_call.accounts, v_call.held, '{}', true, false);
+            if v_call.held <> '{}' then
+                perform spanledger.book(v_call.accounts, v_call.held, '{}', true, false);
+            end if;
             insert into spanledger.history (tenant, key, at, event, attempt, attempt_id, by_name, detail)
                 values (p_tenant, v_call.key, v_now, 'cancelled', v_call.attempt, v_call.attempt_id, v_item ->> 'by',
                     jsonb_strip_nulls(jsonb_build_object(
