@@ -86,20 +86,18 @@ def _add_decisions(add: Callable[..., argparse.ArgumentParser]) -> None:
         "Say what became of a call of unknown outcome.",
         'spanledger resolve 1cc4d506… --outcome succeeded --result \'{"id": "re_1"}\' --reason "seen at the provider"',
     )
-    resolve.add_argument("key", help="the call's key, or its beginning")
     resolve.add_argument("--outcome", required=True, choices=("succeeded", "failed", "retry"))
     resolve.add_argument("--result", help="JSON: what later calls of this key are given")
-    resolve.add_argument("--reason", help="kept in the ledger")
-    resolve.add_argument("--by", default=None, help="who says so (your user name)")
     cancel = add(
         "cancel",
         _cancel,
         "Say that a call shall not run (any more).",
         'spanledger cancel 1cc4d506… --reason "the customer changed their mind"',
     )
-    cancel.add_argument("key", help="the call's key, or its beginning")
-    cancel.add_argument("--reason", help="kept in the ledger")
-    cancel.add_argument("--by", default=None, help="who says so (your user name)")
+    for command in (resolve, cancel):
+        command.add_argument("key", help="the call's key, or its beginning")
+        command.add_argument("--reason", help="kept in the ledger")
+        command.add_argument("--by", default=None, help="who says so (your user name)")
     role = add(
         "role",
         _role,
@@ -109,7 +107,7 @@ def _add_decisions(add: Callable[..., argparse.ArgumentParser]) -> None:
     role.add_argument("role", help="name of the database role")
     choice = role.add_mutually_exclusive_group(required=True)
     choice.add_argument(
-        "--kind", choices=("agent", "operator"), help="agent: begin, settle, fail; operator: resolve, apply"
+        "--kind", choices=("agent", "operator"), help="agent: begin, settle, fail; operator: resolve, cancel, apply"
     )
     choice.add_argument("--remove", action="store_true", help="take all its rights on the tenant back")
     role.add_argument("--tenant", required=True, help="the tenant, or '*' for all")
@@ -199,8 +197,8 @@ def _role(arguments: argparse.Namespace) -> int:
             raise SpanledgerError(f"role {role} has no rights on tenant {tenant}")
         if not arguments.remove:
             ledger.bind_role(role, kind=arguments.kind, tenant=tenant, by=getpass.getuser())
-    done = f"{role} has no rights on tenant {tenant} any more" if arguments.remove else (
-        f"{role} may act as {arguments.kind} for tenant {tenant}")  # fmt: skip
+    can = "has no rights any more" if arguments.remove else f"may act as {arguments.kind}"
+    done = f"{role} {can} for tenant {tenant}"
     _show_as(arguments, {"role": role, "kind": arguments.kind, "tenant": tenant}, [done])
     return 0
 

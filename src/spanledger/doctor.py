@@ -48,10 +48,8 @@ def examine() -> list[Finding]:
         config = Config.from_env()
     except SpanledgerError as error:
         return [*findings, Finding("configuration", BAD, str(error), "correct it; nothing else was looked at")]
-    off = (
-        "calls are not guarded: unset SPANLEDGER_MODE or remove `mode` from the file" if config.mode == "off" else None
-    )
-    findings.append(Finding("configuration", WARN if off else OK, shown(config), off))
+    off = "nothing is guarded: unset SPANLEDGER_MODE or remove `mode` from the file" if config.mode == "off" else None
+    findings.append(Finding("configuration", BAD if off else OK, shown(config), off))
     for about, look in (("ledger", _ledger), ("libraries", _libraries), ("export", _export)):
         findings += _safely(about, look, config)
     return findings
@@ -116,7 +114,9 @@ def _of_server(found: Any, *, embedded: bool) -> Iterator[Finding]:
         )
     if found.forbidden:
         names = ", ".join(found.forbidden)
-        yield Finding("role", WARN, f"{found.role} may not use {names}", "grant execute on what this program needs")
+        yield Finding(
+            "role", WARN, f"{found.role} may not use {names}", f"spanledger role {found.role} --kind agent --tenant …"
+        )
 
 
 def _of_calls(found: Any) -> Iterator[Finding]:

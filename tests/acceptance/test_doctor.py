@@ -105,6 +105,7 @@ def test_a_role_without_rights_is_named_with_what_it_may_not_use(run: Run, dsn, 
         ({"SPANLEDGER_DSN": "postgresql://127.0.0.1:1/nowhere"}, "ledger", "no connection to the ledger"),
         ({"SPANLEDGER_EMBEDDED": "off"}, "ledger", "SPANLEDGER_DSN is not set"),
         ({"OTEL_TRACES_EXPORTER": "oltp", "SPANLEDGER_EMBEDDED": "off"}, "export", "no trace exporter 'oltp'"),
+        ({"SPANLEDGER_MODE": "off", "SPANLEDGER_EMBEDDED": "off"}, "configuration", "mode off"),
         ({"SPANLEDGER_MODE": "perhaps"}, "configuration", "one of enforce, off"),
     ],
 )

@@ -2,13 +2,14 @@
 
 Rules: the bank is a file that every effect appends one line to, with one write; it outlives every worker and is the
 truth. A worker dies by SIGKILL: at a point it has drawn itself (before the effect, after it) or by a timer that may
-strike anywhere (while claiming, while settling, while waiting). All that is drawn comes from the seed; what the timers
-hit does not, so a seed that failed is to be played again several times.
+strike anywhere (while claiming, while settling, while waiting). What is drawn comes from the seed; who draws next and
+what the timers hit does not, so a seed that failed is to be played again several times.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import multiprocessing
 import os
 import random
@@ -179,6 +180,4 @@ def _compared(plan: Plan, deaths: int) -> Played:
 
 def order_of(arguments: str) -> str:
     """The order in a row's arguments."""
-    import json
-
     return str(json.loads(arguments)["order"])

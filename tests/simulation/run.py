@@ -1,6 +1,8 @@
 """Play many rounds, each with a seed of its own that is printed.
 
-python -m tests.simulation.run [--rounds N] [--seed SEED] [--workers N]
+    python -m tests.simulation.run [--rounds N] [--seed SEED] [--workers N]
+
+It starts a private server for itself and ends with an error at the first round whose books do not agree.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ def main() -> None:
         server = EmbeddedPostgres(Path(folder), linger_s=0.0)
         try:
             for number in range(arguments.rounds):
-                seed = arguments.seed or random.SystemRandom().getrandbits(32)
+                seed = random.SystemRandom().getrandbits(32) if arguments.seed is None else arguments.seed
                 deaths += one(server.dsn(), Path(folder, f"bank-{number}"), seed, arguments.workers)
         finally:
             server.release()

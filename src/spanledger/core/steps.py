@@ -25,10 +25,7 @@ from spanledger.core.outcomes import describe_error, is_ambiguous, storable
 from spanledger.core.refusals import refusal
 from spanledger.core.rules import Terms
 from spanledger.core.values import encode, serialize
-from spanledger.errors import (
-    LedgerUnavailable,
-    ResultNotKept,
-)
+from spanledger.errors import LedgerUnavailable, ResultNotKept
 
 logger = logging.getLogger("spanledger.core")
 

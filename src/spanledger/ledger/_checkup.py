@@ -18,7 +18,7 @@ from spanledger.ledger._database import Database, is_pooled
 from spanledger.ledger._functions import translated
 
 AGENT_FUNCTIONS = ("begin", "settle", "fail", "renew", "probed")
-DURABLE = ("fsync", "full_page_writes")
+DURABLE = ("fsync", "full_page_writes", "synchronous_commit")
 _STANDING = """
 select count(*) filter (where state = 'unknown') as unknown,
     count(*) filter (where state = 'unknown' and lease_until is not null) as lapsed,
@@ -85,8 +85,9 @@ def _look(connection: psycopg.Connection, tenant: str) -> Checkup:
     )
     clock_ahead_s = server_s - time.time()
     unknown, lapsed, since, running = _row(connection, _STANDING, (tenant,))
-    settings: dict[str, str] = dict(connection.execute("select name, setting from pg_settings where name = any (%s)", (
-        [*DURABLE, "synchronous_commit"],)).fetchall())  # fmt: skip
+    settings: dict[str, str] = dict(
+        connection.execute("select name, setting from pg_settings where name = any (%s)", ([*DURABLE],)).fetchall()
+    )
     rights: dict[str, bool] = dict(connection.execute(
         "select p.proname::text, has_function_privilege(p.oid, 'execute') from pg_proc p "
         "where p.pronamespace = 'spanledger_v1'::regnamespace").fetchall())  # fmt: skip

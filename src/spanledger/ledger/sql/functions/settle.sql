@@ -32,7 +32,8 @@ begin
             v_answers[v_i] := '{"owned": true}';
         elsif v_call.attempt_id = (v_item ->> 'attempt_id')::uuid and v_call.state = 'succeeded' then
             v_answers[v_i] := '{"owned": true}';  -- asked again: the answer was lost
-        elsif v_call.attempt_id = (v_item ->> 'attempt_id')::uuid and v_call.state in ('failed', 'reopened', 'released', 'cancelled') then
+        elsif v_call.attempt_id = (v_item ->> 'attempt_id')::uuid
+            and v_call.state in ('failed', 'reopened', 'released', 'cancelled') then
             -- It was thought to have failed, perhaps by a person, and nobody has run it since: it must not run again.
             perform spanledger.record_late(p_tenant, v_item, v_call, 'late_success', v_now);
             if v_call.held <> '{}' then
