@@ -4,6 +4,8 @@ returns void
 language plpgsql volatile
 as $$
 begin
+    -- An unknown time zone is an error here and not at every call.
+    perform clock_timestamp() at time zone coalesce(item ->> 'timezone', 'UTC') from jsonb_array_elements(p_budgets) item;
     if exists (
         select from jsonb_array_elements(p_budgets) item
         join spanledger.budget b on b.tenant = p_tenant and b.name = item ->> 'name'

@@ -25,13 +25,13 @@ begin
     if v_wanted is not null or exists (select from unnest(v_open) o (i) where p_calls[o.i].held <> '{}') then
         v_accounts := spanledger.lock_accounts(coalesce(v_wanted, '{}'), p_calls);
     end if;
-    v_controlled := exists (select from spanledger.control c where c.tenant = p_tenant);
+    v_controlled := exists (select from spanledger.control c where c.tenant = p_tenant and c.active);
     v_now := clock_timestamp();
     foreach v_i in array v_open loop
         v_item := p_items -> (v_i - 1);
         v_call := p_calls[v_i];
         if v_item ->> 'key' = any (v_keys) then
-            p_answers[v_i] := '{"verdict": "in_progress", "attempt": 0, "attempts": 0, "lease_left_s": 0.01}';
+            p_answers[v_i] := '{"verdict": "in_progress", "attempt": 0, "attempts": 0, "left_s": 0.01}';
             continue;
         end if;
         v_keys := v_keys || (v_item ->> 'key');

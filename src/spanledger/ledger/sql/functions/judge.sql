@@ -46,7 +46,7 @@ begin
                 perform spanledger.wait_for(p_call, p_item, p_now);
             end if;
             return v_answer || jsonb_build_object('verdict', 'in_progress',
-                'lease_left_s', extract(epoch from p_call.lease_until - p_now));
+                'left_s', extract(epoch from p_call.lease_until - p_now));
         end if;
         if not p_locked then
             return null;
@@ -82,7 +82,7 @@ begin
                 perform spanledger.wait_for(p_call, p_item, p_now);
             end if;
             return v_answer || jsonb_build_object('verdict', 'in_progress',
-                'lease_left_s', extract(epoch from p_call.probe_until - p_now));
+                'left_s', extract(epoch from p_call.probe_until - p_now));
         end if;
         if not p_locked then
             return null;

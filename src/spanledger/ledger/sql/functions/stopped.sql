@@ -10,7 +10,7 @@ begin
     return (select jsonb_build_object('switch', c.match, 'reason', c.spec ->> 'reason', 'by', c.applied_by,
             'version', c.version)
         from spanledger.control c
-        where c.tenant = p_tenant and c.kind = 'switch' and not (c.spec ->> 'allowed')::boolean
+        where c.tenant = p_tenant and c.kind = 'switch' and c.active
             and p_item ->> 'tool' like c.match_like
         order by c.match limit 1);
 end

@@ -61,6 +61,8 @@ create table spanledger.control (
     match_like text not null,
     except_like text[] not null default '{}',
     spec jsonb not null,
+    -- It asks for something: an approval is needed, or calls are stopped.
+    active boolean not null,
     version integer not null default 1,
     applied_at timestamptz not null,
     applied_by text,

@@ -3,7 +3,7 @@ create or replace view spanledger.balance as
 select
     b.tenant, b.name, b.unit, b.match, b.operations, b.per, b.window_kind, b.window_s, b.timezone, b.soft_steps,
     b.version, coalesce(a.scope, '') as scope, nullif(a.window_start, '-infinity') as window_start,
-    (b.limit_steps + coalesce(a.topped_up, 0))::bigint as limit_steps,
+    b.limit_steps as base_steps, (b.limit_steps + coalesce(a.topped_up, 0))::bigint as limit_steps,
     coalesce(a.spent, 0)::bigint as spent_steps, coalesce(a.held, 0)::bigint as held_steps,
     (b.limit_steps + coalesce(a.topped_up, 0) - coalesce(a.spent, 0) - coalesce(a.held, 0))::bigint as remaining_steps
 from spanledger.budget b
