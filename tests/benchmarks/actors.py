@@ -15,10 +15,10 @@ import uuid
 from collections.abc import AsyncIterator
 
 import psycopg
-
-from spanledger import AsyncLedger, Ledger, ToolCall
 from tests.benchmarks.acting import serve
 from tests.benchmarks.server import hot_config
+
+from spanledger import AsyncLedger, Ledger, ToolCall
 
 CONNECTIONS = 8
 FLOOR_TABLE = """

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg
-
 from tests.benchmarks.crew import Hand, far_away, hands, together
 from tests.benchmarks.report import PER_S, Comparison, Note, Round, alternate
 

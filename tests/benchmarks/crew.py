@@ -98,7 +98,8 @@ def far_away(dsn: str, delay_ms: float) -> Iterator[str]:
         [sys.executable, "-m", "tests.benchmarks.proxy", socket, str(delay_ms)],
         cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
-    assert proxy.stdin and proxy.stdout
+    assert proxy.stdin
+    assert proxy.stdout
     try:
         through = proxy.stdout.readline().strip()
         yield psycopg.conninfo.make_conninfo(

@@ -15,7 +15,6 @@ import contextlib
 import json
 
 import psycopg
-
 from tests.benchmarks.actors import FLOOR_TABLE, MAKERS
 from tests.benchmarks.cases import CASES, ONLY_WHEN_ASKED, Bench
 from tests.benchmarks.crew import hands, together

@@ -15,7 +15,6 @@ from typing import Any
 import psycopg_pool
 from agent_ledger import EffectLedger, EffectLedgerOptions, ToolCall
 from agent_ledger.stores.postgres import SCHEMA_SQL, PostgresStore
-
 from tests.benchmarks.acting import serve
 
 CONNECTIONS = 8

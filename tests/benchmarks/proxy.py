@@ -9,6 +9,7 @@ whole milliseconds.
 from __future__ import annotations
 
 import asyncio
+import os
 import selectors
 import sys
 
@@ -59,6 +60,7 @@ async def main(socket: str, delay_s: float) -> None:
     sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")
     sys.stdout.flush()
     await asyncio.to_thread(sys.stdin.read)
+    os._exit(0)  # what is still on its way is nobody's any more
 
 
 if __name__ == "__main__":

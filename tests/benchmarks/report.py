@@ -1,7 +1,7 @@
 """What a benchmark found out, as values and as text.
 
 Rules: rounds of all contenders alternate, and the figure to quote is the median of the ratios of neighbouring rounds:
-it holds where the machine's speed drifts. Absolute figures are medians of the same rounds and hold for this machine now.
+it holds where the machine's speed drifts. Absolute figures are medians of the same rounds and hold for one machine.
 """
 
 from __future__ import annotations

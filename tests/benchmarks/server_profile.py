@@ -1,11 +1,12 @@
 """Where the server spends its time in the ledger's functions.
 
-    python -m tests.benchmarks.server_profile [--calls N] [--cases NAME...]
+    python -m tests.benchmarks.server_profile [--calls N] [--cases NAME...] [--new]
 
 Rules: calls come through SQL alone, on one connection, as `tests.sql.protocol` words them. A private server counts
 with pg_stat_statements (nested statements and their planning too) and track_functions; what counting costs is shown by
 the time of the same calls without it. All figures are microseconds per call of the case, after a warm-up on the same
-connection. Needs PostgreSQL 15 or newer with its contrib modules.
+connection. The tables hold some thousand calls and are analysed, as those of a ledger in use; with --new they are empty
+and the planner knows nothing of them. Needs PostgreSQL 15 or newer with its contrib modules.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
-
 from tests.benchmarks.server import a_server, migrated
 from tests.sql.protocol import Protocol, item, key_of
 
 BATCH = 32
 WARM_UP = 30
+CALLS_BEFORE = 3200
 TEXT_MAX = 110
 SETTINGS = {
     "shared_preload_libraries": "pg_stat_statements",
@@ -32,14 +33,16 @@ SETTINGS = {
     "pg_stat_statements.track_planning": "on",
     "pg_stat_statements.max": "5000",
     "track_functions": "all",
+    # Else it may change the plans while we count.
+    "autovacuum": "off",
 }
 FUNCTIONS = """
     select funcname, calls, total_time * 1e3, self_time * 1e3 from pg_stat_user_functions
-    where schemaname like 'spanledger%' order by self_time desc
+    where schemaname like 'spanledger%' and calls > 0 order by self_time desc
 """
 STATEMENTS = """
-    select query, calls, total_exec_time * 1e3, total_plan_time * 1e3, toplevel, plans from pg_stat_statements
-    where query !~ 'pg_stat' order by total_exec_time + total_plan_time desc limit 25
+    select query, calls, total_exec_time * 1e3, total_plan_time * 1e3, toplevel from pg_stat_statements
+    where query !~ 'pg_stat' and calls > 0 order by total_exec_time + total_plan_time desc limit 25
 """
 Case = Callable[[], dict[str, float]]
 
@@ -127,7 +130,7 @@ def show(sql: psycopg.Connection, calls: int) -> None:
     for name, times, total, own in sql.execute(FUNCTIONS).fetchall():
         print(f"  {name:24}{times / calls:8.2f}{total / calls:9.1f}{own / calls:9.1f}")
     print(f"  {'statement':10}{'times':>8}{'run':>9}{'plan':>9}")
-    for query, times, run, plan, top, _ in sql.execute(STATEMENTS).fetchall():
+    for query, times, run, plan, top in sql.execute(STATEMENTS).fetchall():
         kind = "  top" if top else "  nested"
         print(f"{kind:12}{times / calls:8.2f}{run / calls:9.1f}{plan / calls:9.1f}  {shortened(query)}")
     print()
@@ -143,11 +146,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--calls", type=int, default=1000)
     parser.add_argument("--cases", nargs="*", default=[], metavar="NAME")
+    parser.add_argument("--new", action="store_true", help="count on empty tables")
     wanted: Any = parser.parse_args()
     with a_server(settings=SETTINGS) as dsn:
         migrated(dsn, "create extension pg_stat_statements")
         with psycopg.connect(dsn, autocommit=True) as sql:
-            for name, size, case in cases(Protocol(sql, "acme")):
+            ledger = Protocol(sql, "acme")
+            for _ in range(0 if wanted.new else CALLS_BEFORE // BATCH):
+                fresh(ledger, BATCH, "cold")
+            if not wanted.new:
+                sql.execute("vacuum analyze")
+            for name, size, case in cases(ledger):
                 if not wanted.cases or name in wanted.cases:
                     print(f"{name}: {wanted.calls} calls, {size} a statement; µs per call")
                     profile(sql, case, size, wanted.calls)
