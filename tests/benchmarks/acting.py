@@ -15,7 +15,6 @@ import gc
 import io
 import json
 import pstats
-import statistics
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -53,7 +52,7 @@ def blocking_sequence(actor: Any, order: Order) -> dict[str, Any]:
         begun = time.perf_counter()
         call(tool)
         times.append(time.perf_counter() - begun)
-    return {"p50": statistics.median(times)}
+    return {"times": times}
 
 
 async def sequence(actor: Actor, order: Order) -> dict[str, Any]:
@@ -63,7 +62,7 @@ async def sequence(actor: Actor, order: Order) -> dict[str, Any]:
         begun = time.perf_counter()
         await call(tool)
         times.append(time.perf_counter() - begun)
-    return {"p50": statistics.median(times)}
+    return {"times": times}
 
 
 async def crowd(actor: Actor, order: Order) -> dict[str, Any]:
@@ -148,7 +147,8 @@ class Stage:
         if order["do"] == "close":
             closing = self._actors.pop(name).close()
             return self._runner.run(closing) or {} if asyncio.iscoroutine(closing) else {}
-        gc.collect()
+        if order.get("collect", True):
+            gc.collect()
         profiler = cProfile.Profile() if order.get("profile") else contextlib.nullcontext()
         if order["do"] == "sequence" and not asyncio.iscoroutinefunction(actor.fresh):
             with profiler:
