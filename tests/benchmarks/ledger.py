@@ -20,14 +20,14 @@ from tests.benchmarks.cases import CASES, ONLY_WHEN_ASKED, Bench
 from tests.benchmarks.crew import hands, together
 from tests.benchmarks.server import a_server, migrated
 
-CALLS_BEFORE = 3000
+CALLS_BEFORE = 2000
 TASKS_BEFORE = 32
 
 
 def parsed() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dsn", help="a Postgres to use; a private one if not given")
+    parser.add_argument("--dsn", help="a Postgres to use, which keeps what was written; a private one if not given")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--calls", type=int, default=600, help="calls one after the other per round")
     parser.add_argument("--cases", nargs="+", choices=CASES, metavar="NAME", help=f"some of {', '.join(CASES)}")

@@ -1,7 +1,8 @@
 """The server of a benchmark: the one given, or a private one that is gone afterwards.
 
 Rules: a private server keeps fsync on and every other setting of the embedded ledger, unless a caller adds some. Only
-the public interface of the ledger prepares it, so that the same benchmark runs before and after a change.
+the public interface of the ledger prepares it, so that the same benchmark runs before and after a change. In a given
+server the calls, the budget and the floor's table stay behind: give one that is nobody's.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from spanledger import Budget, Calls, Config, Ledger
 from spanledger.ledger._embedded import EmbeddedPostgres
 
 HOT = "hot"
-# Budgets are rows of the ledger and hold for every program that uses it: the floor's cases use other names.
+# A row of the ledger, which holds for every program that uses it: calls without a budget have another tool's name.
 HOT_BUDGET = Budget(HOT, Calls(10**12), match=HOT)
 
 
@@ -41,9 +42,8 @@ def a_server(given: str | None = None, settings: Mapping[str, str] | None = None
 
 
 def migrated(dsn: str, *statements: str) -> None:
-    """Make the ledger there, with one hot budget, and run further statements."""
-    config = Config(dsn=dsn)
-    with Ledger(config=config) as ledger:
+    """Make the ledger there and run further statements."""
+    with Ledger(config=Config(dsn=dsn)) as ledger:
         ledger.migrate()
     with psycopg.connect(dsn, autocommit=True) as connection:
         for statement in statements:
