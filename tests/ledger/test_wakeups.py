@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import gc
 import json
+import logging
 import os
 import threading
 import time
@@ -18,10 +19,11 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 from pooler import PGBOUNCER
+from test_drivers import written_blocking
 from workers import TIMEOUT_S, started
 
 from spanledger.ledger import _wakeups
-from spanledger.ledger._wakeups import Wakeups
+from spanledger.ledger._wakeups import AwaitingWaiter, BlockingWaiter, Wakeups
 
 STAND_IN = """
 create schema stand_in;
@@ -107,12 +109,13 @@ class Bench:
 
 
 @pytest.fixture
-def bench(dsn: str, sql: psycopg.Connection) -> Iterator[Bench]:
+def bench(dsn: str, sql: psycopg.Connection, caplog: pytest.LogCaptureFixture) -> Iterator[Bench]:
     sql.execute(STAND_IN)
     bench = Bench(dsn, sql)
     yield bench
     for wakeups in bench.made:
         wakeups.stop()
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 def wait_for(condition: Callable[[], object], timeout_s: float = LONG_S) -> None:
@@ -125,6 +128,10 @@ def wait_for(condition: Callable[[], object], timeout_s: float = LONG_S) -> None
 
 def waiters_of(wakeups: Wakeups) -> int:
     return sum(len(tenant.waiters()) for tenant in wakeups._watchman()._tenants.values())
+
+
+def watchmen() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == "spanledger-wakeups"}
 
 
 # being woken
@@ -265,17 +272,19 @@ def test_an_interrupted_thread_is_forgotten(bench: Bench) -> None:
     assert waiters_of(wakeups) == 0
 
 
-def test_a_task_that_was_dropped_with_its_closed_loop_harms_nobody(bench: Bench) -> None:
-    wakeups = bench.wakeups()
+@pytest.mark.parametrize("woken", [False, True])
+def test_a_task_that_was_dropped_with_its_closed_loop_harms_nobody(bench: Bench, woken: bool) -> None:
+    wakeups = bench.wakeups(safety_s=0.2)
     loop = asyncio.new_event_loop()
     dropped = wakeups.waiting_awaiting("t", KEY)
     loop.run_until_complete(dropped.__aenter__())
+    if woken:
+        dropped.wake()
     loop.close()
     with wakeups.waiting("t", KEY) as waiter:
         bench.say(KEY)
         assert waiter.wait(LONG_S) is True
     wait_for(lambda: waiters_of(wakeups) == 0)
-    assert dropped.woken
 
 
 def test_a_coroutine_that_was_dropped_is_forgotten(bench: Bench) -> None:
@@ -305,6 +314,7 @@ def test_a_coroutine_that_was_dropped_is_forgotten(bench: Bench) -> None:
 
 def test_there_is_no_connection_before_somebody_waits_and_a_moment_after(bench: Bench) -> None:
     wakeups = bench.wakeups(linger_s=0.2)
+    others = watchmen()
     assert bench.connections() == 0
     for _ in range(2):
         with wakeups.waiting("t", KEY):
@@ -313,7 +323,7 @@ def test_there_is_no_connection_before_somebody_waits_and_a_moment_after(bench: 
         assert bench.connections() == 1
         wait_for(lambda: bench.connections() == 0)
         assert not wakeups.listening
-    assert not [thread for thread in threading.enumerate() if thread.name == "spanledger-wakeups"]
+    wait_for(lambda: watchmen() <= others)
 
 
 def test_who_waits_again_at_once_finds_the_connection_there(bench: Bench) -> None:
@@ -510,6 +520,13 @@ def test_a_look_that_fails_is_tried_again(bench: Bench) -> None:
 
 
 # forks and poolers
+
+
+def test_the_two_kinds_of_waiters_are_twins() -> None:
+    for name in ("wait", "__exit__"):
+        awaiting = {"__exit__": "__aexit__"}.get(name, name)
+        blocking = written_blocking(getattr(BlockingWaiter, name))
+        assert written_blocking(getattr(AwaitingWaiter, awaiting)).replace(awaiting, name) == blocking
 
 
 def wait_and_fork(writer, dsn: str) -> None:

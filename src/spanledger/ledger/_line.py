@@ -85,6 +85,7 @@ class Line:
         self._heard = heard
         self._retry = retry
         self._since_s = 0.0
+        self._file = -1
         self._connection: psycopg.Connection[Any] | None = None
         self._selector = selectors.DefaultSelector()
         self._bell, self._hammer = socket.socketpair()
@@ -105,7 +106,8 @@ class Line:
             connection = self._connect()
             connection.prepare_threshold = None
             if self._listens(connection):
-                self._selector.register(connection.fileno(), selectors.EVENT_READ)
+                self._file = connection.fileno()
+                self._selector.register(self._file, selectors.EVENT_READ)
                 self._connection, connection = connection, None
                 self.up, self._since_s = True, time.monotonic()
                 self.lives += 1
@@ -158,7 +160,8 @@ class Line:
         if time.monotonic() - self._since_s > RETRY_S_MAX:
             self._retry.reset()
         self._retry.later()
-        self._selector.unregister(connection.fileno())
+        # A lost connection may not know its number any more.
+        self._selector.unregister(self._file)
         connection.close()
 
     def _listens(self, connection: psycopg.Connection[Any]) -> bool:

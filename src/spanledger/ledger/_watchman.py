@@ -9,12 +9,14 @@ is tried again after a pause that grows. Who is dropped with a closed loop is fo
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,12 +77,12 @@ class _Watch:
 
     def asleep(self) -> bool:
         """Whether somebody has to be woken when it changes."""
-        return any(not waiter.woken for waiter in tuple(self.waiters))
+        return any(not waiter.woken for waiter in self.waiters)
 
     def wake(self) -> None:
         # What was expected has happened; whoever waits again says what is expected then.
         self.ends_s = math.inf
-        for waiter in tuple(self.waiters):
+        for waiter in self.waiters:
             if not waiter.woken:
                 waiter.wake()
 
@@ -116,8 +118,9 @@ class Watchman:
         self._safety_s = safety_s
         self._retry = Retry()
         self._thread: threading.Thread | None = None
-        # May be taken again by the thread that has it: the garbage collector closes what somebody has dropped.
         self._lock = threading.RLock()
+        self._holder: int | None = None
+        self._left: deque[Waiter] = deque()
         self._tenants: dict[str, _Tenant] = {}
         self._idle_since_s = 0.0
 
@@ -125,7 +128,7 @@ class Watchman:
 
     def enter(self, waiter: Waiter) -> None:
         """Wake it from now on; its `ready` says when this is true."""
-        with self._lock:
+        with self._alone():
             tenant = self._tenants.setdefault(waiter.tenant, _Tenant())
             tenant.watches.setdefault(waiter.key, _Watch()).waiters.add(waiter)
             line = self._started()
@@ -136,14 +139,14 @@ class Watchman:
 
     def entered(self, waiter: Waiter) -> None:
         """It asks the ledger from now on: a connection that comes later has missed something."""
-        with self._lock:
+        with self._alone():
             waiter.ready = True
 
     def expect(self, waiter: Waiter, left_s: float | None) -> None:
-        """Look after `left_s`."""
-        if self._pid != os.getpid():
+        """Look after `left_s`, if it has to sleep."""
+        if waiter.woken or self._pid != os.getpid():
             return
-        with self._lock:
+        with self._alone():
             tenant = self._tenants.get(waiter.tenant)
             watch = tenant.watches.get(waiter.key) if tenant else None
             if tenant is None or watch is None:
@@ -156,23 +159,15 @@ class Watchman:
         """Forget it."""
         if self._pid != os.getpid():
             return
-        with self._lock:
-            tenant = self._tenants.get(waiter.tenant)
-            watch = tenant.watches.get(waiter.key) if tenant else None
-            if tenant is None or watch is None:
-                return
-            watch.waiters.discard(waiter)
-            if not watch.waiters:
-                del tenant.watches[waiter.key]
-            if not tenant.watches:
-                del self._tenants[waiter.tenant]
-            if not self._tenants:
-                self._idle_since_s = time.monotonic()
-                self._until(self.line, self._idle_since_s + self._linger_s)
+        self._left.append(waiter)
+        # The garbage collector closes what was dropped at any moment, in a thread that may be busy right here.
+        if self._holder != threading.get_ident():
+            with self._alone():
+                pass
 
     def stop(self) -> None:
         """Wake all and let the thread end."""
-        with self._lock:
+        with self._alone():
             line, self.line = self.line, None
             thread, self._thread = self._thread, None
             self._wake_all()
@@ -180,6 +175,32 @@ class Watchman:
                 line.nudge()
         if thread is not None and thread is not threading.current_thread():
             thread.join(STOP_TIMEOUT_S)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let one thread at a time through; who has left meanwhile is forgotten."""
+        with self._lock:
+            self._holder = threading.get_ident()
+            try:
+                yield
+            finally:
+                while self._left:
+                    self._forget(self._left.popleft())
+                self._holder = None
+
+    def _forget(self, waiter: Waiter) -> None:
+        tenant = self._tenants.get(waiter.tenant)
+        watch = tenant.watches.get(waiter.key) if tenant else None
+        if tenant is None or watch is None:
+            return
+        watch.waiters.discard(waiter)
+        if not watch.waiters:
+            del tenant.watches[waiter.key]
+        if not tenant.watches:
+            del self._tenants[waiter.tenant]
+        if not self._tenants:
+            self._idle_since_s = time.monotonic()
+            self._until(self.line, self._idle_since_s + self._linger_s)
 
     def _started(self) -> Line:
         if self.line is None:
@@ -218,13 +239,13 @@ class Watchman:
         except Exception:
             logger.exception("nobody wakes those who wait until somebody waits again")
         finally:
-            with self._lock:
+            with self._alone():
                 if self.line is line:
                     self.line = None
             line.close()
 
     def _goes_on(self, line: Line) -> bool:
-        with self._lock:
+        with self._alone():
             if self.line is not line:
                 return False
             if not self._tenants and time.monotonic() >= self._idle_since_s + self._linger_s:
@@ -233,9 +254,10 @@ class Watchman:
             return True
 
     def _sleep(self, line: Line) -> None:
-        with self._lock:
+        with self._alone():
             if self._tenants:
-                wakes_s = min(tenant.due_s() for tenant in self._tenants.values())
+                # In any case soon: a task may have been dropped with its loop, and nobody says so.
+                wakes_s = min(time.monotonic() + self._safety_s, *(t.due_s() for t in self._tenants.values()))
                 line.wakes_s = wakes_s if line.up else min(wakes_s, self._retry.at_s)
             else:
                 line.wakes_s = self._idle_since_s + self._linger_s
@@ -243,7 +265,7 @@ class Watchman:
 
     def _begin_to_look(self, line: Line) -> None:
         """After a connection came or went: those who waited meanwhile may have missed something, newcomers have not."""
-        with self._lock:
+        with self._alone():
             line.decided = True
             for tenant in self._tenants.values():
                 tenant.poll_s = POLL_S_MIN
@@ -255,7 +277,7 @@ class Watchman:
                     waiter.ring()
 
     def _heard(self, keys: list[str]) -> None:
-        with self._lock:
+        with self._alone():
             # What is said to the whole database may be of any tenant.
             for tenant in self._tenants.values():
                 for key in tenant.watches.keys() & keys:
@@ -263,7 +285,7 @@ class Watchman:
 
     def _due(self) -> list[tuple[str, list[str]]]:
         """Say what has to be looked at now: of a tenant all or nothing."""
-        with self._lock:
+        with self._alone():
             for waiter in [waiter for tenant in self._tenants.values() for waiter in tenant.waiters()]:
                 if waiter.gone():
                     self.leave(waiter)
@@ -280,7 +302,7 @@ class Watchman:
             answers = self._peek(name, keys)
         except Exception as error:  # noqa: BLE001 - the next look may get through
             logger.info("%d call(s) that are waited for could not be looked at: %s", len(keys), str(error).strip())
-        with self._lock:
+        with self._alone():
             tenant = self._tenants.get(name)
             if tenant is None:
                 return
