@@ -18,12 +18,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
-from pooler import PGBOUNCER
+from pooler import PGBOUNCER, SERVER_CONNECTIONS
 from test_drivers import written_blocking
 from workers import TIMEOUT_S, started
 
 from spanledger.ledger import _wakeups
 from spanledger.ledger._wakeups import AwaitingWaiter, BlockingWaiter, Wakeups
+from spanledger.ledger._watchman import POLL_S_MIN
 
 STAND_IN = """
 create schema stand_in;
@@ -109,7 +110,12 @@ class Bench:
 
 
 @pytest.fixture
-def bench(dsn: str, sql: psycopg.Connection, caplog: pytest.LogCaptureFixture) -> Iterator[Bench]:
+def bench(
+    dsn: str, sql: psycopg.Connection, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Bench]:
+    # A busy machine is no server that does not answer.
+    monkeypatch.setattr(_wakeups, "READY_S_MAX", LONG_S)
+    caplog.set_level(logging.INFO, "spanledger.ledger")
     sql.execute(STAND_IN)
     bench = Bench(dsn, sql)
     yield bench
@@ -190,8 +196,8 @@ def test_a_wait_ends_on_time(bench: Bench) -> None:
         assert waiter.wait(0.2) is False
         blocking_s = time.monotonic() - begun_s
     for waited_s in (blocking_s, asyncio.run(main())):
-        # Late by a few milliseconds; more only on a busy machine.
-        assert 0.2 <= waited_s < 0.3
+        # Late by a fraction of a millisecond; more only on a busy machine.
+        assert 0.2 <= waited_s < 0.7
 
 
 def test_the_loop_goes_on_while_somebody_begins_to_wait(bench: Bench) -> None:
@@ -395,7 +401,7 @@ def test_without_a_connection_that_listens_waits_end_on_time_and_looks_are_few(b
         assert not wakeups.listening
         begun_s = time.monotonic()
         assert waiter.wait(1.0) is False
-        assert time.monotonic() - begun_s < 1.2
+        assert time.monotonic() - begun_s < 2.0
         assert 2 <= len(bench.asked()) <= 12
         bench.change(KEY)
         assert waiter.wait(LONG_S) is True
@@ -462,30 +468,31 @@ def test_when_a_lease_ends_one_look_wakes_all(bench: Bench) -> None:
         waits = [pool.submit(waiter.wait, LONG_S, 0.3) for waiter in waiters]
         still = pool.submit(other.wait, 0.5, 100.0)
         assert [wait.result() for wait in waits] == [True] * 50
-        assert 0.3 <= time.monotonic() - begun_s < 1.0
+        assert 0.3 <= time.monotonic() - begun_s < LONG_S / 2
         assert still.result() is False
     assert bench.asked() == [("t", 2)]
 
 
 def test_a_lease_that_was_renewed_is_looked_at_when_it_ends_then(bench: Bench) -> None:
     wakeups = bench.wakeups()
-    bench.lease(KEY, 0.4)
     with wakeups.waiting("t", KEY) as waiter:
         begun_s = time.monotonic()
+        bench.lease(KEY, 1.0)
         assert waiter.wait(LONG_S, 0.1) is True
-        assert time.monotonic() - begun_s >= 0.25
+        assert time.monotonic() - begun_s >= 1.0
     assert bench.asked() == [("t", 1), ("t", 1)]
 
 
 def test_leases_that_end_one_after_the_other_share_looks(bench: Bench) -> None:
     wakeups = bench.wakeups()
+    begun_s = time.monotonic()
     with contextlib.ExitStack() as stack:
         for number in range(100):
             bench.lease(key_of(number), 0.2 + number * 0.002)
             waiter = stack.enter_context(wakeups.waiting("t", key_of(number)))
             wakeups._watchman().expect(waiter, 0.2 + number * 0.002)
         wait_for(lambda: not any(watch.asleep() for watch in wakeups._watchman()._tenants["t"].watches.values()))
-    assert len(bench.asked()) <= 20
+    assert len(bench.asked()) <= 2 + (time.monotonic() - begun_s) / POLL_S_MIN
 
 
 def test_what_changes_without_a_word_is_found_by_a_rare_look(bench: Bench) -> None:
@@ -505,7 +512,8 @@ def test_every_tenant_is_asked_for_once_with_all_its_keys(bench: Bench) -> None:
         for tenant in "abc":
             bench.change(key_of(0), tenant)
         assert [waiter.wait(LONG_S) for waiter in waiters if waiter.key == key_of(0)] == [True] * 3
-        assert sorted(bench.asked())[:3] == [("a", 5), ("b", 5), ("c", 5)]
+        asked = bench.asked()
+    assert {("a", 5), ("b", 5), ("c", 5)} <= set(asked) <= {(tenant, keys) for tenant in "abc" for keys in (4, 5)}
 
 
 def test_a_look_that_fails_is_tried_again(bench: Bench) -> None:
@@ -531,6 +539,7 @@ def test_the_two_kinds_of_waiters_are_twins() -> None:
 
 def wait_and_fork(writer, dsn: str) -> None:
     """Wait, fork, and wait in the child and in the parent."""
+    _wakeups.READY_S_MAX = LONG_S
     with psycopg.connect(dsn, autocommit=True) as sql:
         bench = Bench(dsn, sql)
         wakeups = bench.wakeups()
@@ -579,9 +588,11 @@ def test_behind_a_pooler_in_transaction_mode_a_hundred_waiters_cost_few_looks(
         assert 2 <= len(bench.asked()) - before <= 16
         bench.change(KEY)
         assert waiters[1].wait(LONG_S) is True
+        assert set(bench.asked()[before:]) <= {("t", 100), ("t", 99)}
         # No server process was left listening for nobody.
-        bench.say(KEY)
-        assert set(bench.asked()[before:]) == {("t", 100)}
+        servers = [stack.enter_context(psycopg.connect(bench.dsn)) for _ in range(SERVER_CONNECTIONS)]
+        for server in servers:
+            assert server.execute("select count(*) from pg_listening_channels()").fetchone() == (0,)
 
 
 @pooled
