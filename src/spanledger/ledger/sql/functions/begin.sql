@@ -48,12 +48,10 @@ begin
     end loop;
     if v_fresh <> '{}' or v_open <> '{}' then
         perform spanledger.lock_claims(p_tenant, p_items, v_fresh || v_open);
-        if v_fresh <> '{}' and not p_items @? '$[*] ? (exists(@.stopped) || exists(@.approval))'
-            and not exists (select from spanledger.budget b where b.tenant = p_tenant)
-            and not exists (select from spanledger.control c where c.tenant = p_tenant and c.active) then
-            foreach v_i in array spanledger.insert_calls(p_tenant, p_items, v_fresh, null) loop
-                v_answers[v_i] := '{"verdict": "run", "attempt": 1, "attempts": 1, "budgets": []}';
-            end loop;
+        if v_fresh <> '{}' and v_open = '{}' and not p_items @? '$[*] ? (exists(@.stopped) || exists(@.approval))'
+            and not exists (select from spanledger.control c where c.tenant = p_tenant and c.active)
+        then
+            v_answers := spanledger.claim_fresh(p_tenant, p_items, v_fresh, v_answers);
         end if;
         if array_position(v_answers, null) is not null then
             for v_i in select o.i from unnest(v_fresh || v_open) o (i) where v_answers[o.i] is null

@@ -18,12 +18,11 @@ declare
     v_i integer;
 begin
     perform spanledger.require(p_tenant, 'settle');
-    if v_count > 1 then
-        perform spanledger.lock_calls(p_tenant, p_items);
-    end if;
     v_now := clock_timestamp();
-    for v_i in 1 .. v_count loop
-        v_item := p_items -> (v_i - 1);
+    -- In the order of keys, which is the order of locks.
+    for v_i, v_item in select item.i, item.item from jsonb_array_elements(p_items) with ordinality item (item, i)
+        order by item.item ->> 'key', item.i
+    loop
         update spanledger.call c set
             state = 'succeeded', result = v_item ->> 'result',
             result_kept = coalesce((v_item ->> 'result_kept')::boolean, false), cost = v_item -> 'cost',
