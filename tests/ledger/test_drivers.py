@@ -10,7 +10,7 @@ import pytest
 
 from spanledger.ledger._drivers import AwaitingDriver, BlockingDriver
 
-SAME = {"awaiting": "blocking", "forget_loop_connections": "forget_connections", "deliver_awaiting": "deliver"}
+SAME = {"reply_awaiting": "reply", "forget_loop_connections": "forget_connections", "deliver_awaiting": "deliver"}
 
 
 class WithoutAwait(ast.NodeTransformer):

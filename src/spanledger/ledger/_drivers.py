@@ -22,7 +22,7 @@ from spanledger.core.call import Begun, Ended
 from spanledger.core.steps import Ask, Invoke, Keep, Look, Steps, Wait
 from spanledger.errors import ConfigError, LedgerUnavailable
 from spanledger.ledger._database import Database
-from spanledger.ledger._functions import Query, answer, lost, statement, translated
+from spanledger.ledger._functions import Query, lost, translated
 
 T = TypeVar("T")
 JITTER = 0.25
@@ -83,9 +83,7 @@ class BlockingDriver:
     def _query(self, query: Query) -> Any:
         try:
             self._database.deliver(query)
-            with self._database.blocking() as connection:
-                cursor = connection.execute(*statement(query))
-                return answer(query, cursor.fetchall())
+            return self._database.reply(query)
         except psycopg.Error as error:
             raise translated(error) from error
 
@@ -147,9 +145,7 @@ class AwaitingDriver:
     async def _query(self, query: Query) -> Any:
         try:
             await self._database.deliver_awaiting(query)
-            async with self._database.awaiting() as connection:
-                cursor = await connection.execute(*statement(query))
-                return answer(query, await cursor.fetchall())
+            return await self._database.reply_awaiting(query)
         except psycopg.Error as error:
             raise translated(error) from error
 
