@@ -138,11 +138,21 @@ class _Queue:
     waiting: list[_Member] = field(default_factory=list)
     senders: int = 0
 
+    def heir(self) -> _Member | None:
+        """Whose turn is next."""
+        return next((member for member in self.waiting if not member.turn), None)
+
 
 class _Queues:
-    """All that waits in one process or one loop. Safe to use from many threads; in a loop the lock is always free."""
+    """All that waits in one process or one loop. Safe to use from many threads; in a loop the lock is always free.
+
+    Attributes:
+        company: The last statement was asked by many. They were answered together and will ask together again, so a
+            sender lets the others come first.
+    """
 
     def __init__(self) -> None:
+        self.company = False
         self._lock = threading.Lock()
         self._queues: dict[tuple[str, str], _Queue] = {}
 
@@ -168,6 +178,7 @@ class _Queues:
         with self._lock:
             batch = _Batch(sender)
             queue.waiting = [m for m in queue.waiting if m is not sender and not batch.takes(m)]
+            self.company = len(batch.members) > 1
             return batch
 
     def tell(self, queue: _Queue, batch: _Batch, answer: Answer, *, refused: bool) -> None:
@@ -195,7 +206,7 @@ class _Queues:
             if not member.turn:
                 return
             queue.senders -= 1
-            heir = next((waiting for waiting in queue.waiting if not waiting.turn), None)
+            heir = queue.heir()
             if heir is not None:
                 self._give_turn(queue, heir, SENDERS_MAX)
             elif not queue.waiting and not queue.senders:
@@ -236,6 +247,8 @@ class BlockingBatches:
         return member.answer()
 
     def _send(self, queue: _Queue, sender: _Member) -> None:
+        if self._queues.company:
+            time.sleep(0)
         batch = self._queues.take(queue, sender)
         answer, refused = self._exchange(batch)
         self._queues.tell(queue, batch, answer, refused=refused)
@@ -296,6 +309,8 @@ class AwaitingBatches:
         return member.answer()
 
     async def _send(self, queue: _Queue, sender: _Member) -> None:
+        if self._queues.company:
+            await asyncio.sleep(0)
         batch = self._queues.take(queue, sender)
         answer, refused = await self._exchange(batch)
         self._queues.tell(queue, batch, answer, refused=refused)
@@ -314,8 +329,9 @@ class AwaitingBatches:
             return Answer(error=InterruptedError(), interrupted=interruption), False
 
     async def _sleep(self, queue: _Queue, member: _Member) -> None:
-        loop = asyncio.get_running_loop()
-        patience = loop.call_later(PATIENCE_S, self._queues.hurry, queue, member)
+        loop, patience = asyncio.get_running_loop(), None
+        if queue.heir() is member:
+            patience = loop.call_later(PATIENCE_S, self._queues.hurry, queue, member)
         try:
             await _woken(member)
         except asyncio.CancelledError:
@@ -327,7 +343,8 @@ class AwaitingBatches:
                     await _woken(member)
             raise
         finally:
-            patience.cancel()
+            if patience is not None:
+                patience.cancel()
 
 
 def _woken(member: _Member) -> asyncio.Future[None]:
