@@ -8,6 +8,7 @@ import textwrap
 
 import pytest
 
+from spanledger.ledger._batch import AwaitingBatches, BlockingBatches
 from spanledger.ledger._drivers import AwaitingDriver, BlockingDriver
 
 SAME = {"reply_awaiting": "reply", "forget_loop_connections": "forget_connections", "deliver_awaiting": "deliver"}
@@ -41,10 +42,22 @@ def written_blocking(method: object) -> str:
     return ast.unparse(WithoutAwait().visit(tree))
 
 
-@pytest.mark.parametrize("name", ["__init__", "drive", "query", "_query"])
-def test_the_twins_are_alike_but_for_await(name: str) -> None:
-    assert written_blocking(getattr(AwaitingDriver, name)) == written_blocking(getattr(BlockingDriver, name))
+DRIVERS = (AwaitingDriver, BlockingDriver)
+BATCHES = (AwaitingBatches, BlockingBatches)
 
 
-def test_the_twins_have_the_same_methods() -> None:
-    assert set(vars(AwaitingDriver)) == set(vars(BlockingDriver))
+@pytest.mark.parametrize(
+    ("twins", "name"),
+    [
+        *((DRIVERS, name) for name in ("__init__", "drive", "query", "_query")),
+        *((BATCHES, name) for name in ("ask", "_send")),
+    ],
+)
+def test_the_twins_are_alike_but_for_await(twins: tuple[type, type], name: str) -> None:
+    awaiting, blocking = (written_blocking(getattr(twin, name)) for twin in twins)
+    assert awaiting == blocking
+
+
+@pytest.mark.parametrize("twins", [DRIVERS, BATCHES])
+def test_the_twins_have_the_same_methods(twins: tuple[type, type]) -> None:
+    assert set(vars(twins[0])) == set(vars(twins[1]))

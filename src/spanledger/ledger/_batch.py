@@ -32,7 +32,7 @@ from typing import Any
 import psycopg
 
 from spanledger.core.steps import Ask
-from spanledger.errors import LedgerUnavailable
+from spanledger.errors import LedgerUnavailable, SpanledgerError
 from spanledger.ledger._functions import Question, answer_of, together, translated
 from spanledger.ledger._wire import Answer, AwaitingWire, BlockingWire
 
@@ -42,6 +42,8 @@ HURRIED_MAX = 4
 ITEMS_MAX = 64
 BYTES_MAX = 1024 * 1024
 PATIENCE_S = 0.05
+# What a sender that was interrupted before it had an answer has for the others.
+_UNASKED = Answer(error=InterruptedError(), interrupted=InterruptedError())
 
 
 @dataclass(slots=True, eq=False)
@@ -153,7 +155,8 @@ class _Queues:
 
     def __init__(self) -> None:
         self.company = False
-        self._lock = threading.Lock()
+        # Reentrant, because a signal's handler may settle calls while its thread holds it.
+        self._lock = threading.RLock()
         self._queues: dict[tuple[str, str], _Queue] = {}
 
     def join(self, member: _Member) -> _Queue:
@@ -248,10 +251,13 @@ class BlockingBatches:
 
     def _send(self, queue: _Queue, sender: _Member) -> None:
         if self._queues.company:
-            time.sleep(0)
+            self._let_others_come()
         batch = self._queues.take(queue, sender)
-        answer, refused = self._exchange(batch)
-        self._queues.tell(queue, batch, answer, refused=refused)
+        answer, refused = _UNASKED, False
+        try:
+            answer, refused = self._exchange(batch)
+        finally:
+            self._queues.tell(queue, batch, answer, refused=refused)
         if answer.interrupted is not None:
             raise answer.interrupted
 
@@ -263,8 +269,9 @@ class BlockingBatches:
                 return answer, isinstance(answer.error, psycopg.Error) and wire.usable
         except Exception as error:  # noqa: BLE001 - whoever asked raises it
             return Answer(error=error), False
-        except BaseException as interruption:  # noqa: BLE001 - likewise
-            return Answer(error=InterruptedError(), interrupted=interruption), False
+
+    def _let_others_come(self) -> None:
+        time.sleep(0)
 
     def _sleep(self, queue: _Queue, member: _Member) -> None:
         awake = threading.Lock()
@@ -310,10 +317,13 @@ class AwaitingBatches:
 
     async def _send(self, queue: _Queue, sender: _Member) -> None:
         if self._queues.company:
-            await asyncio.sleep(0)
+            await self._let_others_come()
         batch = self._queues.take(queue, sender)
-        answer, refused = await self._exchange(batch)
-        self._queues.tell(queue, batch, answer, refused=refused)
+        answer, refused = _UNASKED, False
+        try:
+            answer, refused = await self._exchange(batch)
+        finally:
+            self._queues.tell(queue, batch, answer, refused=refused)
         if answer.interrupted is not None:
             raise answer.interrupted
 
@@ -325,8 +335,9 @@ class AwaitingBatches:
                 return answer, isinstance(answer.error, psycopg.Error) and wire.usable
         except Exception as error:  # noqa: BLE001 - whoever asked raises it
             return Answer(error=error), False
-        except BaseException as interruption:  # noqa: BLE001 - likewise
-            return Answer(error=InterruptedError(), interrupted=interruption), False
+
+    async def _let_others_come(self) -> None:
+        await asyncio.sleep(0)
 
     async def _sleep(self, queue: _Queue, member: _Member) -> None:
         loop, patience = asyncio.get_running_loop(), None
@@ -370,6 +381,12 @@ def _values(answer: Answer, count: int) -> tuple[list[Any], Exception | None]:
 
 def _own(error: Exception) -> Exception:
     """Make an error that one caller may raise and write on, out of one that many were given."""
-    own = translated(error) if isinstance(error, psycopg.Error) else copy.copy(error)
-    own.__cause__ = error if isinstance(error, psycopg.Error) else error.__cause__
+    if isinstance(error, psycopg.Error):
+        own = translated(error)
+        own.__cause__ = error
+    elif isinstance(error, SpanledgerError):
+        own = copy.copy(error)
+        own.__cause__ = error.__cause__
+    else:
+        own = error
     return own

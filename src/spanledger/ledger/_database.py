@@ -183,6 +183,8 @@ class Database:
 
     async def deliver_awaiting(self, query: Query) -> None:
         """As `deliver`; the loop is blocked by a look into a folder and no more."""
+        if not isinstance(query, Ask) or query.function != "begin":
+            return
         if self._prepared_pid != os.getpid() or (self._spool is not None and self._spool.waiting()):
             await asyncio.to_thread(self.deliver, query)
 
