@@ -137,13 +137,13 @@ def in_progress(at_s: float, **details: Any) -> Begun:
 
 def test_who_waits_says_so_first_and_asks_again_so_that_no_change_is_missed() -> None:
     done = begun("replay", result="ok", result_kept=True)
-    replies = [in_progress(0), None, in_progress(0, left_s=50), None, done]
+    replies = [in_progress(0), "waiter", in_progress(0, left_s=50), None, done]
     asked, outcome = played(guarded(ASKING, Exact()), *replies)
     assert functions(asked) == ["begin", "Listen", "begin", "Wait", "begin"]
     assert {step.item["attempt_id"] for step in asked if isinstance(step, Ask)} == {"a-1"}
     assert [step.item.get("wait_s") for step in asked if isinstance(step, Ask)] == [None, 30, 30]
     assert asked[1] == Listen("acme", "k")
-    assert asked[3] == Wait(30, 50)
+    assert asked[3] == Wait("waiter", 30, 50)
     assert outcome.ended.value == "ok"
 
 
