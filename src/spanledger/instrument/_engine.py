@@ -18,6 +18,7 @@ from typing import Any
 from opentelemetry.trace import Span
 
 from spanledger.core.call import EXECUTE_TOOL, Begun, Call, Codec, Ended, Outcome, Usage
+from spanledger.core.outcomes import no_coroutine
 from spanledger.core.rules import Rule
 from spanledger.core.steps import Asking, admitted, finished, guarded
 from spanledger.errors import CallRefused, SpanledgerError, Undescribable
@@ -123,7 +124,7 @@ class Engine:
             record.begun(span, begun)
             with running(asking, begun) as ran, record.current(span):
                 try:
-                    return job.ended(function(), ran)
+                    return job.ended(no_coroutine(job.call.name, function()), ran)
                 except BaseException as error:  # noqa: BLE001 - raised again by `_result`
                     return job.raised(error, ran)
 
