@@ -68,7 +68,7 @@ def stall(writer: Connection, dsn: str, error: Exception | None) -> None:
 
 
 def spend(number: int, dsn: str, tries: int) -> int:
-    """Come up with a budget of 5.00 EUR of one's own, and try to spend 1.00 EUR so often; return how often one could."""
+    """Come up with a budget of 5.00 EUR, try to spend 1.00 EUR so often, and return how often one could."""
     budget = Budget("refunds", Money("5.00", "EUR"))
     with Ledger(config=Config(dsn=dsn, budgets=[budget])) as ledger:
         admitted = 0

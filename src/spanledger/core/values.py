@@ -188,10 +188,7 @@ def _is_plain(value: Any, levels: int = DEPTH_MAX) -> bool:
         return kind in _PLAIN
     if levels == 0:
         return False
-    for item in value:
-        if type(item) not in _PLAIN and not _is_plain(item, levels - 1):
-            return False
-    return True
+    return all(type(item) in _PLAIN or _is_plain(item, levels - 1) for item in value)
 
 
 def _encode_object(value: Any, inner: Callable[[Any], Any], *, exact: bool) -> Any:

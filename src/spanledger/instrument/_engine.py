@@ -124,7 +124,8 @@ class Engine:
             record.begun(span, begun)
             with running(asking, begun) as ran, record.current(span):
                 try:
-                    return job.ended(no_coroutine(job.call.name, function()), ran)
+                    value = function()
+                    return job.ended(no_coroutine(job.call.name, value) if asking.terms.guarded else value, ran)
                 except BaseException as error:  # noqa: BLE001 - raised again by `_result`
                     return job.raised(error, ran)
 
