@@ -126,7 +126,7 @@ def test_a_ledger_that_is_down_is_one_kind_of_error_and_only_for_what_it_guards(
 # LS-D6: figures that are not there
 
 
-def test_a_refusal_has_its_figures_and_a_provider_s_own_429_stays_the_provider_s(ledger_with) -> None:
+def test_a_refusal_has_its_figures(ledger_with) -> None:
     ledger: Ledger = ledger_with(budgets=[Budget("b", Calls(0))])
     with pytest.raises(errors.BudgetExceeded) as caught:
         ledger.run(REFUND, never)

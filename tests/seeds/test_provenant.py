@@ -7,15 +7,13 @@ import functools
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import replace
 
 import openai
 import pytest
-from tests.seeds.parts import REFUND, never
 
 import spanledger
-from spanledger import Budget, Config, Ledger, Money, ToolCall, errors, tool, workflow
+from spanledger import Budget, Config, Ledger, Money, ToolCall, tool, workflow
 from spanledger.testing import ModelServer, Say
 from spanledger.testing._http import Reply, Request
 
@@ -113,7 +111,7 @@ def test_a_dated_model_has_its_own_price_and_not_that_of_one_whose_name_is_short
             client.chat.completions.create(
                 **{**ASK, "model": name, "messages": [{"role": "user", "content": "x" * 4000}]}
             )
-    large, small = (float(span.attributes["spanledger.cost"].split()[0]) for span in spans.all())
+    large, small = (float(span.attributes["spanledger.cost"][0].split()[0]) for span in spans.all())
     assert small * 10 < large
 
 
@@ -144,20 +142,6 @@ def test_an_asynchronous_tool_is_settled_when_it_has_run_and_not_before(kind: st
         asyncio.run(main())
     assert seen == ["in_flight"]
     assert [row["state"] for row in ledger.calls()] == ["failed"]
-
-
-# PG-D3: no timeout at all
-
-
-def test_a_ledger_that_says_nothing_is_given_up(tmp_path) -> None:
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        dsn = f"host=127.0.0.1 port={silent.getsockname()[1]} dbname=x"
-        start_s = time.monotonic()
-        with Ledger(config=Config(dsn=dsn, ledger_timeout_s=0.5)) as ledger, pytest.raises(errors.LedgerUnavailable):
-            ledger.run(REFUND, never)
-        assert time.monotonic() - start_s < 5
 
 
 # PG-D5: cancellation leaves the hold open
