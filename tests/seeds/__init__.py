@@ -14,18 +14,21 @@ AL-D2  retries renew a dead worker's lease, so nobody ever takes over
     seeds/test_agent_ledger.py::test_who_asks_again_and_again_does_not_renew_the_lease_of_a_dead_worker
     seeds/test_agent_ledger.py::test_who_comes_after_the_lease_is_over_need_not_wait_for_it_again
 AL-D3  a crash gets around an approval
-    waits for approvals
+    seeds/test_approvals.py::test_a_notice_that_fails_leaves_the_call_waiting_for_its_approval
+    seeds/test_approvals.py::test_a_worker_that_is_killed_while_it_waits_for_a_person_opens_no_way_around
+    seeds/test_approvals.py::test_what_a_worker_did_with_its_approval_before_it_died_is_not_done_again_with_it
 AL-D4  options of one call switch a requirement of the ledger off
-    waits for approvals
+    seeds/test_approvals.py::test_a_developer_s_own_words_do_not_switch_an_approval_off
 AL-D5  approve X, run Y: other arguments under the same key
     seeds/test_agent_ledger.py::test_other_arguments_under_the_same_fields_do_not_pass_where_the_rule_forbids_them
     ledger/test_ledger.py::test_a_key_of_ones_own_with_other_arguments_is_refused
-    waits for approvals
+    seeds/test_approvals.py::test_an_approval_is_for_the_arguments_that_were_shown_and_no_others
+    seeds/test_approvals.py::test_an_id_of_the_provider_that_changes_between_attempts_does_not_change_what_was_approved
 AL-D6  begin and commit by hand execute twice; a failure reads as a success
     seeds/test_agent_ledger.py::test_of_many_who_begin_by_hand_at_once_one_is_told_to_run
     seeds/test_agent_ledger.py::test_a_call_that_ended_badly_does_not_read_as_a_success_without_a_result
 AL-D7  asking for approval of a call that runs executes it twice
-    waits for approvals
+    seeds/test_approvals.py::test_a_rule_that_comes_while_a_call_runs_does_not_run_it_a_second_time
 AL-D8  a success is recorded as a failure because the commit failed
     ledger/test_connections.py::test_a_connection_that_breaks_while_the_outcome_is_told_is_asked_again
     ledger/test_connections.py::test_a_server_that_goes_away_after_the_effect_costs_the_caller_nothing
@@ -58,7 +61,7 @@ AL-D15  nine round trips a call; a replay writes twice
     seeds/test_agent_ledger.py::test_a_fresh_call_is_two_round_trips_and_a_replay_is_one_that_writes_nothing
 AL-D16  waiters poll: late, past their own deadline, and at a cost to everybody
     seeds/test_agent_ledger.py::test_who_waits_gives_up_when_they_said_they_would
-    unit/test_steps.py::test_a_waiter_looks_again_when_the_lease_of_the_other_worker_ends
+    unit/test_steps.py::test_a_waiter_gives_up_at_its_deadline_on_the_clock_of_the_ledger
     waits for wake-ups
 AL-D17  making arguments canonical stops the event loop
     seeds/test_agent_ledger.py::test_arguments_of_a_megabyte_do_not_stop_the_loop
@@ -66,7 +69,7 @@ AL-D18  a claim inside the caller's transaction: invisible, locked, rolled back
     seeds/test_agent_ledger.py::test_while_a_call_runs_it_is_on_record_and_nothing_is_locked
     seeds/test_agent_ledger.py::test_when_the_callers_own_transaction_is_rolled_back_the_call_is_not_forgotten
 AL-D19  an asynchronous policy hook is always true
-    waits for approvals
+    seeds/test_approvals.py::test_a_coroutine_function_cannot_say_whether_an_approval_is_needed
 AL-D20  successes are forgotten and run again
     seeds/test_agent_ledger.py::test_a_success_is_never_forgotten_unless_the_rule_says_so
     sql/test_verdicts.py::test_a_success_is_replayed_while_it_is_young_enough
@@ -116,7 +119,15 @@ AL-T12  which setting wins
     unit/test_rules.py::test_what_a_configured_rule_leaves_open_is_filled_from_the_developers_own
     unit/test_rules.py::test_not_waiting_at_all_is_not_mistaken_for_saying_nothing
 AL-T13  approve, deny, hooks: once, not on replay, races, unknown keys
-    waits for approvals
+    seeds/test_approvals.py::test_nobody_answers_what_nobody_asked
+    seeds/test_approvals.py::test_a_request_is_answered_once
+    seeds/test_approvals.py::test_of_an_approval_and_a_denial_at_the_same_moment_one_counts
+    seeds/test_approvals.py::test_of_all_who_wait_for_one_approval_one_runs_and_all_have_its_result
+    seeds/test_approvals.py::test_all_who_wait_are_told_of_a_denial
+    seeds/test_approvals.py::test_a_request_that_nobody_answered_in_time_is_a_denial_by_nobody
+    seeds/test_approvals.py::test_one_notice_goes_out_for_a_request_and_none_for_a_replay
+    seeds/test_approvals.py::test_after_a_definite_failure_a_person_is_asked_again_unless_the_approval_covers_retries
+    seeds/test_approvals.py::test_nobody_approves_their_own_call
 
 LS-D1  the guardrail comes after the money is spent
     instrument/test_openai_budgets.py::test_beyond_a_budget_of_calls_nothing_is_sent
@@ -199,7 +210,7 @@ PG-D5  cancellation leaves the hold open
     seeds/test_provenant.py::test_what_an_interrupted_call_holds_is_held_until_somebody_says_what_became_of_it
     ledger/test_async_ledger.py::test_a_claim_whose_answer_met_a_cancelled_task_is_given_back
 PG-D6  no way to go on after an approval
-    waits for approvals
+    seeds/test_approvals.py::test_after_an_approval_any_process_goes_on_with_the_same_call_and_once
 
 TR-D1  redaction that fails open
     waits for redaction
@@ -237,7 +248,10 @@ TR-D10  money through floats; limits without a currency
     sql/test_budgets.py::test_a_currency_the_budget_is_not_kept_in_is_refused_with_a_reason
     waits for delegation
 TR-D11  approvals that are not bound, cannot be waited for, and lose their id
-    waits for approvals
+    seeds/test_approvals.py::test_who_waits_goes_on_as_soon_as_a_person_has_said_yes
+    seeds/test_approvals.py::test_the_id_of_a_request_survives_the_way_to_another_process
+    seeds/test_approvals.py::test_who_is_refused_is_told_by_whom_and_why
+    seeds/test_approvals.py::test_what_waits_for_a_person_holds_no_budget
     waits for web gates
 TR-D12  tokens are not verified
     waits for delegation
