@@ -20,6 +20,7 @@ MANY_PARAMETERS = {"tool_call.__init__", "Ledger.calls", "AsyncLedger.calls"}
 NESTING = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.With, ast.AsyncWith, ast.Try)
 
 PUBLIC = [
+    "Approval",
     "AsyncLedger",
     "Balance",
     "Begun",
@@ -32,10 +33,12 @@ PUBLIC = [
     "Ledger",
     "Library",
     "Money",
+    "Rate",
     "Report",
     "Resolution",
     "Resource",
     "Rule",
+    "Switch",
     "Tokens",
     "ToolCall",
     "Usage",
@@ -46,6 +49,7 @@ PUBLIC = [
     "decide",
     "errors",
     "instrument",
+    "over",
     "step",
     "tool",
     "tool_call",

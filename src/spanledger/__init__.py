@@ -6,18 +6,22 @@ The public names of spanledger, and nothing else. See the README for how they go
 from spanledger import errors
 from spanledger._setup import GuardrailSpanProcessor, instrument, uninstrument
 from spanledger.config import Config
+from spanledger.core.approvals import Approval, over
 from spanledger.core.budgets import Balance, Budget
 from spanledger.core.call import Begun, Call, Codec, Resolution, Resource, ToolCall, Usage, Verdict
+from spanledger.core.controls import Rate, Switch
 from spanledger.core.money import Calls, Money, Tokens
 from spanledger.core.rules import Rule
 from spanledger.guard import current_call
 from spanledger.instrument._patch import Report
 from spanledger.instrument.library import Library, Wrap
 from spanledger.instrument.tool import tool, tool_call
-from spanledger.ledger._ledger import AsyncLedger, Ledger
+from spanledger.ledger._async_ledger import AsyncLedger
+from spanledger.ledger._ledger import Ledger
 from spanledger.telemetry.decision import current_workflow, decide, step, workflow
 
 __all__ = [
+    "Approval",
     "AsyncLedger",
     "Balance",
     "Begun",
@@ -30,10 +34,12 @@ __all__ = [
     "Ledger",
     "Library",
     "Money",
+    "Rate",
     "Report",
     "Resolution",
     "Resource",
     "Rule",
+    "Switch",
     "Tokens",
     "ToolCall",
     "Usage",
@@ -44,6 +50,7 @@ __all__ = [
     "decide",
     "errors",
     "instrument",
+    "over",
     "step",
     "tool",
     "tool_call",

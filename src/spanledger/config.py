@@ -1,36 +1,34 @@
 """Configuration: frozen, checked when it is made, from code, a TOML file and the environment.
 
 Rules: the environment wins over the file. An unknown name is an error that lists the known ones, so that a
-mistyped guard is never silently absent. Callables in a file are ``"module:function"``.
+mistyped guard is never silently absent. `config_file` reads the file.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import math
 import os
 import sys
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+from spanledger import config_file
+from spanledger.core.approvals import Approval, asked_for
+from spanledger.core.asking import Asking
 from spanledger.core.budgets import Budget
 from spanledger.core.call import Call, ScopeSource
+from spanledger.core.controls import Rate, Switch, approval_controls, stopping
 from spanledger.core.keys import identify
-from spanledger.core.money import Amount, parse_amount
-from spanledger.core.rules import ArgumentAmount, Rule, Terms, reserved_amounts, terms_for
-from spanledger.core.steps import Asking
+from spanledger.core.rules import Rule, Terms, reserved_amounts, terms_for
 from spanledger.errors import ConfigError, LedgerUnavailable
 
 FILE_NAME = "spanledger.toml"
 Dsn = str | Callable[[], str]
 MODES = ("enforce", "off")
-
-M = TypeVar("M")
 
 
 def _is_text(value: Any) -> bool:
@@ -58,6 +56,9 @@ _VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "tenant": (_is_text, "a text that is not empty"),
     "rules": (lambda value: all(isinstance(rule, Rule) for rule in value), "a list of Rule"),
     "budgets": (lambda value: all(isinstance(budget, Budget) for budget in value), "a list of Budget"),
+    "switches": (lambda value: all(isinstance(switch, Switch) for switch in value), "a list of Switch"),
+    "rates": (lambda value: all(isinstance(rate, Rate) for rate in value), "a list of Rate"),
+    "on_approval_needed": (lambda value: value is None or callable(value), "a callable of an Approval"),
     "mode": (lambda value: value in MODES, f"one of {', '.join(MODES)}"),
     "embedded": (_is_text_or_none, "a text that is not empty"),
     "workflow_id": (_is_text_or_none, "a text that is not empty"),
@@ -80,6 +81,9 @@ class Config:
         tenant: Whose calls these are.
         rules: How calls are treated; the first that matches counts.
         budgets: What may be spent.
+        switches: Which tools are stopped.
+        rates: What currencies are worth in others.
+        on_approval_needed: Called once for each `Approval` that is asked for, to tell people; its errors are logged.
         mode: ``"enforce"``, or ``"off"``: nothing is patched and nothing asked.
         embedded: Which private server: ``"auto"``, ``"system"``, ``"wheel"``, a directory of Postgres binaries, or
             ``"off"``. None is auto.
@@ -96,6 +100,9 @@ class Config:
     tenant: str = "default"
     rules: tuple[Rule, ...] = ()
     budgets: tuple[Budget, ...] = ()
+    switches: tuple[Switch, ...] = ()
+    rates: tuple[Rate, ...] = ()
+    on_approval_needed: Callable[[Approval], Any] | None = None
     mode: str = "enforce"
     embedded: str | None = None
     workflow_id: str | None = None
@@ -107,8 +114,8 @@ class Config:
     result_bytes_max: int = 1_048_576
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rules", tuple(self.rules))
-        object.__setattr__(self, "budgets", tuple(self.budgets))
+        for name in ("rules", "budgets", "switches", "rates"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         for name, (admits, meant) in _VALUES.items():
             if not admits(getattr(self, name)):
                 raise ConfigError(f"{name} is {meant}")
@@ -138,23 +145,25 @@ class Config:
         Raises:
             ConfigError: The file is missing or something in it cannot work.
         """
+        data = config_file.read(path)
         try:
-            with Path(path).open("rb") as file:
-                data = tomllib.load(file)
-        except OSError as error:
-            raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-        except tomllib.TOMLDecodeError as error:
-            raise ConfigError(f"{path} is not TOML: {error}") from None
-        try:
-            rules = tuple(_rule(item) for item in _tables(data, "rules"))
-            budgets = tuple(_budget(item) for item in _tables(data, "budgets"))
-            return _made(cls, data | {"rules": rules, "budgets": budgets}, "the file")
+            return config_file.made(cls, config_file.values(data), "the file")
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from error
 
     def covers(self, call: Call) -> bool:
         """Tell whether the ledger has to be asked about a call that is neither a tool's nor opted in."""
-        return any(b.covers(call) for b in self.budgets) or self.terms(call).guarded
+        stopped = stopping(self.switches, call.name) is not None
+        return stopped or any(b.covers(call) for b in self.budgets) or self.terms(call).guarded
+
+    def controls(self) -> dict[str, list[dict[str, Any]]]:
+        """What of this configuration lives in the ledger, as its `apply` takes it."""
+        return {
+            "budgets": [budget.control() for budget in self.budgets],
+            "approvals": approval_controls(self.rules),
+            "switches": [switch.control() for switch in self.switches],
+            "rates": [rate.control() for rate in self.rates],
+        }
 
     def terms(self, call: Call, own: Rule | None = None) -> Terms:
         """Say what applies to a call.
@@ -191,6 +200,9 @@ class Config:
             tenant=tenant,
             attempt_id=attempt_id,
             reserve=reserved_amounts(call, terms),
+            approval=asked_for(call, terms.approval),
+            stopped=stopping(self.switches, call.name),
+            on_approval_needed=self.on_approval_needed,
             arguments=_readable(identity.arguments, self.arguments_bytes_max),
             result_bytes_max=self.result_bytes_max,
             trace_id=trace[0] if trace else None,
@@ -243,69 +255,6 @@ def _dsn_in(path: Path) -> str:
     except (OSError, UnicodeError) as error:
         # Not for ever: whoever renews the file may be about to write it.
         raise LedgerUnavailable(f"cannot read SPANLEDGER_DSN_FILE: {error}") from error
-
-
-def _tables(data: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
-    items = data.get(name, [])
-    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-        raise ConfigError(f"{name} is a list of tables: write [[{name}]]")
-    return items
-
-
-def _rule(item: dict[str, Any]) -> Rule:
-    where = f"rule {item.get('match')!r}"
-    for name in ("definite_errors", "ambiguous_errors"):
-        if isinstance(item.get(name), list):
-            item = item | {name: tuple(_named(text) for text in item[name])}
-    if isinstance(item.get("probe"), str):
-        item = item | {"probe": _named(item["probe"])}
-    if "reserve" in item:
-        item = item | {"reserve": _reserve(item["reserve"], where)}
-    return _made(Rule, item, where)
-
-
-def _reserve(value: Any, where: str) -> Any:
-    if isinstance(value, dict):
-        return _made(ArgumentAmount, value, f"{where}, reserve")
-    return _named(value) if ":" in str(value) else _amount(value, where)
-
-
-def _budget(item: dict[str, Any]) -> Budget:
-    where = f"budget {item.get('name')!r}"
-    if "limit" in item:
-        item = item | {"limit": _amount(item["limit"], where)}
-    return _made(Budget, item, where)
-
-
-def _amount(value: object, where: str) -> Amount:
-    if not isinstance(value, str):
-        raise ConfigError(f"{where}: write an amount as text, for example '500.00 EUR', not {value!r}")
-    try:
-        return parse_amount(value)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from error
-
-
-def _made(cls: type[M], values: Mapping[str, Any], where: str) -> M:
-    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
-    known = [field.name for field in fields]
-    unknown = sorted(values.keys() - set(known))
-    if unknown:
-        raise ConfigError(f"{where} has {unknown[0]!r}, which is not known; known are {', '.join(known)}")
-    required = [
-        f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING and f.name not in values
-    ]
-    if required:
-        raise ConfigError(f"{where} lacks {', '.join(required)}")
-    return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
-
-
-def _named(text: object) -> Any:
-    module, _, name = str(text).partition(":")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"cannot find {text!r}: {error}; write 'module:function'") from error
 
 
 def shown(config: Config) -> str:

@@ -3,11 +3,14 @@
     SpanledgerError            .key of the call, where there is one
     |__ CallRefused            did not run: tell the agent no
     |   |__ BudgetExceeded     .budget .unit .limit .spent .held .remaining .requested
+    |   |__ ApprovalDenied     a person said no, or nobody answered in time: .approver .reason
+    |   |__ NotAuthorized      stopped, or not permitted: .permission .reason
     |   |__ CallCancelled      a person said that it shall not run: .by .reason
     |   |__ KeyReused          same key, other arguments
     |   |__ Undescribable      a guarded tool was called in a way we cannot describe
     |__ CallPending            not yet
     |   |__ CallInProgress     another worker holds the call
+    |   |__ ApprovalPending    a person is asked: .approval_id
     |__ CallFailed             failed before, for good: .error .attempts
     |__ ResultNotKept          succeeded before, its result was not kept
     |__ CallReplayed           .result: raised only where a span has no other way to hand it over
@@ -79,6 +82,32 @@ class BudgetExceeded(CallRefused):
     requested: Any
 
 
+class ApprovalDenied(CallRefused):
+    """A person did not allow this call, or nobody answered in time.
+
+    Attributes:
+        approver: Who said no; None where nobody answered.
+        reason: Why, if that was given.
+    """
+
+    _data = ("approver", "reason")
+    approver: str | None
+    reason: str | None
+
+
+class NotAuthorized(CallRefused):
+    """An operator has stopped calls like this one, or nothing permits it.
+
+    Attributes:
+        permission: What would be needed; None where a switch stopped it.
+        reason: Why not.
+    """
+
+    _data = ("permission", "reason")
+    permission: str | None
+    reason: str | None
+
+
 class CallCancelled(CallRefused):
     """A person said that this call shall not run.
 
@@ -106,6 +135,17 @@ class CallPending(SpanledgerError):
 
 class CallInProgress(CallPending):
     """Another worker runs this very call and did not finish within ``wait_timeout_s``."""
+
+
+class ApprovalPending(CallPending):
+    """A person has to allow this call and has not answered within ``wait_timeout_s``; the request lives on.
+
+    Attributes:
+        approval_id: What to approve or deny.
+    """
+
+    _data = ("approval_id",)
+    approval_id: str
 
 
 class CallFailed(SpanledgerError):

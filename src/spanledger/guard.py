@@ -21,11 +21,11 @@ from typing import Any, Protocol, TypeVar
 from opentelemetry import trace
 
 from spanledger.config import Config
+from spanledger.core.asking import Asking, Steps
 from spanledger.core.call import EXECUTE_TOOL, Begun, Call, Ended, Outcome, ScopeSource
 from spanledger.core.money import Amount, Calls, Money, Tokens
 from spanledger.core.outcomes import is_ambiguous
 from spanledger.core.rules import Rule, Terms, reserved_amounts, usable_call_id
-from spanledger.core.steps import Asking, Steps
 from spanledger.errors import CallInProgress
 
 logger = logging.getLogger("spanledger")

@@ -11,7 +11,7 @@ import pytest
 from tests.acceptance.conftest import Run
 
 from spanledger import Budget, Calls, Config, Ledger, ToolCall
-from spanledger.core.steps import Ask
+from spanledger.core.asking import Ask
 from spanledger.ledger._ledger import open_database
 from spanledger.ledger._spool import Spool
 

@@ -41,6 +41,9 @@ def with_scripts(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return change
 
 
+NEWEST = _migrate.migrations()[-1].version
+
+
 def newer(text: str) -> list[Script]:
     """What a program knows that is one version ahead."""
     last = _migrate.migrations()[-1]
@@ -73,9 +76,11 @@ def test_a_database_without_a_ledger_says_what_to_do(empty_dsn: str) -> None:
 
 def test_a_schema_that_is_older_says_what_to_do(ledger: Ledger, with_scripts) -> None:
     with_scripts(migrations=newer("create table spanledger.newer ()"))
-    with pytest.raises(ConfigError, match="at version 1, this spanledger needs 2: run `spanledger migrate`"):
+    with pytest.raises(
+        ConfigError, match=f"at version {NEWEST}, this spanledger needs {NEWEST + 1}: run `spanledger migrate`"
+    ):
         ledger.run(REFUND, never)
-    assert ledger.migrate() == ["0002_newer"]
+    assert ledger.migrate() == [f"{NEWEST + 1:04}_newer"]
     assert ledger.run(REFUND, lambda: "done") == "done"
 
 
@@ -92,15 +97,16 @@ def test_a_function_that_is_missing_says_what_to_do(ledger: Ledger, sql: psycopg
 
 
 def test_a_newer_schema_is_accepted_by_an_older_program(ledger: Ledger, sql: psycopg.Connection) -> None:
-    sql.execute("insert into spanledger.migration values (2, '0002_newer', 'hash', false)")
+    sql.execute("insert into spanledger.migration values (%s, 'newer', 'hash', false)", (NEWEST + 1,))
     assert ledger.run(REFUND, lambda: "done") == "done"
     assert ledger.migrate() == []
 
 
 def test_a_newer_schema_that_is_breaking_shuts_an_older_program_out(ledger: Ledger, sql: psycopg.Connection) -> None:
-    sql.execute("insert into spanledger.migration values (2, '0002_newer', 'hash', true), (3, '0003_x', 'hash', false)")
+    rows = "(%s, 'newer', 'hash', true), (%s, 'newest', 'hash', false)"
+    sql.execute(f"insert into spanledger.migration values {rows}", (NEWEST + 1, NEWEST + 2))
     for attempt in (lambda: ledger.run(REFUND, never), ledger.migrate):
-        with pytest.raises(ConfigError, match=r"at version 2, this spanledger knows 1: upgrade spanledger here"):
+        with pytest.raises(ConfigError, match=f"at version {NEWEST + 1}, this spanledger knows {NEWEST}: upgrade"):
             attempt()
 
 
@@ -108,7 +114,7 @@ def test_a_migration_says_in_its_first_line_that_it_is_breaking(ledger: Ledger, 
     with_scripts(migrations=newer("-- breaking\ncreate table spanledger.newer ()"))
     ledger.migrate()
     rows = sql.execute("select version, breaking from spanledger.migration order by version").fetchall()
-    assert rows == [(1, False), (2, True)]
+    assert rows == [*((n, False) for n in range(1, NEWEST + 1)), (NEWEST + 1, True)]
 
 
 def test_an_edited_migration_is_refused(ledger: Ledger, with_scripts) -> None:
@@ -129,7 +135,7 @@ def test_a_function_is_applied_again_when_its_text_has_changed(ledger: Ledger, w
 
 
 def test_an_older_program_does_not_put_its_functions_over_newer_ones(ledger: Ledger, with_scripts, sql) -> None:
-    sql.execute("insert into spanledger.migration values (2, '0002_newer', 'hash', false)")
+    sql.execute("insert into spanledger.migration values (%s, 'newer', 'hash', false)", (NEWEST + 1,))
     with_scripts(modules=[Script("begin", "drop function spanledger_v1.begin")])
     assert ledger.migrate() == []
     assert ledger.run(REFUND, lambda: "done") == "done"

@@ -125,7 +125,8 @@ def test_rights_are_taken_back(as_role, ledger: Ledger, dsn: str, role_dsn) -> N
 
 
 @pytest.mark.parametrize(
-    ("role", "kind", "words"), [("nobody-by-that-name", "agent", "create role"), ("x", "admin", "agent or operator")]
+    ("role", "kind", "words"),
+    [("nobody-by-that-name", "agent", "create role"), ("x", "admin", "agent, operator or approver")],
 )
 def test_what_cannot_be_bound_is_said(ledger: Ledger, role: str, kind: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):

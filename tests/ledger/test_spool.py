@@ -19,7 +19,7 @@ import pytest
 from test_connections import _kill_server
 
 from spanledger import AsyncLedger, Budget, Calls, Config, Ledger, ToolCall
-from spanledger.core.steps import Ask
+from spanledger.core.asking import Ask
 from spanledger.ledger import _spool
 from spanledger.ledger._embedded import EmbeddedPostgres
 from spanledger.ledger._spool import Spool, ledger_name
@@ -319,7 +319,7 @@ def test_a_settle_whose_answer_was_lost_is_asked_again_and_not_guessed(dsn, sql,
 WRITES = """
 import sys
 from pathlib import Path
-from spanledger.core.steps import Ask
+from spanledger.core.asking import Ask
 from spanledger.ledger._spool import Spool
 spool = Spool(Path(sys.argv[1]), "a")
 for n in range(900):

@@ -62,7 +62,8 @@ AL-D15  nine round trips a call; a replay writes twice
 AL-D16  waiters poll: late, past their own deadline, and at a cost to everybody
     seeds/test_agent_ledger.py::test_who_waits_gives_up_when_they_said_they_would
     unit/test_steps.py::test_a_waiter_gives_up_at_its_deadline_on_the_clock_of_the_ledger
-    waits for wake-ups
+    ledger/test_wakeups.py::test_a_hundred_waiters_have_one_connection_and_ask_nothing
+    ledger/test_wakeups.py::test_when_a_lease_ends_one_look_wakes_all
 AL-D17  making arguments canonical stops the event loop
     seeds/test_agent_ledger.py::test_arguments_of_a_megabyte_do_not_stop_the_loop
 AL-D18  a claim inside the caller's transaction: invisible, locked, rolled back
@@ -264,7 +265,7 @@ litellm#34732  nothing is reserved at admission
 litellm#40095  the first concurrent requests get around a budget
     seeds/test_public_bugs.py::test_processes_that_come_up_at_once_on_a_new_budget_spend_it_once
 litellm#26672  budgets of users are overspent
-    waits for budgets per user
+    seeds/test_public_bugs.py::test_a_budget_per_user_is_each_user_s_own_from_the_first_requests_on
 litellm#27639  reservations that are never finalized
     seeds/test_public_bugs.py::test_a_task_cancelled_at_any_moment_leaves_nothing_held_that_nobody_knows_of
     ledger/test_heartbeat.py::test_a_call_that_was_dropped_without_a_word_becomes_unknown
@@ -280,7 +281,7 @@ otari#128  the same leak elsewhere
 riskkernel#61  a resumed run has forgotten what it spent
     seeds/test_public_bugs.py::test_a_budget_remembers_what_was_spent_before_the_restart
 aihub#1766  a cap of one run that all replicas share
-    waits for budgets per workflow
+    seeds/test_public_bugs.py::test_a_cap_of_one_run_is_shared_by_all_who_work_on_it_and_by_no_other_run
 langgraph#7417  long tool calls are executed again from the checkpoint
     ledger/test_heartbeat.py::test_a_call_that_outlasts_its_lease_is_still_in_progress_for_others
     instrument/test_langchain.py::test_in_a_thread_a_resumed_call_is_replayed_and_one_of_the_next_turn_is_new

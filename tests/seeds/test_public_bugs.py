@@ -6,6 +6,7 @@ import asyncio
 import gc
 import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
@@ -35,6 +36,30 @@ def test_a_budget_remembers_what_was_spent_before_the_restart(dsn: str) -> None:
             ledger.run(ToolCall("refund", {"n": n}, workflow_id="w"), lambda: "done")
     with Ledger(config=config) as ledger, pytest.raises(errors.BudgetExceeded):
         ledger.run(ToolCall("refund", {"n": 3}, workflow_id="w"), never)
+
+
+def admitted_at_once(ledger: Ledger, calls: list[ToolCall]) -> Counter[str]:
+    """Begin all calls from threads at once; return how often each actor or workflow was let through."""
+    barrier = threading.Barrier(len(calls))
+
+    def begin(call: ToolCall) -> str | None:
+        barrier.wait(30)
+        return (call.actor or call.workflow_id) if ledger.begin(call).verdict.value == "run" else None
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return Counter(name for name in pool.map(begin, calls) if name)
+
+
+def test_a_budget_per_user_is_each_user_s_own_from_the_first_requests_on(ledger_with) -> None:
+    ledger = ledger_with(budgets=[Budget("b", Calls(2), per=("actor",))])
+    calls = [ToolCall("refund", {"n": n}, workflow_id="w", actor=f"u_{n % 2}") for n in range(12)]
+    assert admitted_at_once(ledger, calls) == {"u_0": 2, "u_1": 2}
+
+
+def test_a_cap_of_one_run_is_shared_by_all_who_work_on_it_and_by_no_other_run(ledger_with) -> None:
+    ledger = ledger_with(budgets=[Budget("b", Calls(3), per=("workflow",))])
+    calls = [ToolCall("refund", {"n": n}, workflow_id=f"run-{n % 2}") for n in range(12)]
+    assert admitted_at_once(ledger, calls) == {"run-0": 3, "run-1": 3}
 
 
 # reservations that leak

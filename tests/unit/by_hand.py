@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from spanledger import Config, Rule
+from spanledger.core.asking import Ask, Asking
 from spanledger.core.call import Begun, Call, Verdict
-from spanledger.core.steps import Ask, Asking
 from spanledger.core.values import decode, encode
 
 NOW_S = 1_800_000_000.0

@@ -155,7 +155,7 @@ def test_an_empty_file_is_the_default(written: Any) -> None:
             "[[rules]]\nmatch = 'x'\nlease = 5",
             "rule 'x' has 'lease', which is not known; known are match, side_effect,",
         ),
-        ("[[budgets]]\nname = 'b'\nlimit = '1 EUR'\nwindow = 'day'", "budget 'b' has 'window', which is not known"),
+        ("[[budgets]]\nname = 'b'\nlimit = '1 EUR'\nwindows = 'day'", "budget 'b' has 'windows', which is not known"),
         ("[[rules]]\nmatch = 'x'\nreserve = {argument = 'a', money = 'EUR'}", "rule 'x', reserve has 'money', which"),
         ("[[rules]]\nlease_s = 5", "rule None lacks match"),
         ("[[budgets]]\nlimit = '1 EUR'", "budget None lacks name"),

@@ -10,6 +10,8 @@ import pytest
 
 from spanledger import Calls, Money, Tokens, errors
 from spanledger.errors import (
+    ApprovalDenied,
+    ApprovalPending,
     BudgetExceeded,
     CallCancelled,
     CallFailed,
@@ -20,6 +22,7 @@ from spanledger.errors import (
     ConfigError,
     KeyReused,
     LedgerUnavailable,
+    NotAuthorized,
     OutcomeUnknown,
     ResultNotKept,
     SpanledgerError,
@@ -30,11 +33,14 @@ from spanledger.errors import (
 PARENTS = {
     CallRefused: SpanledgerError,
     BudgetExceeded: CallRefused,
+    ApprovalDenied: CallRefused,
+    NotAuthorized: CallRefused,
     CallCancelled: CallRefused,
     KeyReused: CallRefused,
     Undescribable: CallRefused,
     CallPending: SpanledgerError,
     CallInProgress: CallPending,
+    ApprovalPending: CallPending,
     CallFailed: SpanledgerError,
     ResultNotKept: SpanledgerError,
     CallReplayed: SpanledgerError,
@@ -58,6 +64,9 @@ SAMPLES: list[tuple[type[SpanledgerError], dict[str, Any]]] = [
     (CallFailed, {"error": {"type": "builtins.ValueError", "message": "no"}, "attempts": 3}),
     (CallReplayed, {"result": {"id": "r-1"}}),
     (OutcomeUnknown, {"attempts": 2}),
+    (ApprovalDenied, {"approver": "ops@example.com", "reason": "too much"}),
+    (ApprovalPending, {"approval_id": "4f6f"}),
+    (NotAuthorized, {"permission": None, "reason": "incident 42"}),
     *[(kind, {}) for kind in PARENTS if kind not in (BudgetExceeded, CallFailed, CallReplayed, OutcomeUnknown)],
 ]
 
@@ -103,8 +112,8 @@ def test_data_that_was_not_given_is_none(kind: type[SpanledgerError], data: dict
 
 @pytest.mark.parametrize("kind", [SpanledgerError, *PARENTS])
 def test_data_that_an_error_does_not_have_is_refused(kind: type[SpanledgerError]) -> None:
-    with pytest.raises(TypeError, match=f"{kind.__name__} has no approver, zeal"):
-        kind("no", zeal=1, approver=2)
+    with pytest.raises(TypeError, match=f"{kind.__name__} has no weight, zeal"):
+        kind("no", zeal=1, weight=2)
 
 
 def test_an_error_of_a_users_own_subclass_survives_pickling() -> None:

@@ -12,8 +12,9 @@ import pytest
 from by_hand import ASKING, RUN, Exact, asking, functions, played, refused
 
 from spanledger import Rule
+from spanledger.core.asking import Ask, Asking, Keep
 from spanledger.core.call import Ended, Outcome
-from spanledger.core.steps import Ask, Asking, Keep, finished
+from spanledger.core.settling import finished
 from spanledger.core.values import decode
 from spanledger.errors import ConfigError, LedgerUnavailable
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
@@ -13,26 +14,21 @@ import pytest
 from by_hand import ASKING, CALL, NOW_S, RUN, Exact, asking, begun, functions, played, refused
 
 from spanledger import Money, Rule
+from spanledger.core.approvals import Approval
+from spanledger.core.asking import Ask, Asking, Invoke, Listen, Look, Wait
 from spanledger.core.call import Begun, Call, Ended, Outcome, Resolution
-from spanledger.core.steps import (
-    WAIT_STEP_S_MAX,
-    WAIT_STEP_S_MIN,
-    Ask,
-    Asking,
-    Invoke,
-    Look,
-    Wait,
-    admitted,
-    guarded,
-)
+from spanledger.core.steps import admitted, guarded
 from spanledger.core.values import encode
 from spanledger.errors import (
+    ApprovalDenied,
+    ApprovalPending,
     BudgetExceeded,
     CallFailed,
     CallInProgress,
     ConfigError,
     KeyReused,
     LedgerUnavailable,
+    NotAuthorized,
     OutcomeUnknown,
     ResultNotKept,
 )
@@ -139,28 +135,24 @@ def in_progress(at_s: float, **details: Any) -> Begun:
     return begun("in_progress", now_s=NOW_S + at_s, details=details)
 
 
-def test_a_waiter_looks_again_until_the_other_worker_is_done() -> None:
+def test_who_waits_says_so_first_and_asks_again_so_that_no_change_is_missed() -> None:
     done = begun("replay", result="ok", result_kept=True)
-    asked, outcome = played(guarded(ASKING, Exact()), in_progress(0), None, in_progress(1), None, done)
-    assert functions(asked) == ["begin", "Wait", "begin", "Wait", "begin"]
+    replies = [in_progress(0), None, in_progress(0, left_s=50), None, done]
+    asked, outcome = played(guarded(ASKING, Exact()), *replies)
+    assert functions(asked) == ["begin", "Listen", "begin", "Wait", "begin"]
     assert {step.item["attempt_id"] for step in asked if isinstance(step, Ask)} == {"a-1"}
+    assert [step.item.get("wait_s") for step in asked if isinstance(step, Ask)] == [None, 30, 30]
+    assert asked[1] == Listen("acme", "k")
+    assert asked[3] == Wait(30, 50)
     assert outcome.ended.value == "ok"
-
-
-def test_a_waiter_waits_longer_each_time_up_to_a_limit() -> None:
-    patient = asking(Rule("refund", wait_timeout_s=1000))
-    asked, _ = played(admitted(patient), *[in_progress(0), None] * 20, RUN)
-    waits = [step.wait_s for step in asked if isinstance(step, Wait)]
-    assert waits == sorted(waits)
-    assert (waits[0], waits[-1]) == (WAIT_STEP_S_MIN, WAIT_STEP_S_MAX)
 
 
 def test_a_waiter_gives_up_at_its_deadline_on_the_clock_of_the_ledger() -> None:
     impatient = asking(Rule("refund", wait_timeout_s=5))
-    replies = [in_progress(0), None, in_progress(4.99), None, in_progress(5)]
+    replies = [in_progress(0), None, in_progress(0), None, in_progress(4.99), None, in_progress(5)]
     asked, error = refused(CallInProgress, admitted(impatient), *replies)
-    assert functions(asked) == ["begin", "Wait", "begin", "Wait", "begin"]
-    assert asked[3].wait_s == pytest.approx(0.01)
+    assert functions(asked) == ["begin", "Listen", "begin", "Wait", "begin", "Wait", "begin"]
+    assert asked[5].wait_s == pytest.approx(0.01)
     assert error.key == "k"
 
 
@@ -169,15 +161,50 @@ def test_a_caller_that_does_not_want_to_wait_does_not() -> None:
     assert functions(asked) == ["begin"]
 
 
-def test_a_waiter_looks_again_when_the_lease_of_the_other_worker_ends() -> None:
-    asked, _ = played(admitted(ASKING), in_progress(0, lease_left_s=0.004), None, RUN)
-    assert asked[1] == Wait("k", 0.004)
+# --- approvals
+
+PENDING = begun("awaiting_approval", approval_id="4f6f", details={"left_s": 3600, "requested": True})
 
 
-@pytest.mark.parametrize("lease_left_s", [0, None, -3])
-def test_a_waiter_never_asks_in_a_tight_loop(lease_left_s: float | None) -> None:
-    asked, _ = played(admitted(ASKING), in_progress(0, lease_left_s=lease_left_s), None, RUN)
-    assert asked[1].wait_s > 0
+def test_a_hook_is_told_once_of_the_approval_that_this_call_has_asked_for() -> None:
+    told: list[Approval] = []
+    made = asking(Rule("refund", approval=True), on_approval_needed=told.append)
+    replies = [PENDING, None, None, PENDING, None, begun("denied", details={"by": "eve"}, reason="too much")]
+    asked, error = refused(ApprovalDenied, admitted(made), *replies)
+    assert functions(asked) == ["begin", "Look", "Listen", "begin", "Wait", "begin"]
+    asked[1].probe()
+    assert [(a.id, a.tool, a.arguments) for a in told] == [("4f6f", "refund", {"order_id": "o-1"})]
+    assert (told[0].expires_at - told[0].requested_at).total_seconds() == 3600
+    assert (error.approver, error.reason) == ("eve", "too much")
+
+
+def test_a_request_of_somebody_elses_is_not_told_again() -> None:
+    theirs = begun("awaiting_approval", approval_id="4f6f", details={"left_s": 3600, "requested": False})
+    made = asking(Rule("refund", approval=True, wait_timeout_s=0), on_approval_needed=lambda approval: None)
+    asked, error = refused(ApprovalPending, admitted(made), theirs)
+    assert functions(asked) == ["begin"]
+    assert error.approval_id == "4f6f"
+
+
+def test_a_hook_that_fails_breaks_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    made = asking(Rule("refund", approval=True), on_approval_needed=lambda approval: None)
+    asked, _ = played(admitted(made), PENDING, RuntimeError("no route to chat"), None, RUN)
+    assert functions(asked) == ["begin", "Look", "Listen", "begin"]
+    assert "on_approval_needed failed for refund; the request stands" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("verdict", "details", "kind", "says"),
+    [
+        ("expired", {}, ApprovalDenied, "nobody answered in time"),
+        ("denied", {"by": "eve"}, ApprovalDenied, "eve denied it: too much"),
+        ("unauthorized", {"switch": "re*", "by": "ops"}, NotAuthorized, "'re\\*' is stopped by ops: too much"),
+    ],
+)
+def test_a_no_is_an_error_that_says_who_and_why(verdict: str, details: Any, kind: Any, says: str) -> None:
+    _, error = refused(kind, admitted(ASKING), begun(verdict, details=details, reason="too much"))
+    assert re.search(says, str(error))
+    assert error.key == "k"
 
 
 # --- probes
@@ -294,8 +321,9 @@ def test_an_interruption_goes_on_even_if_the_claim_cannot_be_given_back(on_ledge
 
 
 def test_interrupted_while_waiting_there_is_no_claim_to_give_back() -> None:
-    asked, _ = refused(KeyboardInterrupt, admitted(ASKING), in_progress(0), KeyboardInterrupt())
-    assert functions(asked) == ["begin", "Wait"]
+    replies = [in_progress(0), None, in_progress(0), KeyboardInterrupt()]
+    asked, _ = refused(KeyboardInterrupt, admitted(ASKING), *replies)
+    assert functions(asked) == ["begin", "Listen", "begin", "Wait"]
 
 
 @pytest.mark.parametrize("replies", [[], [in_progress(0)], [RUN]])

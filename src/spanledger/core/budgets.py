@@ -1,20 +1,30 @@
-"""A budget: what may be spent, on what.
+"""A budget: what may be spent, on what, per what, and when it starts anew.
 
 Rules: all budgets that match a call must admit it, and all are reserved together. A budget has one unit: a
 currency, tokens or calls. A call that reserves nothing in a budget's unit is admitted while anything is left, and
-what it turns out to cost is booked when it settles.
+what it turns out to cost is booked when it settles. What belongs to a window is what was reserved in it. Every tenant's
+budgets are its own.
 """
 
 from __future__ import annotations
 
+import datetime as dt
+import math
+import zoneinfo
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 from spanledger.core.call import Call
 from spanledger.core.money import Amount, Calls, Money, Tokens, amount_of
 from spanledger.core.rules import matches
 from spanledger.errors import ConfigError
+
+DIMENSIONS = ("tenant", "actor", "agent", "workflow", "tool", "model")
+WINDOWS = ("hour", "day", "month")
+# A rolling window is kept in sixty slices.
+WINDOW_S_MIN = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +36,23 @@ class Budget:
         limit: The limit; its unit is the budget's unit.
         match: Name of the tools or models it covers; ``*`` stands for any text.
         operations: GenAI operation names it covers, for example ``("chat",)``; None for all.
+        per: What it is kept apart by, each with the whole limit: ``"actor"``, ``"agent"``, ``"workflow"``, ``"tool"``,
+            ``"model"``. Budgets are kept apart by ``"tenant"`` whether that is said or not.
+        window: When it starts anew: every calendar ``"hour"``, ``"day"`` or ``"month"``; a number of seconds, rolling:
+            what was reserved so long ago counts no more, to a sixtieth of it; None never.
+        timezone: Where the calendar is, an IANA name.
+        soft: A warning is given, and nothing refused, when more than this is reserved or spent: an amount of the
+            limit's unit, or a share of the limit, for example ``0.8``.
     """
 
     name: str
     limit: Amount
     match: str = field(default="*", kw_only=True)
     operations: tuple[str, ...] | None = field(default=None, kw_only=True)
+    per: tuple[str, ...] = field(default=(), kw_only=True)
+    window: str | float | None = field(default=None, kw_only=True)
+    timezone: str = field(default="UTC", kw_only=True)
+    soft: Amount | Decimal | float | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
@@ -44,6 +65,9 @@ class Budget:
             if not isinstance(self.operations, list | tuple):
                 raise ConfigError(f"budget {self.name!r}: operations is a list of names, not {self.operations!r}")
             object.__setattr__(self, "operations", tuple(self.operations))
+        _check_scope(self)
+        _check_window(self)
+        _check_soft(self)
 
     def covers(self, call: Call) -> bool:
         """Tell whether a call counts against this budget."""
@@ -57,7 +81,19 @@ class Budget:
             "limit": self.limit.steps,
             "match": self.match,
             "operations": None if self.operations is None else list(self.operations),
+            "per": [dimension for dimension in self.per if dimension != "tenant"],
+            "window": "rolling" if isinstance(self.window, int | float) else self.window,
+            "window_s": self.window if isinstance(self.window, int | float) else None,
+            "timezone": self.timezone,
+            "soft": self.soft_steps,
         }
+
+    @property
+    def soft_steps(self) -> int | None:
+        """The soft limit as the ledger keeps it."""
+        if self.soft is None or isinstance(self.soft, Money | Tokens | Calls):
+            return None if self.soft is None else self.soft.steps
+        return int(self.limit.steps * Decimal(str(self.soft)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +106,8 @@ class Balance:
         spent: What settled calls cost.
         held: What running calls and calls of unknown outcome hold.
         remaining: limit - spent - held.
+        scope: Whose it is, for example ``{"actor": "u_42"}``; empty where it is not kept apart.
+        window_start: When its present window began; None where it never starts anew.
     """
 
     name: str
@@ -77,6 +115,8 @@ class Balance:
     spent: Amount
     held: Amount
     remaining: Amount
+    scope: Mapping[str, str | None] = field(default_factory=dict)
+    window_start: dt.datetime | None = None
 
 
 def looser(wanted: Iterable[Mapping[str, Any]], held: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -96,3 +136,40 @@ def looser(wanted: Iterable[Mapping[str, Any]], held: Iterable[Mapping[str, Any]
             figures = [amount_of(budget["unit"], steps) for steps in (limit, budget["limit"])]
             found.append(f"budget {budget['name']!r} is {figures[0]} in the ledger and {figures[1]} here")
     return found
+
+
+def _check_scope(budget: Budget) -> None:
+    per = (budget.per,) if isinstance(budget.per, str) else budget.per
+    if not isinstance(per, list | tuple) or not all(dimension in DIMENSIONS for dimension in per):
+        raise ConfigError(f"budget {budget.name!r}: per is a list of {', '.join(DIMENSIONS)}, not {budget.per!r}")
+    object.__setattr__(budget, "per", tuple(dict.fromkeys(per)))
+
+
+def _check_window(budget: Budget) -> None:
+    window, where = budget.window, f"budget {budget.name!r}"
+    if isinstance(window, int | float) and not isinstance(window, bool):
+        if not (math.isfinite(window) and window >= WINDOW_S_MIN):
+            raise ConfigError(f"{where}: a rolling window has at least {WINDOW_S_MIN:g} s, not {window!r}")
+    elif window is not None and window not in WINDOWS:
+        raise ConfigError(f"{where}: window is one of {', '.join(WINDOWS)}, or a number of seconds, not {window!r}")
+    if budget.timezone == "UTC":
+        return
+    try:
+        zoneinfo.ZoneInfo(budget.timezone)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, TypeError, OSError):
+        # Where the machine has no time zones of its own, the database judges.
+        if not isinstance(budget.timezone, str) or zoneinfo.available_timezones():
+            raise ConfigError(
+                f"{where}: {budget.timezone!r} is not a time zone; use an IANA name such as 'Europe/Berlin'"
+            ) from None
+
+
+def _check_soft(budget: Budget) -> None:
+    soft, where = budget.soft, f"budget {budget.name!r}"
+    if soft is None:
+        return
+    if isinstance(soft, Money | Tokens | Calls):
+        if soft.unit != budget.limit.unit:
+            raise ConfigError(f"{where}: soft is in {soft.unit} and the limit in {budget.limit.unit}")
+    elif isinstance(soft, bool) or not isinstance(soft, int | float | Decimal) or not 0 < soft <= 1:
+        raise ConfigError(f"{where}: soft is an amount, or a share of the limit between 0 and 1, not {soft!r}")

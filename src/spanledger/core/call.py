@@ -23,6 +23,10 @@ class Verdict(enum.StrEnum):
     RUN = "run"
     REPLAY = "replay"
     IN_PROGRESS = "in_progress"
+    AWAITING_APPROVAL = "awaiting_approval"
+    DENIED = "denied"
+    EXPIRED = "expired"
+    UNAUTHORIZED = "unauthorized"
     BUDGET_EXCEEDED = "budget_exceeded"
     KEY_REUSED = "key_reused"
     OUTCOME_UNKNOWN = "outcome_unknown"
@@ -229,7 +233,8 @@ class Begun:
         arguments_differ: The same key was used with other arguments.
         reason: Why not, in words.
         details: Further fields of the answer: the budget's figures, the recorded error, the original's trace.
-        budgets: Names of the budgets this attempt reserved from.
+        budgets: The budgets this attempt reserved from: name, unit, reserved and remaining steps; soft, the steps of
+            the soft limit that this attempt went past.
         reserved: Unit → steps that this attempt reserved.
         unguarded: The ledger did not answer and the rule says to run all the same.
         approval_id: The request a person has to answer; None where no rule asks for one.
@@ -250,7 +255,7 @@ class Begun:
     arguments_differ: bool = False
     reason: str | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
-    budgets: tuple[str, ...] = ()
+    budgets: tuple[Mapping[str, Any], ...] = ()
     reserved: Mapping[str, int] = field(default_factory=dict)
     unguarded: bool = False
     approval_id: str | None = None

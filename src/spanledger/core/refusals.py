@@ -6,7 +6,17 @@ Rules: an error says what to do and carries the ledger's figures.
 from __future__ import annotations
 
 from spanledger.core.call import Begun, Call, Verdict
-from spanledger.errors import BudgetExceeded, CallCancelled, CallFailed, CallInProgress, KeyReused, OutcomeUnknown
+from spanledger.errors import (
+    ApprovalDenied,
+    ApprovalPending,
+    BudgetExceeded,
+    CallCancelled,
+    CallFailed,
+    CallInProgress,
+    KeyReused,
+    NotAuthorized,
+    OutcomeUnknown,
+)
 
 
 def refusal(begun: Begun, call: Call) -> Exception:
@@ -23,6 +33,12 @@ def refusal(begun: Begun, call: Call) -> Exception:
                 "or allow it with on_mismatch='replay'",
                 key=begun.key,
             )
+        case Verdict.AWAITING_APPROVAL | Verdict.DENIED | Verdict.EXPIRED:
+            return _unapproved(begun, name, why)
+        case Verdict.UNAUTHORIZED:
+            match, by = details.get("switch"), details.get("by")
+            stopped = f": {match!r} is stopped{f' by {by}' if by else ''}" if match else ""
+            return NotAuthorized(f"{name!r} was not run{stopped}{why}", key=begun.key, reason=begun.reason)
         case Verdict.CANCELLED:
             return CallCancelled(
                 f"{name!r} was not run: {details.get('by')} cancelled it{why}; "
@@ -44,3 +60,20 @@ def refusal(begun: Begun, call: Call) -> Exception:
             return CallFailed(message, key=begun.key, error=error, attempts=begun.attempts)
         case _:
             return CallInProgress(f"{name!r} is being run by another worker; ask again later", key=begun.key)
+
+
+def _unapproved(begun: Begun, name: str, why: str) -> Exception:
+    if begun.verdict is Verdict.AWAITING_APPROVAL:
+        return ApprovalPending(
+            f"{name!r} was not run: a person has to say yes; `spanledger approve {begun.approval_id}`, then ask again",
+            key=begun.key,
+            approval_id=begun.approval_id,
+        )
+    reopen = f"`spanledger resolve {begun.key} --outcome retry` lets it be asked for again"
+    if begun.verdict is Verdict.EXPIRED:
+        reason = "nobody answered in time"
+        return ApprovalDenied(f"{name!r} was not run: {reason}; {reopen}", key=begun.key, reason=reason)
+    by = begun.details.get("by")
+    return ApprovalDenied(
+        f"{name!r} was not run: {by} denied it{why}; {reopen}", key=begun.key, approver=by, reason=begun.reason
+    )

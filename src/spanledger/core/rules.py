@@ -7,6 +7,7 @@ that only sets a price or a lease changes no identity. Every value is checked wh
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -15,6 +16,7 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
+from spanledger.core.approvals import ApprovalRule, is_approval_rule
 from spanledger.core.call import EXECUTE_TOOL, Call, Probe
 from spanledger.core.money import EXACT, Amount, Calls, Money, Tokens, known_currency
 from spanledger.errors import ConfigError, Undescribable
@@ -24,6 +26,7 @@ LEASE_S = 60.0
 LEASE_S_MIN = 0.2
 SCALE_MAX = 6
 WAIT_TIMEOUT_S = 30.0
+APPROVAL_TIMEOUT_S = 86400.0
 
 # Ids that some servers give to every call.
 _CONSTANT_CALL_IDS = frozenset({"", "unknown", "none", "null", "call_0"})
@@ -112,6 +115,10 @@ _VALUES: dict[str, tuple[_Admits, str]] = {
     "attempts_max": (lambda value: value is None or (type(value) is int and value >= 1), "a whole number, at least 1"),
     "definite_errors": _ERROR_TYPES,
     "ambiguous_errors": _ERROR_TYPES,
+    "approval": (is_approval_rule, "true, false, over(amount) or a plain function of the arguments"),
+    "approval_timeout_s": _seconds(1),
+    "approval_covers_retries": _YES_OR_NO,
+    "self_approval": _YES_OR_NO,
     "reserve": (
         lambda value: value is None or isinstance(value, Money | Tokens | Calls) or callable(value),
         "Money (never a float), Tokens, Calls or a callable of the arguments",
@@ -146,10 +153,15 @@ class Rule:
         attempts_max: How many attempts `on_failure="retry"` allows; None any number.
         definite_errors: Exception types that mean the call certainly had no effect.
         ambiguous_errors: Exception types that leave it open.
+        approval: A person has to say yes to exactly the arguments that will run: True, `over` an amount that is
+            reserved, or a function of the arguments that says so.
+        approval_timeout_s: How long a request stays open.
+        approval_covers_retries: An approval also covers later attempts with the same arguments.
+        self_approval: Who asked, as actor or agent, may approve.
         reserve: What a call may cost: an amount, or a callable of the arguments.
         lease_s: How long a running call is believed alive without a sign of life, on the database's clock.
         run_max_s: How long a call may run at most before it counts as lost; None any time.
-        wait_timeout_s: How long a caller waits for another worker that runs the same call.
+        wait_timeout_s: How long a caller waits for another worker that runs the same call, or for a person.
         keep_result: Keep results, so that they can be replayed.
         on_refusal: ``"raise"``, or ``"tell"`` the model where the framework can.
         on_ledger_down: ``"refuse"`` or ``"continue"``. None: refuse where a rule names the tool or it opted in.
@@ -168,6 +180,10 @@ class Rule:
     attempts_max: int | None = field(default=None, kw_only=True)
     definite_errors: tuple[type[BaseException], ...] = field(default=(), kw_only=True)
     ambiguous_errors: tuple[type[BaseException], ...] = field(default=(), kw_only=True)
+    approval: ApprovalRule = field(default=False, kw_only=True)
+    approval_timeout_s: float | None = field(default=None, kw_only=True)
+    approval_covers_retries: bool = field(default=False, kw_only=True)
+    self_approval: bool = field(default=False, kw_only=True)
     reserve: Reserve | None = field(default=None, kw_only=True)
     lease_s: float | None = field(default=None, kw_only=True)
     run_max_s: float | None = field(default=None, kw_only=True)
@@ -204,10 +220,12 @@ class Terms:
 
     Attributes:
         rule: The `match` of the rule that named the call; None where only defaults apply.
+        rule_version: A hash of all that the rule says.
         guarded: Somebody asked for this call to be guarded: a rule names it or the developer opted in.
     """
 
     rule: str | None
+    rule_version: str | None
     guarded: bool
     identity: str
     fields: tuple[str, ...] | None
@@ -218,6 +236,10 @@ class Terms:
     probe: Probe | None
     on_failure: str
     attempts_max: int | None
+    approval: ApprovalRule
+    approval_timeout_s: float
+    approval_covers_retries: bool
+    self_approval: bool
     definite_errors: tuple[type[BaseException], ...]
     ambiguous_errors: tuple[type[BaseException], ...]
     reserve: Reserve | None
@@ -246,11 +268,13 @@ def terms_for(call: Call, rules: Iterable[Rule], own: Rule | None = None) -> Ter
     guarded = call.opted_in or named is not None
     return Terms(
         rule=named.match if named else None,
+        rule_version=version_of(named) if named else None,
         guarded=guarded,
         identity=identity,
         on_mismatch=rule.on_mismatch or ("refuse" if call.key is not None else "replay"),
         on_unknown=on_unknown,
         on_failure=rule.on_failure or "retry",
+        approval_timeout_s=rule.approval_timeout_s or APPROVAL_TIMEOUT_S,
         lease_s=rule.lease_s or LEASE_S,
         wait_timeout_s=WAIT_TIMEOUT_S if rule.wait_timeout_s is None else rule.wait_timeout_s,
         on_refusal=rule.on_refusal or "raise",
@@ -265,6 +289,9 @@ _TAKEN_OVER = (
     "replay_for_s",
     "probe",
     "attempts_max",
+    "approval",
+    "approval_covers_retries",
+    "self_approval",
     "definite_errors",
     "ambiguous_errors",
     "reserve",
@@ -302,6 +329,20 @@ def matches(pattern: str, name: str) -> bool:
     return pattern == name or ("*" in pattern and _compiled(pattern).fullmatch(name) is not None)
 
 
+def version_of(rule: Rule) -> str:
+    """Hash all that a rule says, so that a verdict can be told from one of another version."""
+    try:
+        return _version(rule)
+    except TypeError:  # a callable of its own that cannot be hashed
+        return _version.__wrapped__(rule)
+
+
+@lru_cache(maxsize=1024)
+def _version(rule: Rule) -> str:
+    said = {f.name: _said(getattr(rule, f.name)) for f in fields(Rule)}
+    return hashlib.sha256(repr(said).encode()).hexdigest()[:12]
+
+
 def usable_call_id(call_id: str | None) -> bool:
     """Tell whether a provider's id can tell two calls apart."""
     return isinstance(call_id, str) and call_id.strip().lower() not in _CONSTANT_CALL_IDS
@@ -329,3 +370,12 @@ def _default_identity(call: Call) -> str:
     if call.opted_in:
         return "arguments"
     return "call_id" if usable_call_id(call.call_id) else "none"
+
+
+def _said(value: Any) -> Any:
+    """A field of a rule as text that is the same in every process."""
+    if isinstance(value, tuple):
+        return [_said(part) for part in value]
+    if callable(value) and not hasattr(value, "__dataclass_fields__"):
+        return f"{type(value).__module__}:{getattr(value, '__qualname__', type(value).__qualname__)}"
+    return repr(value)

@@ -5,153 +5,35 @@ came of it; `spanledger.ledger._drivers` carries the steps out, blocking or awai
 database's, taken from its answers.
 
     admitted   asks until there is a verdict: run or replay come back, everything else is raised
-    finished   tells the ledger how it ended; after the side effect nothing is raised
-    guarded    the two around one function
+    guarded    asks, runs one function, and tells the ledger how it ended (`settling`)
 
 Every function of the ledger may be asked again under the same attempt id and gives the same answer, so a
 driver repeats what was lost on the way. If the caller is interrupted before the function was invoked, the
-claim is given back.
+claim is given back. Who waits says so to the ledger first and asks once more, so that no change is missed.
 """
 
 from __future__ import annotations
 
+import datetime as dt
+import json
 import logging
-from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
-from spanledger.core.call import EXECUTE_TOOL, Begun, Call, Codec, Ended, Identity, Outcome, Resolution, Verdict
-from spanledger.core.outcomes import describe_error, is_ambiguous, storable
+from spanledger.core.approvals import Approval
+from spanledger.core.asking import Ask, Asking, Invoke, Listen, Look, Steps, Wait
+from spanledger.core.call import Begun, Codec, Ended, Outcome, Resolution, Verdict
+from spanledger.core.money import amount_of
+from spanledger.core.outcomes import storable
 from spanledger.core.refusals import refusal
-from spanledger.core.rules import Terms
-from spanledger.core.values import encode, serialize
+from spanledger.core.settling import finished, keep_plain
 from spanledger.errors import LedgerUnavailable, ResultNotKept
 
 logger = logging.getLogger("spanledger.core")
 
-# A waiter looks again after these, growing; the driver adds jitter.
-WAIT_STEP_S_MIN = 0.02
-WAIT_STEP_S_MAX = 0.5
-PROBE_LEASE_S = 30.0
-
 RESOLUTIONS = ("succeeded", "failed", "retry")
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """Call one function of the ledger with one item.
-
-    Attributes:
-        function: ``"begin"``, ``"settle"``, ``"fail"``, ``"resolve"``, ``"probed"`` or ``"cancel"``.
-        tenant: Whose ledger it is.
-        item: The item, JSON.
-        shielded: Must be carried out even if the caller is being cancelled.
-        run_max_s: For ``"begin"``: signs of life are given for so long at most; None while it runs.
-    """
-
-    function: str
-    tenant: str
-    item: Mapping[str, Any]
-    shielded: bool = False
-    run_max_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Keep:
-    """Keep an outcome on disk that the ledger did not take; answered with whether that was possible."""
-
-    ask: Ask
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """Wait until the call of this key may have changed, at most `wait_s`."""
-
-    key: str
-    wait_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """Call a probe, which may block and may be a coroutine function."""
-
-    probe: Callable[[], Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Invoke:
-    """Call the wrapped function; the answer is an `Ended`, never an exception."""
-
-    begun: Begun
-
-
-Step = Ask | Keep | Wait | Look | Invoke
-Steps = Generator[Step, Any, T]
-
-
-@dataclass(frozen=True, slots=True)
-class Asking:
-    """All that `begin` needs to know of one call.
-
-    Attributes:
-        call: The call.
-        terms: What applies to it.
-        identity: Which call it is.
-        tenant: Whose ledger it is.
-        attempt_id: Made anew for every attempt by the caller.
-        reserve: Unit → steps to reserve.
-        arguments: The arguments as JSON text, for people to read; None where they are too long or unknown.
-        result_bytes_max: Larger results are not kept.
-        lent: Unit → steps that a call around this one has reserved for both of them.
-        trace_id: Of the span around the call, hexadecimal.
-        span_id: Likewise.
-    """
-
-    call: Call
-    terms: Terms
-    identity: Identity
-    tenant: str
-    attempt_id: str
-    reserve: Mapping[str, int]
-    arguments: str | None
-    result_bytes_max: int
-    lent: Mapping[str, int] = field(default_factory=dict)
-    trace_id: str | None = None
-    span_id: str | None = None
-
-    def ask(self) -> Ask:
-        """The question to the ledger."""
-        return Ask("begin", self.tenant, self.item(), run_max_s=self.terms.run_max_s)
-
-    def item(self) -> dict[str, Any]:
-        """The item for the ledger's `begin`."""
-        call, terms = self.call, self.terms
-        return {
-            "key": self.identity.key,
-            "fingerprint": self.identity.fingerprint,
-            "key_source": self.identity.source,
-            "attempt_id": self.attempt_id,
-            "tool": call.name,
-            "operation": call.operation,
-            "workflow_id": self.identity.scope,
-            "call_id": call.call_id,
-            "agent": call.agent,
-            "actor": call.actor,
-            "arguments": self.arguments,
-            "rule": terms.rule,
-            "trace_id": self.trace_id,
-            "span_id": self.span_id,
-            "reserve": dict(self.reserve),
-            "lease_s": terms.lease_s,
-            "replay_for_s": terms.replay_for_s,
-            "on_mismatch": terms.on_mismatch,
-            "on_unknown": terms.on_unknown,
-            "on_failure": terms.on_failure,
-            "attempts_max": terms.attempts_max,
-            "probe_lease_s": PROBE_LEASE_S,
-        }
+WAITS = (Verdict.IN_PROGRESS, Verdict.AWAITING_APPROVAL)
 
 
 def admitted(asking: Asking) -> Steps[Begun]:
@@ -164,11 +46,12 @@ def admitted(asking: Asking) -> Steps[Begun]:
         SpanledgerError: Every other verdict, as the error of its name.
     """
     deadline_s: float | None = None
-    wait_s = WAIT_STEP_S_MIN
+    wait_s: float | None = None
     probed: Resolution | None = None
+    asked = False
     while True:
         try:
-            begun = yield from claimed(asking)
+            begun = yield from claimed(asking, wait_s)
         except LedgerUnavailable as error:
             if asking.terms.on_ledger_down == "continue":
                 return _unguarded(asking)
@@ -177,52 +60,46 @@ def admitted(asking: Asking) -> Steps[Begun]:
         if deadline_s is None:
             deadline_s = begun.now_s + asking.terms.wait_timeout_s
         if begun.verdict in (Verdict.RUN, Verdict.REPLAY):
+            _warn_of_soft_limits(begun)
             return begun if probed is None else replace(begun, details={**begun.details, "probed": probed})
         if begun.verdict is Verdict.OUTCOME_UNKNOWN and begun.details.get("probe"):
             probed = yield from _probe(asking, begun)
             continue
+        if not asked:
+            asked = yield from told(asking, begun)
         left_s = deadline_s - begun.now_s
-        if begun.verdict is not Verdict.IN_PROGRESS or left_s <= 0:
+        if begun.verdict not in WAITS or left_s <= 0:
             raise refusal(begun, asking.call)
-        lease_left_s = max(float(begun.details.get("lease_left_s") or wait_s), 0.001)
-        yield Wait(begun.key, min(wait_s, left_s, lease_left_s))
-        wait_s = min(wait_s * 1.5, WAIT_STEP_S_MAX)
+        if wait_s is None:
+            yield Listen(asking.tenant, begun.key)
+        else:
+            yield Wait(left_s, float(begun.details.get("left_s") or 0))
+        wait_s = left_s
 
 
-def finished(asking: Asking, begun: Begun, ended: Ended, codec: Codec) -> Steps[Outcome]:
-    """Tell the ledger how the call ended; what fails is logged, never raised, and told later if it can be."""
-    if begun.unguarded:
-        return Outcome(begun, ended)
-    recorded, item = _recorded(asking, ended, codec)
-    item |= {
-        "key": begun.key,
-        "attempt_id": begun.attempt_id,
-        "cost": dict(ended.cost),
-        "tool": asking.call.name,
-    }
-    ask = Ask("settle" if recorded == "succeeded" else "fail", asking.tenant, item, shielded=True)
-    try:
-        answer = yield ask
-    except GeneratorExit:
-        raise
-    except BaseException as error:
-        kept = yield from _spooled(asking.call.name, recorded, ask, error)
-        if not isinstance(error, Exception):
-            raise  # interrupted; it may have been told all the same, and twice does no harm
-        return Outcome(begun, ended, recorded=kept)
-    late = not answer["owned"]
-    return Outcome(begun, ended, recorded=recorded, late=late, result_kept=bool(item.get("result_kept")) and not late)
+def begun_once(asking: Asking) -> Steps[Begun]:
+    """Ask once, whatever the verdict."""
+    begun = yield from claimed(asking)
+    yield from told(asking, begun)
+    return begun
 
 
-def _spooled(name: str, recorded: str, ask: Ask, error: BaseException) -> Steps[str | None]:
-    try:
-        kept = yield Keep(ask)
-    except Exception:  # noqa: BLE001 - the loss is logged below
-        kept = False
-    then = "is kept on disk and told later" if kept else "counts as unknown once its lease is over"
-    level = logging.ERROR if isinstance(error, Exception) else logging.INFO  # interrupted: perhaps it was recorded
-    logger.log(level, "%s: its outcome (%s) could not be recorded; it %s", name, recorded, then, exc_info=error)
-    return "spooled" if kept else None
+def told(asking: Asking, begun: Begun) -> Steps[bool]:
+    """Where this very begin has asked for a person's consent, tell the user's hook; its errors are logged.
+
+    Returns:
+        Whether it has.
+    """
+    if begun.verdict is not Verdict.AWAITING_APPROVAL or not begun.details.get("requested"):
+        return False
+    hook = asking.on_approval_needed
+    if hook is not None:
+        try:
+            approval = _requested(asking, begun)
+            yield Look(lambda: hook(approval))
+        except Exception:
+            logger.exception("on_approval_needed failed for %s; the request stands", asking.call.name)
+    return True
 
 
 def guarded(asking: Asking, codec: Codec) -> Steps[Outcome]:
@@ -256,10 +133,10 @@ def replayed(asking: Asking, begun: Begun, codec: Codec) -> Outcome:
     return Outcome(begun, Ended(value), replayed=True, recorded="succeeded", result_kept=True)
 
 
-def claimed(asking: Asking) -> Steps[Begun]:
+def claimed(asking: Asking, wait_s: float | None = None) -> Steps[Begun]:
     """Ask once. If the caller is interrupted meanwhile, whatever was claimed is given back."""
     try:
-        return (yield asking.ask())  # type: ignore[no-any-return]
+        return (yield asking.ask(wait_s))  # type: ignore[no-any-return]
     except (Exception, GeneratorExit):
         raise
     except BaseException:
@@ -308,46 +185,32 @@ def _finding(found: Resolution | None) -> dict[str, Any]:
     return finding
 
 
-def keep_plain(value: Any) -> str:
-    """Write a value that somebody else found out as kept JSON text."""
-    return serialize(encode(value, exact=True)).decode()
+def _requested(asking: Asking, begun: Begun) -> Approval:
+    now = dt.datetime.fromtimestamp(begun.now_s, dt.UTC)
+    call = asking.call
+    return Approval(
+        id=begun.approval_id or "",
+        key=begun.key,
+        tool=call.name,
+        arguments=None if asking.arguments is None else json.loads(asking.arguments),
+        requested_at=now,
+        expires_at=now + dt.timedelta(seconds=float(begun.details["left_s"])),
+        workflow_id=asking.identity.scope,
+        agent=call.agent,
+        actor=call.actor,
+        rule=asking.terms.rule,
+        tenant=asking.tenant,
+    )
 
 
-def kept_text(name: str, value: Any, codec: Codec, bytes_max: int) -> str | None:
-    """Write a result as the text that is kept; None, and a warning, where that cannot be."""
-    try:
-        text = serialize(codec.encode(value))
-    except Exception as error:  # noqa: BLE001 - a result of any kind has to reach its caller
-        logger.warning("the result of %s cannot be kept for replay: %s", name, error)
-        return None
-    if len(text) > bytes_max:
-        logger.warning("the result of %s is too large to be kept (%d bytes)", name, len(text))
-        return None
-    return text.decode()
-
-
-def _recorded(asking: Asking, ended: Ended, codec: Codec) -> tuple[str, dict[str, Any]]:
-    """Say how the ledger will remember this, and with which item."""
-    if ended.paused:
-        why = {} if ended.error is None else describe_error(ended.error)
-        return "failed", {"not_invoked": True, "error": why | {"type": "paused"}}
-    error = ended.error or ended.hidden
-    if error is not None or ended.failure is not None:
-        ambiguous = ended.doubtful or (error is not None and is_ambiguous(error, asking.terms))
-        # Asking a model changes nothing that somebody would have to find out about.
-        unknown = ambiguous and asking.call.operation == EXECUTE_TOOL
-        told = {"type": "failure", "message": storable(ended.failure or "")}
-        item = {"error": told if error is None else describe_error(error), "outcome_unknown": unknown}
-        return "unknown" if unknown else "failed", item
-    kept, result = _kept(asking, ended.value, codec)
-    return "succeeded", {"result": result, "result_kept": kept}
-
-
-def _kept(asking: Asking, value: Any, codec: Codec) -> tuple[bool, str | None]:
-    if not asking.terms.keep_result or asking.identity.source == "none":
-        return False, None
-    text = kept_text(asking.call.name, value, codec, asking.result_bytes_max)
-    return text is not None, text
+def _warn_of_soft_limits(begun: Begun) -> None:
+    for budget in begun.budgets:
+        if "soft" in budget:
+            logger.warning(
+                "budget %r is past its soft limit: %s left of it after this call",
+                budget["name"],
+                amount_of(budget["unit"], budget["remaining"]),
+            )
 
 
 def _unguarded(asking: Asking) -> Begun:

@@ -17,10 +17,12 @@ from typing import Any
 
 from opentelemetry.trace import Span
 
+from spanledger.core.asking import Asking
 from spanledger.core.call import EXECUTE_TOOL, Begun, Call, Codec, Ended, Outcome, Usage
 from spanledger.core.outcomes import no_coroutine
 from spanledger.core.rules import Rule
-from spanledger.core.steps import Asking, admitted, finished, guarded
+from spanledger.core.settling import finished
+from spanledger.core.steps import admitted, guarded
 from spanledger.errors import CallRefused, SpanledgerError, Undescribable
 from spanledger.guard import Guard, Inside, RunningCall, running, stood_for, tell_outer
 from spanledger.instrument._prices import price

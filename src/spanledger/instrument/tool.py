@@ -16,10 +16,12 @@ from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from opentelemetry.trace import INVALID_SPAN, Span
 
+from spanledger.core.asking import Asking
 from spanledger.core.call import Begun, Call, Codec, Ended, Outcome, Resource, Verdict
 from spanledger.core.money import Amount
 from spanledger.core.rules import Rule
-from spanledger.core.steps import Asking, admitted, finished, replayed
+from spanledger.core.settling import finished
+from spanledger.core.steps import admitted, replayed
 from spanledger.core.values import decode_as, encode
 from spanledger.errors import ConfigError, SpanledgerError
 from spanledger.guard import Inside, RunningCall, running, tell_outer

@@ -23,8 +23,8 @@ import psycopg
 import psycopg_pool
 
 from spanledger.config import Dsn
+from spanledger.core.asking import Ask
 from spanledger.core.budgets import looser
-from spanledger.core.steps import Ask
 from spanledger.errors import ConfigError, LedgerUnavailable, SpanledgerError
 from spanledger.ledger import _migrate
 from spanledger.ledger._binaries import find_binaries

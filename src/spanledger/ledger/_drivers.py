@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 
 import psycopg
 
+from spanledger.core.asking import Ask, Invoke, Keep, Listen, Look, Steps, Wait
 from spanledger.core.call import Begun, Ended
-from spanledger.core.steps import Ask, Invoke, Keep, Look, Steps, Wait
 from spanledger.errors import ConfigError, LedgerUnavailable
 from spanledger.ledger._database import Database
 from spanledger.ledger._functions import Query, answer, lost, statement, translated
@@ -53,8 +53,10 @@ class BlockingDriver:
         match step:
             case Invoke():
                 return invoke(step.begun) if invoke else None
+            case Listen():
+                return None
             case Wait():
-                return time.sleep(jittered(step.wait_s))
+                return time.sleep(jittered(min(step.wait_s, step.left_s, 0.3)))
             case Look():
                 return _blocking_value(step.probe())
             case Keep():
@@ -115,8 +117,10 @@ class AwaitingDriver:
         match step:
             case Invoke():
                 return await invoke(step.begun) if invoke else None
+            case Listen():
+                return None
             case Wait():
-                return await asyncio.sleep(jittered(step.wait_s))
+                return await asyncio.sleep(jittered(min(step.wait_s, step.left_s, 0.3)))
             case Look():
                 return await _awaited_value(step.probe)
             case Keep():

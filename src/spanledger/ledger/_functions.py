@@ -16,12 +16,12 @@ import psycopg
 import psycopg_pool
 
 from spanledger.config import Config
+from spanledger.core.asking import Ask
 from spanledger.core.call import Begun, Verdict
 from spanledger.core.money import amount_of
-from spanledger.core.steps import Ask
 from spanledger.errors import ConfigError, LedgerUnavailable
 
-_ASKED = ("begin", "settle", "fail", "resolve", "probed", "cancel")
+_ASKED = ("begin", "settle", "fail", "resolve", "probed", "cancel", "approve", "deny")
 _STATEMENTS = {name: f"select spanledger_v1.{name}(%s, %s::jsonb)" for name in _ASKED}
 _AMOUNTS = ("limit", "spent", "held", "remaining", "requested")
 
@@ -68,8 +68,8 @@ Query = Ask | Read | Run
 
 
 def applying(config: Config, by: str) -> Run:
-    """Write the budgets of a configuration into the ledger."""
-    return Run("apply", (config.tenant, {"budgets": [budget.control() for budget in config.budgets]}, by))
+    """Write the controls of a configuration into the ledger."""
+    return Run("apply", (config.tenant, config.controls(), by))
 
 
 def statement(query: Query) -> tuple[str, tuple[Any, ...]]:
@@ -109,7 +109,7 @@ def translated(error: psycopg.Error) -> Exception:
         psycopg.errors.UndefinedFunction | psycopg.errors.InvalidSchemaName | psycopg.errors.UndefinedTable,
     ):
         return ConfigError("the ledger's schema is missing or too old: run `spanledger migrate`")
-    if error.sqlstate == "SL001":
+    if error.sqlstate in ("SL001", "22023"):  # ours, and a time zone that the database does not know
         return ConfigError(str(error.diag.message_primary))
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
         return ConfigError(f"the database role may not do this: {error.diag.message_primary}")
@@ -159,6 +159,7 @@ def _begun(ask: Ask, answer: dict[str, Any]) -> Begun:
         details=details,
         budgets=tuple(answer.get("budgets") or ()),
         reserved=ask.item["reserve"],
+        approval_id=answer.get("approval_id"),
     )
 
 

@@ -18,8 +18,8 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from spanledger.core.asking import Ask
 from spanledger.core.call import Begun, Holder, Verdict
-from spanledger.core.steps import Ask
 from spanledger.ledger._functions import Query
 
 logger = logging.getLogger("spanledger.ledger")

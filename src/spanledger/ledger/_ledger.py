@@ -1,27 +1,28 @@
-"""`Ledger` and `AsyncLedger`: the ledger by hand, for programs that want more than a decorator.
+"""`Ledger`: the ledger by hand, for programs that want more than a decorator.
 
-Rules: the two classes are alike but for `await`. Everything they do is a few steps for a driver; `_requests` makes
-them and reads the answers. They act on a configuration and a database that others may share.
+Rules: everything it does is a few steps for a driver; `_requests` makes them and reads the answers. It acts on a
+configuration and a database that others may share. `AsyncLedger` is alike but for `await`.
 """
 
 from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
 from spanledger.config import Config, Dsn, dsn_of
+from spanledger.core.approvals import Approval
 from spanledger.core.budgets import Balance
 from spanledger.core.call import Begun, Ended, ToolCall
 from spanledger.core.money import Amount
 from spanledger.core.outcomes import no_coroutine
-from spanledger.core.steps import claimed, guarded
+from spanledger.core.steps import begun_once, guarded
 from spanledger.errors import ConfigError
 from spanledger.ledger import _requests as requests
 from spanledger.ledger._database import Database, embedded_server
-from spanledger.ledger._drivers import AwaitingDriver, BlockingDriver
+from spanledger.ledger._drivers import BlockingDriver
 from spanledger.ledger._embedded import EmbeddedPostgres
 from spanledger.ledger._functions import Prefix, Run, applying
 
@@ -33,7 +34,7 @@ def open_database(config: Config, dsn: Dsn | None = None) -> Database:
         ConfigError: No DSN is given and no private server can be used here.
     """
     where: Dsn | EmbeddedPostgres = dsn or config.dsn or dsn_of(os.environ) or embedded_server(config.embedded)
-    controls = applying(config, "process") if config.budgets else None
+    controls = applying(config, "process") if any(config.controls().values()) else None
     return Database(where, controls=controls, timeout_s=config.ledger_timeout_s)
 
 
@@ -70,7 +71,7 @@ class Ledger:
         return self._database.migrate()
 
     def apply(self, config: Config, *, by: str = "apply") -> None:
-        """Write the budgets of a configuration into the ledger."""
+        """Write the controls of a configuration into the ledger: budgets, approvals, switches and rates."""
         self._driver.query(applying(config, by))
 
     def run(self, call: ToolCall, handler: Callable[[], Any]) -> Any:
@@ -93,7 +94,7 @@ class Ledger:
 
     def begin(self, call: ToolCall) -> Begun:
         """Ask once whether a call may run, and claim it if so; refusals are verdicts here, not exceptions."""
-        return requests.shown_begun(self._driver.drive(claimed(requests.asking(self.config, call))))
+        return requests.shown_begun(self._driver.drive(begun_once(requests.asking(self.config, call))))
 
     def settle(self, begun: Begun, result: Any, cost: Amount | None = None) -> bool:
         """Record that a call succeeded.
@@ -162,6 +163,41 @@ class Ledger:
         """
         return bool(self._driver.query(requests.resolve(self.config, key, by, (outcome, result, reason)))["done"])
 
+    def approvals(self, tenant: str | None = None, state: str | None = "pending", limit: int = 100) -> list[Approval]:
+        """Return requests for a person's consent, the oldest first; all states with ``state=None``."""
+        return requests.approvals_of(self._driver.query(requests.approvals(self.config, tenant, state, limit)))
+
+    def approve(self, approval_id: str, *, by: str, note: str | None = None) -> bool:
+        """Allow a call to run, once, with exactly the arguments that were asked about.
+
+        Args:
+            approval_id: The request's id.
+            by: Who says so.
+            note: Kept in the ledger.
+
+        Returns:
+            True, also where it was approved before; False where it was denied, has expired or is not known.
+
+        Raises:
+            NotAuthorized: `by` is who asked, and the rule does not allow that.
+        """
+        answer = self._driver.query(requests.decision(self.config, "approve", approval_id, by, note))
+        return requests.decided(answer, by)
+
+    def deny(self, approval_id: str, *, by: str, reason: str | None = None) -> bool:
+        """Do not allow a call to run: final under its key, until somebody resolves it as ``"retry"``.
+
+        Args:
+            approval_id: The request's id.
+            by: Who says so.
+            reason: Told to the caller and kept in the ledger.
+
+        Returns:
+            True, also where it was denied before; False where it was approved, has expired or is not known.
+        """
+        answer = self._driver.query(requests.decision(self.config, "deny", approval_id, by, reason))
+        return requests.decided(answer, by)
+
     def cancel(self, key: str, *, by: str, reason: str | None = None) -> bool:
         """Say that a call shall not run (any more); what it holds is released.
 
@@ -182,28 +218,40 @@ class Ledger:
         """Return how the budgets stand."""
         return requests.balances(self._driver.query(requests.budgets(self.config, None, tenant)))
 
-    def budget(self, name: str, tenant: str | None = None) -> Balance:
-        """Return how one budget stands.
+    def budget(self, name: str, tenant: str | None = None, scope: Mapping[str, str | None] | None = None) -> Balance:
+        """Return how one budget stands in its present window.
+
+        Args:
+            name: Its name.
+            tenant: Whose; the configured tenant if None.
+            scope: Of a budget that is kept apart: whose, for example ``{"actor": "u_42"}``.
 
         Raises:
-            ConfigError: There is no such budget.
+            ConfigError: There is no such budget, or it is kept apart and has more than one scope.
         """
-        return requests.only(requests.balances(self._driver.query(requests.budgets(self.config, name, tenant))), name)
+        return requests.only(self._driver.query(requests.budgets(self.config, name, tenant)), name, scope)
 
-    def top_up(self, name: str, amount: Amount, *, by: str) -> None:
-        """Raise what a budget may spend.
+    def top_up(self, name: str, amount: Amount, *, by: str, scope: Mapping[str, str | None] | None = None) -> None:
+        """Raise what a budget may spend in its present window.
+
+        Args:
+            name: Its name.
+            amount: By how much.
+            by: Who says so.
+            scope: Of a budget that is kept apart: whose, for example ``{"actor": "u_42"}``.
 
         Raises:
-            ConfigError: There is no such budget in that unit.
+            ConfigError: There is no such budget in that unit, or it is kept apart and no scope is given.
         """
-        requests.check_topped(self._driver.query(requests.top_up(self.config, name, amount, by)), name, amount)
+        requests.check_topped(self._driver.query(requests.top_up(self.config, name, amount, by, scope)), name, amount)
 
     def bind_role(self, role: str, *, kind: str, tenant: str, by: str) -> None:
         """Let a database role use the ledger for one tenant; only the ledger's owner may say so.
 
         Args:
             role: Its name; it exists already.
-            kind: ``"agent"``: begin, settle and fail; or ``"operator"``: resolve, cancel, apply, top up. Both read.
+            kind: ``"agent"``: begin, settle and fail; or ``"operator"``: resolve, cancel, apply, top up; or
+                ``"approver"``: approve and deny. All read.
             tenant: The tenant, or ``"*"`` for all.
             by: Who says so.
 
@@ -215,121 +263,3 @@ class Ledger:
     def unbind_role(self, role: str, *, tenant: str) -> bool:
         """Take a role's rights on a tenant back; False where it had none."""
         return bool(self._driver.query(Run("unbind_role", (role, tenant))))
-
-
-class AsyncLedger:
-    """The ledger, for callers in an event loop; `Ledger` has the meaning of each method."""
-
-    def __init__(
-        self, dsn: Dsn | None = None, config: Config | None = None, *, database: Database | None = None
-    ) -> None:
-        """Connect lazily; the arguments are those of `Ledger`."""
-        self.config = Config.from_env() if config is None else config
-        self._database = database or open_database(self.config, dsn)
-        self._driver = AwaitingDriver(self._database)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        """Close the connections of this loop and process."""
-        await self._database.close_loop()
-        self._database.close()
-
-    async def migrate(self) -> list[str]:
-        """As `Ledger.migrate`."""
-        import asyncio
-
-        return await asyncio.to_thread(self._database.migrate)
-
-    async def apply(self, config: Config, *, by: str = "apply") -> None:
-        """As `Ledger.apply`."""
-        await self._driver.query(applying(config, by))
-
-    async def run(self, call: ToolCall, handler: Callable[[], Awaitable[Any] | Any]) -> Any:
-        """As `Ledger.run`; the handler may be a coroutine function."""
-
-        async def invoke(begun: Begun) -> Ended:  # noqa: ARG001 - the handler needs nothing of it
-            try:
-                value = handler()
-                return Ended(await value if inspect.isawaitable(value) else value)
-            except BaseException as error:  # noqa: BLE001 - raised again below
-                return Ended(error=error)
-
-        outcome = await self._driver.drive(guarded(requests.asking(self.config, call), requests.PlainCodec()), invoke)
-        return requests.result_of(outcome)
-
-    async def begin(self, call: ToolCall) -> Begun:
-        """As `Ledger.begin`."""
-        return requests.shown_begun(await self._driver.drive(claimed(requests.asking(self.config, call))))
-
-    async def settle(self, begun: Begun, result: Any, cost: Amount | None = None) -> bool:
-        """As `Ledger.settle`."""
-        return bool((await self._driver.query(requests.settle(self.config, begun, result, cost)))["owned"])
-
-    async def fail(self, begun: Begun, error: BaseException, outcome_unknown: bool | None = None) -> bool:
-        """As `Ledger.fail`."""
-        return bool((await self._driver.query(requests.fail(self.config, begun, error, outcome_unknown)))["owned"])
-
-    def key(self, call: ToolCall) -> str:
-        """As `Ledger.key`."""
-        return requests.asking(self.config, call).identity.key
-
-    async def get(self, key: str) -> dict[str, Any] | None:
-        """As `Ledger.get`."""
-        return next(iter(await self._driver.query(requests.calls(self.config, {"key": key}, 1))), None)
-
-    async def calls(  # noqa: PLR0917 - filters, given by name
-        self,
-        workflow_id: str | None = None,
-        state: str | None = None,
-        tool: str | None = None,
-        tenant: str | None = None,
-        limit: int = 100,
-        key: str | None = None,
-    ) -> list[dict[str, Any]]:
-        """As `Ledger.calls`."""
-        where = {"workflow_id": workflow_id, "state": state, "tool": tool, "tenant": tenant or self.config.tenant}
-        where |= {"key": Prefix(key)} if key else {}
-        return list(await self._driver.query(requests.calls(self.config, where, limit)))
-
-    async def history(self, key: str) -> list[dict[str, Any]]:
-        """As `Ledger.history`."""
-        return list(await self._driver.query(requests.history(self.config, key)))
-
-    async def resolve(self, key: str, *, by: str, outcome: str, result: Any = None, reason: str | None = None) -> bool:
-        """As `Ledger.resolve`."""
-        return bool(
-            (await self._driver.query(requests.resolve(self.config, key, by, (outcome, result, reason))))["done"]
-        )
-
-    async def cancel(self, key: str, *, by: str, reason: str | None = None) -> bool:
-        """As `Ledger.cancel`."""
-        return bool((await self._driver.query(requests.cancel(self.config, key, by, reason)))["done"])
-
-    async def budgets(self, tenant: str | None = None) -> list[Balance]:
-        """As `Ledger.budgets`."""
-        return requests.balances(await self._driver.query(requests.budgets(self.config, None, tenant)))
-
-    async def budget(self, name: str, tenant: str | None = None) -> Balance:
-        """As `Ledger.budget`."""
-        return requests.only(
-            requests.balances(await self._driver.query(requests.budgets(self.config, name, tenant))), name
-        )
-
-    async def top_up(self, name: str, amount: Amount, *, by: str) -> None:
-        """As `Ledger.top_up`."""
-        requests.check_topped(await self._driver.query(requests.top_up(self.config, name, amount, by)), name, amount)
-
-    async def bind_role(self, role: str, *, kind: str, tenant: str, by: str) -> None:
-        """As `Ledger.bind_role`."""
-        await self._driver.query(Run("bind_role", (role, kind, tenant, by)))
-
-    async def unbind_role(self, role: str, *, tenant: str) -> bool:
-        """As `Ledger.unbind_role`."""
-        return bool(await self._driver.query(Run("unbind_role", (role, tenant))))

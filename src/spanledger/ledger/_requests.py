@@ -6,19 +6,24 @@ Rules: pure. A request is an `Ask`, a `Read` or a `Run` that either driver carri
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
+import json
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from spanledger.config import Config
+from spanledger.core.approvals import Approval
+from spanledger.core.asking import Ask, Asking
 from spanledger.core.budgets import Balance
 from spanledger.core.call import Begun, Call, Outcome, ToolCall, Verdict
 from spanledger.core.money import Amount, amount_of
 from spanledger.core.outcomes import describe_error, is_ambiguous, storable
 from spanledger.core.rules import terms_for
-from spanledger.core.steps import RESOLUTIONS, Ask, Asking, keep_plain, kept_text
+from spanledger.core.settling import keep_plain, kept_text
+from spanledger.core.steps import RESOLUTIONS
 from spanledger.core.values import decode, encode
-from spanledger.errors import ConfigError
+from spanledger.errors import ConfigError, NotAuthorized
 from spanledger.ledger._functions import Read, Run
 
 
@@ -85,6 +90,58 @@ def cancel(config: Config, key: str, by: str, reason: str | None) -> Ask:
     return Ask("cancel", config.tenant, item)
 
 
+def decision(config: Config, function: str, approval_id: str, by: str, note: str | None) -> Ask:
+    try:
+        uuid.UUID(approval_id)
+    except (ValueError, AttributeError, TypeError):
+        raise ConfigError(f"{approval_id!r} is not an approval's id; `spanledger approvals` lists them") from None
+    if not isinstance(by, str) or not by.strip():
+        raise ConfigError(f"by is who decides, for example 'ops@example.com', not {by!r}")
+    item: dict[str, Any] = {"id": approval_id, "by": storable(by)}
+    if note is not None:
+        item |= {"note": storable(note)}
+    return Ask(function, config.tenant, item)
+
+
+def decided(answer: dict[str, Any], by: str) -> bool:
+    if answer.get("self"):
+        raise NotAuthorized(
+            f"{by} asked for this call and may not approve it; another person has to",
+            reason="self-approval",
+        )
+    return bool(answer["done"])
+
+
+def approvals(config: Config, tenant: str | None, state: str | None, limit: int) -> Read:
+    where = {"tenant": tenant or config.tenant, "state": state}
+    return Read("approvals", where, "requested_at, id", limit)
+
+
+def approvals_of(rows: Iterable[dict[str, Any]]) -> list[Approval]:
+    def moment(text: str) -> dt.datetime:
+        return dt.datetime.fromisoformat(text)
+
+    return [
+        Approval(
+            id=row["id"],
+            key=row["key"],
+            tool=row["tool"],
+            arguments=None if row["arguments"] is None else json.loads(row["arguments"]),
+            requested_at=moment(row["requested_at"]),
+            expires_at=moment(row["expires_at"]),
+            state=row["state"],
+            workflow_id=row["workflow_id"],
+            agent=row["agent"],
+            actor=row["actor"],
+            rule=row["rule"],
+            by=row["by_name"],
+            note=row["note"],
+            tenant=row["tenant"],
+        )
+        for row in rows
+    ]
+
+
 def calls(config: Config, where: dict[str, Any], limit: int) -> Read:
     return Read("calls", {"tenant": config.tenant} | where, "created_at desc, key", limit)
 
@@ -98,18 +155,42 @@ def budgets(config: Config, name: str | None, tenant: str | None) -> Read:
 
 
 def balances(rows: Iterable[dict[str, Any]]) -> list[Balance]:
-    figures = ("limit", "spent", "held", "remaining")
-    return [Balance(row["name"], *(amount_of(row["unit"], row[f"{f}_steps"]) for f in figures)) for row in rows]
+    return [
+        Balance(
+            name=row["name"],
+            limit=amount_of(row["unit"], row["limit_steps"]),
+            spent=amount_of(row["unit"], row["spent_steps"]),
+            held=amount_of(row["unit"], row["held_steps"]),
+            remaining=amount_of(row["unit"], row["remaining_steps"]),
+            scope=json.loads(row["scope"]) if row["scope"] else {},
+            window_start=dt.datetime.fromisoformat(row["window_start"]) if row["window_start"] else None,
+        )
+        for row in rows
+    ]
 
 
-def only(balances: list[Balance], name: str) -> Balance:
-    if not balances:
+def only(rows: list[dict[str, Any]], name: str, scope: Mapping[str, str | None] | None) -> Balance:
+    if not rows:
         raise ConfigError(f"the ledger has no budget {name!r}; apply a configuration that names it")
-    return balances[0]
+    found = balances(rows)
+    if scope is not None:
+        found = [balance for balance in found if balance.scope == scope] or [_untouched(rows[0], scope)]
+    if len(found) > 1:
+        raise ConfigError(
+            f"budget {name!r} is kept apart by {', '.join(rows[0]['per'])}; say whose it shall be, "
+            f"for example scope={dict(found[0].scope)}"
+        )
+    return found[0]
 
 
-def top_up(config: Config, name: str, amount: Amount, by: str) -> Run:
-    return Run("top_up", (config.tenant, name, amount.unit, amount.steps, by))
+def _untouched(row: dict[str, Any], scope: Mapping[str, str | None]) -> Balance:
+    """How a budget stands for somebody who has not used it in this window."""
+    limit, nothing = amount_of(row["unit"], row["base_steps"]), amount_of(row["unit"], 0)
+    return Balance(row["name"], limit, nothing, nothing, limit, dict(scope))
+
+
+def top_up(config: Config, name: str, amount: Amount, by: str, scope: Mapping[str, str | None] | None) -> Run:
+    return Run("top_up", (config.tenant, name, amount.unit, amount.steps, by, dict(scope or {})))
 
 
 def check_topped(done: bool, name: str, amount: Amount) -> None:

@@ -37,7 +37,7 @@ from pathlib import Path
 import psycopg
 from psycopg.pq import Conninfo
 
-from spanledger.core.steps import Ask
+from spanledger.core.asking import Ask
 from spanledger.errors import LedgerUnavailable
 from spanledger.ledger._supervisor import private_directory, wait_for_lock
 

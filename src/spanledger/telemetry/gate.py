@@ -27,8 +27,10 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import NoOpTracer, Span, StatusCode
 
+from spanledger.core.asking import Asking
 from spanledger.core.call import EXECUTE_TOOL, Begun, Call, Codec, Ended, Outcome, ScopeSource, Verdict
-from spanledger.core.steps import Asking, admitted, finished, replayed
+from spanledger.core.settling import finished
+from spanledger.core.steps import admitted, replayed
 from spanledger.core.values import decode, encode
 from spanledger.errors import CallRefused, CallReplayed, SpanledgerError, WrapMissing
 from spanledger.guard import Guard, Inside, entered, made_running

@@ -16,8 +16,8 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.trace import StatusCode
 
+from spanledger.core.asking import Asking
 from spanledger.core.call import Begun, Ended
-from spanledger.core.steps import Asking
 from spanledger.guard import Guard, Inside
 from spanledger.telemetry import gate, record, semconv
 

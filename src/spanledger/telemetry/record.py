@@ -16,21 +16,24 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ParamSpec
 
 from opentelemetry import context as otel_context
-from opentelemetry import trace
+from opentelemetry import metrics, trace
 from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from spanledger.config import Config
+from spanledger.core.asking import Asking
 from spanledger.core.call import EXECUTE_TOOL, INVOKE_AGENT, Begun, Call, Outcome, Usage, Verdict
 from spanledger.core.money import amount_of
-from spanledger.core.steps import Asking
 from spanledger.core.values import encode
 from spanledger.errors import (
+    ApprovalDenied,
+    ApprovalPending,
     BudgetExceeded,
     CallCancelled,
     CallFailed,
     CallInProgress,
     KeyReused,
     LedgerUnavailable,
+    NotAuthorized,
     OutcomeUnknown,
     SpanledgerError,
 )
@@ -49,6 +52,9 @@ _VERDICTS: dict[type[SpanledgerError], str] = {
     OutcomeUnknown: Verdict.OUTCOME_UNKNOWN,
     CallFailed: Verdict.FAILED,
     CallInProgress: Verdict.IN_PROGRESS,
+    ApprovalPending: Verdict.AWAITING_APPROVAL,
+    ApprovalDenied: Verdict.DENIED,
+    NotAuthorized: Verdict.UNAUTHORIZED,
     LedgerUnavailable: "ledger_unavailable",
 }
 
@@ -168,7 +174,7 @@ def begun(span: Span, answer: Begun) -> None:
     """Record the ledger's answer."""
     runs = answer.verdict is Verdict.RUN
     reserved = [str(amount_of(unit, steps)) for unit, steps in answer.reserved.items() if runs and unit != "calls"]
-    budgets: list[Mapping[str, Any]] = [b for b in answer.budgets if isinstance(b, Mapping)]
+    budgets = answer.budgets
     _set(
         span,
         {
@@ -180,8 +186,11 @@ def begun(span: Span, answer: Begun) -> None:
             semconv.BUDGETS: [b["name"] for b in budgets] or None,
             semconv.BUDGETS_REMAINING: [str(amount_of(b["unit"], b["remaining"])) for b in budgets] or None,
             semconv.RESERVED: reserved or None,
+            semconv.APPROVAL_ID: answer.approval_id,
         },
     )
+    for budget in (b for b in budgets if "soft" in b):
+        _past_soft_limit(span, budget)
     original = answer.details.get("original") or {}
     if answer.verdict is Verdict.REPLAY and original.get("trace_id") and original.get("span_id"):
         context = SpanContext(
@@ -191,6 +200,22 @@ def begun(span: Span, answer: Begun) -> None:
             trace_flags=TraceFlags(1),
         )
         span.add_link(context, {semconv.CALL_KEY: answer.key})
+
+
+def _past_soft_limit(span: Span, budget: Mapping[str, Any]) -> None:
+    name, unit = budget["name"], budget["unit"]
+    span.add_event(
+        semconv.EVENT_SOFT_LIMIT,
+        {
+            semconv.BUDGET_NAME: name,
+            semconv.BUDGET_SOFT_LIMIT: str(amount_of(unit, budget["soft"])),
+            semconv.BUDGET_REMAINING: str(amount_of(unit, budget["remaining"])),
+        },
+    )
+    counter = metrics.get_meter(SCOPE).create_counter(
+        semconv.METRIC_SOFT_LIMITS, unit="{crossing}", description="Calls that took a budget past its soft limit"
+    )
+    counter.add(1, {semconv.BUDGET_NAME: name})
 
 
 @quietly
@@ -229,6 +254,12 @@ def failed(span: Span, error: BaseException) -> None:
 def refused(span: Span, error: SpanledgerError) -> None:
     """Record that the call was not run."""
     verdict = next((v for kind, v in _VERDICTS.items() if isinstance(error, kind)), None)
+    if isinstance(error, ApprovalDenied) and error.approver is None:
+        verdict = Verdict.EXPIRED
+    if isinstance(error, ApprovalPending):
+        span.set_attribute(semconv.APPROVAL_ID, error.approval_id)
+    if isinstance(error, ApprovalDenied) and error.approver is not None:
+        span.set_attribute(semconv.APPROVER, error.approver)
     _set(span, {semconv.VERDICT: str(verdict or "refused"), semconv.REASON: str(error)})
     if isinstance(error, BudgetExceeded):
         _set(

@@ -29,7 +29,7 @@ begin
             'done', coalesce(v_call.state not in ('in_flight', 'succeeded'), false), 'state', v_call.state);
         if (v_answers[v_i] -> 'done')::boolean and v_call.state <> 'cancelled' then
             if v_call.held <> '{}' then
-                perform spanledger.book(v_call.accounts, v_call.held, '{}', true, false);
+                perform spanledger.book(v_call, v_call.held, null, true, false);
             end if;
             insert into spanledger.history (tenant, key, at, event, attempt, attempt_id, by_name, detail)
                 values (p_tenant, v_call.key, v_now, 'cancelled', v_call.attempt, v_call.attempt_id, v_item ->> 'by',
@@ -40,6 +40,9 @@ begin
                 state = 'cancelled', held = '{}', probe_until = null, lease_until = null, ended_at = v_now,
                 error = jsonb_build_object('type', 'cancelled', 'message', v_item ->> 'reason', 'by', v_item ->> 'by')
                 where c.tenant = p_tenant and c.key = v_call.key;
+            update spanledger.approval a set state = 'cancelled'
+                where a.tenant = p_tenant and a.id = v_call.approval_id and a.state in ('pending', 'approved');
+            perform spanledger.wake(v_call, v_now);
             v_answers[v_i] := '{"done": true, "state": "cancelled"}';
         end if;
     end loop;

@@ -12,6 +12,7 @@ declare
     v_item jsonb;
     v_unknown boolean;
     v_not_invoked boolean;
+    v_approved boolean;
     v_i integer;
 begin
     perform spanledger.require(p_tenant, 'fail');
@@ -23,25 +24,34 @@ begin
             where c.tenant = p_tenant and c.key = decode(v_item ->> 'key', 'hex') for update;
         v_unknown := coalesce((v_item ->> 'outcome_unknown')::boolean, false);
         v_not_invoked := coalesce((v_item ->> 'not_invoked')::boolean, false);
+        v_approved := false;
         v_answers[v_i] := '{"owned": true}';
         if v_call.attempt_id is distinct from (v_item ->> 'attempt_id')::uuid
-            or v_call.state not in ('in_flight', 'unknown', 'failed', 'released') then
+            or v_call.state not in ('in_flight', 'unknown', 'failed', 'released', 'approved') then
             if not v_not_invoked then
                 perform spanledger.record_late(p_tenant, v_item, v_call, 'late_failure', clock_timestamp());
             end if;
             v_answers[v_i] := '{"owned": false}';
         elsif v_call.state = 'in_flight' or (v_call.state = 'unknown' and not v_unknown) then
             if not v_unknown then
-                perform spanledger.book(v_call.accounts, v_call.held, v_item -> 'cost', true, false);
+                perform spanledger.book(v_call, v_call.held, v_item -> 'cost', true, false);
+            end if;
+            if v_not_invoked then
+                -- Nothing was done with a person's consent; it is there for the next attempt.
+                update spanledger.approval a set state = 'approved', consumed_at = null, consumed_by = null
+                    where a.tenant = p_tenant and a.id = v_call.approval_id and a.state = 'consumed'
+                        and a.consumed_by = v_call.attempt_id;
+                v_approved := found;
             end if;
             update spanledger.call c set
-                state = case when v_unknown then 'unknown'
+                state = case when v_unknown then 'unknown' when v_approved then 'approved'
                     when v_not_invoked and c.attempts = 1 then 'released' else 'failed' end,
                 attempts = c.attempts - case when v_not_invoked then 1 else 0 end,
                 error = coalesce(v_item -> 'error', '{"type": "not_invoked", "message": "interrupted before it ran"}'),
                 held = case when v_unknown then c.held else '{}' end,
                 cost = v_item -> 'cost', lease_until = null, ended_at = clock_timestamp()
                 where c.tenant = v_call.tenant and c.key = v_call.key;
+            perform spanledger.wake(v_call, clock_timestamp());
         end if;
     end loop;
     return to_jsonb(v_answers);

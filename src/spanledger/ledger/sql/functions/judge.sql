@@ -26,8 +26,12 @@ begin
     if v_differs and p_item ->> 'on_mismatch' = 'refuse' then
         return v_answer || '{"verdict": "key_reused"}';
     end if;
-    if v_state = 'reopened' then
-        return null;  -- a person said to run it again
+    if v_state in ('reopened', 'pending', 'approved') then
+        return null;  -- a person said to run it again, or is asked: that is decided with the claim
+    end if;
+    if v_state in ('denied', 'expired') then
+        return v_answer || jsonb_build_object('verdict', v_state, 'approval_id', p_call.approval_id,
+            'by', p_call.error ->> 'by', 'reason', p_call.error ->> 'message');
     end if;
     if v_state = 'cancelled' then
         return v_answer || jsonb_build_object('verdict', 'cancelled',
@@ -35,8 +39,14 @@ begin
     end if;
     if v_state = 'in_flight' then
         if p_call.lease_until > p_now then
+            if p_item ? 'wait_s' then
+                if not p_locked then
+                    return null;
+                end if;
+                perform spanledger.wait_for(p_call, p_item, p_now);
+            end if;
             return v_answer || jsonb_build_object('verdict', 'in_progress',
-                'lease_left_s', extract(epoch from p_call.lease_until - p_now));
+                'left_s', extract(epoch from p_call.lease_until - p_now));
         end if;
         if not p_locked then
             return null;
@@ -65,8 +75,14 @@ begin
             return v_answer || '{"verdict": "outcome_unknown"}';
         end if;
         if p_call.probe_until > p_now and p_call.probe_id is distinct from (p_item ->> 'attempt_id')::uuid then
+            if p_item ? 'wait_s' then
+                if not p_locked then
+                    return null;
+                end if;
+                perform spanledger.wait_for(p_call, p_item, p_now);
+            end if;
             return v_answer || jsonb_build_object('verdict', 'in_progress',
-                'lease_left_s', extract(epoch from p_call.probe_until - p_now));
+                'left_s', extract(epoch from p_call.probe_until - p_now));
         end if;
         if not p_locked then
             return null;

@@ -9,5 +9,6 @@ begin
     insert into spanledger.history (tenant, key, at, event, attempt, attempt_id, detail)
         values (p_call.tenant, p_call.key, p_now, 'lease_over', p_call.attempt, p_call.attempt_id,
             jsonb_build_object('lease_until', p_call.lease_until));
+    perform spanledger.wake(p_call, p_now);
 end
 $$;

@@ -1,24 +1,44 @@
--- Lock every account these items may reserve from or still hold from, by id, and say how each stands.
-create or replace function spanledger.lock_accounts(p_tenant text, p_items jsonb, p_calls spanledger.call[])
+-- Lock every account that is wanted, or that a call still holds from, by id, and say how each stands. An account of a
+-- rolling window stands as all its live slices together; its head row is the lock of them all. `own` is what the row
+-- itself holds.
+create or replace function spanledger.lock_accounts(p_wanted jsonb, p_calls spanledger.call[])
 returns jsonb
 language plpgsql volatile
 as $$
 declare
+    v_ids bigint[];
     v_accounts jsonb;
+    v_slice record;
 begin
+    select array_agg(distinct ids.id) into v_ids
+    from (
+        select (w ->> part)::bigint as id
+        from jsonb_each(p_wanted) e cross join jsonb_array_elements(e.value) w
+        cross join unnest('{id,head}'::text[]) part
+        union all
+        select unnest(c.accounts) from unnest(p_calls) c where c.held <> '{}'
+    ) ids
+    where ids.id is not null;
     with locked as (
-        select a.id, b.name, b.unit, b.match_like, b.operations, b.limit_steps + a.topped_up as "limit", a.spent, a.held
-        from spanledger.account a
-        join spanledger.budget b on b.tenant = a.tenant and b.name = a.budget
-        where a.tenant = p_tenant
-            and (exists (select from jsonb_array_elements(p_items) item
-                    where item ->> 'tool' like b.match_like
-                        and (b.operations is null or item ->> 'operation' = any (b.operations)))
-                or exists (select from unnest(p_calls) c where a.id = any (c.accounts)))
-        order by a.id
-        for update of a
+        select a.id, a.spent, a.held, a.topped_up from spanledger.account a
+        where a.id = any (v_ids) order by a.id for update
     )
-    select coalesce(jsonb_agg(to_jsonb(locked) order by locked.id), '[]') into v_accounts from locked;
+    select jsonb_object_agg(l.id, jsonb_build_object(
+            'spent', l.spent, 'held', l.held, 'topped_up', l.topped_up, 'own', l.held))
+        into v_accounts from locked l;
+    for v_slice in
+        select a.id, sum(s.spent)::bigint as spent, sum(s.held)::bigint as held, sum(s.topped_up)::bigint as topped_up
+        from (select distinct (w ->> 'id')::bigint as id from jsonb_each(p_wanted) e
+            cross join jsonb_array_elements(e.value) w where w -> 'head' <> 'null') wanted
+        join spanledger.account a on a.id = wanted.id
+        join spanledger.budget b on b.tenant = a.tenant and b.name = a.budget
+        join spanledger.account s on s.tenant = a.tenant and s.budget = a.budget and s.scope = a.scope
+            and s.window_start >= spanledger.live_since(b.window_kind, b.window_s, b.timezone, clock_timestamp())
+        group by a.id
+    loop
+        v_accounts := jsonb_set(v_accounts, array[v_slice.id::text], v_accounts -> v_slice.id::text
+            || jsonb_build_object('spent', v_slice.spent, 'held', v_slice.held, 'topped_up', v_slice.topped_up));
+    end loop;
     return v_accounts;
 end
 $$;

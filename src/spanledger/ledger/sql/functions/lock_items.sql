@@ -8,10 +8,7 @@ begin
     if jsonb_array_length(p_items) < 2 then
         return;
     end if;
-    perform from spanledger.call c
-        where c.tenant = p_tenant
-            and c.key in (select decode(item ->> 'key', 'hex') from jsonb_array_elements(p_items) item)
-        order by c.key for update;
+    perform spanledger.lock_calls(p_tenant, p_items);
     perform from spanledger.account a
         where a.id in (
             select unnest(c.accounts) from spanledger.call c

@@ -24,19 +24,24 @@ begin
             perform spanledger.lapse(v_call, v_now);
             v_call.state := 'unknown';
         end if;
+        if v_call.state = 'pending' and v_call.approval_until <= v_now then
+            perform spanledger.expire(v_call, v_now);
+            v_call.state := 'expired';
+        end if;
         if v_call.tenant is null
             or v_call.attempt <> coalesce((v_item ->> 'attempt')::integer, v_call.attempt)
-            or not (v_call.state = 'unknown' or (v_call.state in ('failed', 'cancelled') and v_outcome = 'retry')) then
+            or not (v_call.state = 'unknown' or (v_call.state in ('failed', 'cancelled', 'denied', 'expired') and v_outcome = 'retry')) then
             v_answers[v_i] := jsonb_build_object('done', false, 'state', v_call.state);
             continue;
         end if;
         if v_outcome = 'unknown' then
             update spanledger.call c set probe_until = null where c.tenant = p_tenant and c.key = v_call.key;
+            perform spanledger.wake(v_call, v_now);
             v_answers[v_i] := '{"done": true, "state": "unknown"}';
             continue;
         end if;
         if v_outcome in ('succeeded', 'failed') then
-            perform spanledger.book(v_call.accounts, v_call.held,
+            perform spanledger.book(v_call, v_call.held,
                 coalesce(nullif(v_item -> 'cost', '{}'), case v_outcome when 'succeeded' then v_call.cost end),
                 true, v_outcome = 'succeeded');
         end if;
@@ -56,6 +61,7 @@ begin
             held = case v_outcome when 'retry' then c.held else '{}' end,
             probe_until = null, lease_until = null, ended_at = v_now
             where c.tenant = p_tenant and c.key = v_call.key;
+        perform spanledger.wake(v_call, v_now);
         v_answers[v_i] := jsonb_build_object('done', true,
             'state', case v_outcome when 'retry' then 'reopened' else v_outcome end);
     end loop;

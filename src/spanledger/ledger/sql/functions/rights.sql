@@ -4,7 +4,8 @@ returns text[]
 language sql immutable
 as $$
     select case p_kind
-        when 'agent' then array['begin', 'settle', 'fail', 'renew', 'probed']
+        when 'agent' then array['begin', 'settle', 'fail', 'renew', 'peek', 'probed']
         when 'operator' then array['resolve', 'cancel', 'apply', 'top_up']
+        when 'approver' then array['approve', 'deny']
     end
 $$;

@@ -7,18 +7,20 @@ language plpgsql volatile
 as $$
 declare
     v_ran integer := case when p_state = 'in_flight' then 1 else 0 end;
+    v_lease_until timestamptz := case when p_state = 'in_flight'
+        then p_now + make_interval(secs => (p_item ->> 'lease_s')::double precision) end;
 begin
     if p_call.tenant is null then
         insert into spanledger.call (
             tenant, key, state, attempt, attempts, attempt_id, tool, operation, workflow_id, key_source, fingerprint,
-            call_id, agent, actor, rule, arguments, refusal, trace_id, span_id, accounts, reserved, held,
+            call_id, agent, actor, rule, rule_version, arguments, refusal, trace_id, span_id, accounts, reserved, held,
             lease_until, created_at, started_at)
         values (
             p_tenant, decode(p_item ->> 'key', 'hex'), p_state, v_ran, v_ran, (p_item ->> 'attempt_id')::uuid,
             p_item ->> 'tool', p_item ->> 'operation', p_item ->> 'workflow_id', p_item ->> 'key_source',
             decode(p_item ->> 'fingerprint', 'hex'), p_item ->> 'call_id', p_item ->> 'agent', p_item ->> 'actor',
-            p_item ->> 'rule', p_item ->> 'arguments', p_refusal, p_item ->> 'trace_id', p_item ->> 'span_id',
-            p_accounts, p_held, p_held, p_now + make_interval(secs => (p_item ->> 'lease_s')::double precision), p_now, p_now);
+            p_item ->> 'rule', p_item ->> 'rule_version', p_item ->> 'arguments', p_refusal, p_item ->> 'trace_id', p_item ->> 'span_id',
+            p_accounts, p_held, p_held, v_lease_until, p_now, p_now);
         return;
     end if;
     insert into spanledger.history (tenant, key, at, event, attempt, attempt_id, detail)
@@ -27,17 +29,19 @@ begin
                 'state', p_call.state, 'error', p_call.error, 'refusal', p_call.refusal, 'result', p_call.result,
                 'arguments', p_call.arguments, 'cost', p_call.cost,
                 'accounts', p_call.accounts, 'reserved', p_call.reserved,
+                'approval_id', p_call.approval_id, 'rule', p_call.rule, 'rule_version', p_call.rule_version,
                 'trace_id', p_call.trace_id, 'span_id', p_call.span_id,
                 'started_at', p_call.started_at, 'ended_at', p_call.ended_at)));
     update spanledger.call c set
-        state = p_state, attempt = p_call.attempt + v_ran, attempts = v_ran + case p_call.state when 'succeeded' then 0 else p_call.attempts end,
+        state = p_state, attempt = p_call.attempt + v_ran, 
+        attempts = v_ran + case p_call.state when 'succeeded' then 0 else p_call.attempts end,
         attempt_id = (p_item ->> 'attempt_id')::uuid, fingerprint = decode(p_item ->> 'fingerprint', 'hex'),
         call_id = p_item ->> 'call_id', agent = p_item ->> 'agent', actor = p_item ->> 'actor',
-        rule = p_item ->> 'rule', arguments = p_item ->> 'arguments', refusal = p_refusal,
+        rule = p_item ->> 'rule', rule_version = p_item ->> 'rule_version', arguments = p_item ->> 'arguments', refusal = p_refusal,
         trace_id = p_item ->> 'trace_id', span_id = p_item ->> 'span_id',
         accounts = p_accounts, reserved = p_held, held = p_held,
         result = null, result_kept = false, error = null, cost = null, probe_until = null, probe_id = null,
-        lease_until = p_now + make_interval(secs => (p_item ->> 'lease_s')::double precision),
+        lease_until = v_lease_until,
         started_at = p_now, ended_at = null
         where c.tenant = p_call.tenant and c.key = p_call.key;
 end

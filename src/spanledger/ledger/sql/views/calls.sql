@@ -1,11 +1,14 @@
--- One row a call, as people and programs read it. A lease that is over shows as unknown before anybody asks.
+-- One row a call, as people and programs read it. A lease that is over shows as unknown before anybody asks, a request
+-- that nobody answered as expired.
 create or replace view spanledger_v1.calls as
 select
     c.tenant, encode(c.key, 'hex') as key, c.tool, c.operation, c.workflow_id,
-    case when c.state = 'in_flight' and c.lease_until <= clock_timestamp() then 'unknown' else c.state end as state,
-    c.attempt, c.attempts, c.attempt_id, c.key_source, c.call_id, c.agent, c.actor, c.rule,
+    case when c.state = 'in_flight' and c.lease_until <= clock_timestamp() then 'unknown'
+        when c.state = 'pending' and c.approval_until <= clock_timestamp() then 'expired'
+        else c.state end as state,
+    c.attempt, c.attempts, c.attempt_id, c.key_source, c.call_id, c.agent, c.actor, c.rule, c.rule_version,
     c.arguments, c.result, c.result_kept, c.error, c.refusal, c.cost, c.trace_id, c.span_id,
-    c.created_at, c.started_at, c.ended_at, c.lease_until
+    c.created_at, c.started_at, c.ended_at, c.lease_until, c.approval_id
 from spanledger.call c
 where (select spanledger.sees_all())
     or c.tenant in (select m.tenant from spanledger.member m where m.role = session_user);

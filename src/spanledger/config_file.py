@@ -1,0 +1,150 @@
+"""A TOML file as the values of a configuration.
+
+Rules: an unknown name is an error that lists the known ones, so that a mistyped guard is never silently absent.
+Amounts are text, callables are ``"module:function"``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from spanledger.core.approvals import ApprovalRule, over
+from spanledger.core.budgets import Budget
+from spanledger.core.controls import Rate, Switch
+from spanledger.core.money import Amount, parse_amount
+from spanledger.core.rules import ArgumentAmount, Rule
+from spanledger.errors import ConfigError
+
+M = TypeVar("M")
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """Read a file as plain data.
+
+    Raises:
+        ConfigError: The file is missing or is not TOML.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from None
+
+
+def values(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn the data of a file into fields of a configuration; names that are not known are left as they are.
+
+    Raises:
+        ConfigError: Something in it cannot work.
+    """
+    tables: dict[str, Callable[[dict[str, Any]], Any]] = {
+        "rules": _rule,
+        "budgets": _budget,
+        "switches": _switch,
+        "rates": _rate,
+    }
+    made_of = {name: tuple(make(item) for item in _tables(data, name)) for name, make in tables.items()}
+    if isinstance(data.get("on_approval_needed"), str):
+        made_of |= {"on_approval_needed": named(data["on_approval_needed"])}
+    return dict(data) | made_of
+
+
+def _tables(data: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    items = data.get(name, [])
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        raise ConfigError(f"{name} is a list of tables: write [[{name}]]")
+    return items
+
+
+def _rule(item: dict[str, Any]) -> Rule:
+    where = f"rule {item.get('match')!r}"
+    for name in ("definite_errors", "ambiguous_errors"):
+        if isinstance(item.get(name), list):
+            item = item | {name: tuple(named(text) for text in item[name])}
+    if isinstance(item.get("probe"), str):
+        item = item | {"probe": named(item["probe"])}
+    if "reserve" in item:
+        item = item | {"reserve": _reserve(item["reserve"], where)}
+    if isinstance(item.get("approval"), str):
+        item = item | {"approval": _approval(item["approval"], where)}
+    return made(Rule, item, where)
+
+
+def _approval(text: str, where: str) -> ApprovalRule:
+    if text.startswith("over "):
+        return over(_amount(text.removeprefix("over "), where))
+    if ":" not in text:
+        raise ConfigError(f"{where}: approval is true, 'over 100.00 EUR' or 'module:function', not {text!r}")
+    found: ApprovalRule = named(text)
+    return found
+
+
+def _reserve(value: Any, where: str) -> Any:
+    if isinstance(value, dict):
+        return made(ArgumentAmount, value, f"{where}, reserve")
+    return named(value) if ":" in str(value) else _amount(value, where)
+
+
+def _budget(item: dict[str, Any]) -> Budget:
+    where = f"budget {item.get('name')!r}"
+    if "limit" in item:
+        item = item | {"limit": _amount(item["limit"], where)}
+    if isinstance(item.get("soft"), str):
+        item = item | {"soft": _amount(item["soft"], where)}
+    return made(Budget, item, where)
+
+
+def _switch(item: dict[str, Any]) -> Switch:
+    return made(Switch, item, f"switch {item.get('match')!r}")
+
+
+def _rate(item: dict[str, Any]) -> Rate:
+    return made(Rate, item, f"rate from {item.get('source')!r} to {item.get('target')!r}")
+
+
+def _amount(value: object, where: str) -> Amount:
+    if not isinstance(value, str):
+        raise ConfigError(f"{where}: write an amount as text, for example '500.00 EUR', not {value!r}")
+    try:
+        return parse_amount(value)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def made(cls: type[M], values: Mapping[str, Any], where: str) -> M:
+    """Make a dataclass of named values.
+
+    Raises:
+        ConfigError: A name is not known, or one that is needed is missing.
+    """
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    known = [field.name for field in fields]
+    unknown = sorted(values.keys() - set(known))
+    if unknown:
+        raise ConfigError(f"{where} has {unknown[0]!r}, which is not known; known are {', '.join(known)}")
+    required = [
+        f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING and f.name not in values
+    ]
+    if required:
+        raise ConfigError(f"{where} lacks {', '.join(required)}")
+    return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+
+
+def named(text: object) -> Any:
+    """Find what ``"module:function"`` names.
+
+    Raises:
+        ConfigError: It is not there.
+    """
+    module, _, name = str(text).partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"cannot find {text!r}: {error}; write 'module:function'") from error

@@ -1,0 +1,170 @@
+"""What the steps of a call are made of: questions, waits, and all that is known of a call before it begins.
+
+Rules: frozen, and plain data but for the user's own callables. `spanledger.ledger._drivers` carries the steps out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from spanledger.core.approvals import Approval
+from spanledger.core.call import Begun, Call, Identity
+from spanledger.core.rules import Terms
+
+PROBE_LEASE_S = 30.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Call one function of the ledger with one item.
+
+    Attributes:
+        function: ``"begin"``, ``"settle"``, ``"fail"``, ``"resolve"``, ``"probed"``, ``"cancel"``, ``"approve"`` or
+            ``"deny"``.
+        tenant: Whose ledger it is.
+        item: The item, JSON.
+        shielded: Must be carried out even if the caller is being cancelled.
+        run_max_s: For ``"begin"``: signs of life are given for so long at most; None while it runs.
+    """
+
+    function: str
+    tenant: str
+    item: Mapping[str, Any]
+    shielded: bool = False
+    run_max_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Keep an outcome on disk that the ledger did not take; answered with whether that was possible."""
+
+    ask: Ask
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Make sure that from here on, until the steps end, a change of the call of this key wakes a `Wait`."""
+
+    tenant: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Wait until the call that `Listen` named may have changed.
+
+    Attributes:
+        wait_s: At most so long.
+        left_s: After so long it changes by itself: its lease is over, or nobody has answered in time.
+    """
+
+    wait_s: float
+    left_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Call a function of the user's, which may block and may be a coroutine function: a probe, or a hook."""
+
+    probe: Callable[[], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Invoke:
+    """Call the wrapped function; the answer is an `Ended`, never an exception."""
+
+    begun: Begun
+
+
+Step = Ask | Keep | Listen | Wait | Look | Invoke
+Steps = Generator[Step, Any, T]
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """All that `begin` needs to know of one call.
+
+    Attributes:
+        call: The call.
+        terms: What applies to it.
+        identity: Which call it is.
+        tenant: Whose ledger it is.
+        attempt_id: Made anew for every attempt by the caller.
+        reserve: Unit → steps to reserve.
+        arguments: The arguments as JSON text, for people to read; None where they are too long or unknown.
+        result_bytes_max: Larger results are not kept.
+        approval: Whether the rule asks for a person's consent: no, yes, or over an amount, as unit and steps.
+        stopped: The switch of the program's own file that stops the call.
+        on_approval_needed: The user's hook.
+        lent: Unit → steps that a call around this one has reserved for both of them.
+        trace_id: Of the span around the call, hexadecimal.
+        span_id: Likewise.
+    """
+
+    call: Call
+    terms: Terms
+    identity: Identity
+    tenant: str
+    attempt_id: str
+    reserve: Mapping[str, int]
+    arguments: str | None
+    result_bytes_max: int
+    approval: bool | Mapping[str, Any] = False
+    stopped: Mapping[str, Any] | None = None
+    on_approval_needed: Callable[[Approval], Any] | None = None
+    lent: Mapping[str, int] = field(default_factory=dict)
+    trace_id: str | None = None
+    span_id: str | None = None
+
+    def ask(self, wait_s: float | None = None) -> Ask:
+        """The question to the ledger; with `wait_s`, whoever asks will wait so long to be woken."""
+        item = self.item()
+        return Ask(
+            "begin",
+            self.tenant,
+            item if wait_s is None else item | {"wait_s": wait_s},
+            run_max_s=self.terms.run_max_s,
+        )
+
+    def item(self) -> dict[str, Any]:
+        """The item for the ledger's `begin`."""
+        call, terms = self.call, self.terms
+        item: dict[str, Any] = {
+            "key": self.identity.key,
+            "fingerprint": self.identity.fingerprint,
+            "key_source": self.identity.source,
+            "attempt_id": self.attempt_id,
+            "tool": call.name,
+            "operation": call.operation,
+            "workflow_id": self.identity.scope,
+            "workflow": call.workflow_id,
+            "call_id": call.call_id,
+            "agent": call.agent,
+            "actor": call.actor,
+            "arguments": self.arguments,
+            "rule": terms.rule,
+            "rule_version": terms.rule_version,
+            "trace_id": self.trace_id,
+            "span_id": self.span_id,
+            "reserve": dict(self.reserve),
+            "lease_s": terms.lease_s,
+            "replay_for_s": terms.replay_for_s,
+            "on_mismatch": terms.on_mismatch,
+            "on_unknown": terms.on_unknown,
+            "on_failure": terms.on_failure,
+            "attempts_max": terms.attempts_max,
+            "probe_lease_s": PROBE_LEASE_S,
+            # These matter also where only the ledger's own controls ask for an approval.
+            "approval_timeout_s": terms.approval_timeout_s,
+            "approval_covers_retries": terms.approval_covers_retries,
+            "self_approval": terms.self_approval,
+        }
+        if self.approval is not False:
+            item["approval"] = self.approval
+        if self.stopped is not None:
+            item["stopped"] = self.stopped
+        return item

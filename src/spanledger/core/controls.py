@@ -1,0 +1,140 @@
+"""What an operator says about calls besides budgets: switches and the rates of currencies.
+
+Rules: they live in the ledger and are matched there; a program's own file can only be stricter.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from spanledger.core.approvals import Over
+from spanledger.core.money import known_currency
+from spanledger.core.rules import Rule, matches
+from spanledger.errors import ConfigError
+
+# A rate of more digits is a mistake, and Postgres would keep them all.
+RATE_DIGITS_MAX = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """Stops all calls of some tools, or lets them go on.
+
+    Attributes:
+        match: Name of the tools or models; ``*`` stands for any text.
+        allowed: False stops them: what runs ends as it would, nothing new begins.
+        reason: Told to whoever is refused.
+    """
+
+    match: str
+    allowed: bool = field(kw_only=True)
+    reason: str | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.match, str) or not self.match:
+            raise ConfigError(f"a switch needs a name to match, not {self.match!r}; '*' matches all")
+        if not isinstance(self.allowed, bool):
+            raise ConfigError(f"switch {self.match!r}: allowed is true or false, not {self.allowed!r}")
+
+    def control(self) -> dict[str, Any]:
+        """The switch as the ledger's `apply` takes it."""
+        return {"match": self.match, "allowed": self.allowed, "reason": self.reason}
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """What one unit of a currency is worth in another, from a day on.
+
+    Attributes:
+        source: The currency that is given, ISO 4217.
+        target: The currency it is worth something in.
+        rate: How much of `target` one of `source` is: text, int or Decimal, never float.
+        valid_from: From when on; a date counts from its first moment in UTC.
+    """
+
+    source: str
+    target: str
+    rate: Decimal
+    valid_from: dt.datetime
+
+    def __init__(self, source: str, target: str, rate: Decimal | str | int, valid_from: dt.date | str) -> None:
+        """Make a rate.
+
+        Args:
+            source: The currency that is given, ISO 4217, for example ``"USD"``.
+            target: The currency it is worth something in.
+            rate: For example ``"0.92"``.
+            valid_from: A date or a time with its offset, for example ``"2026-11-24"``.
+
+        Raises:
+            ConfigError: An unknown currency, a rate that is no positive number, or no date.
+        """
+        object.__setattr__(self, "source", known_currency(source))
+        object.__setattr__(self, "target", known_currency(target))
+        object.__setattr__(self, "rate", _positive(rate, f"rate from {source} to {target}"))
+        object.__setattr__(self, "valid_from", _moment(valid_from, f"rate from {source} to {target}"))
+        if source == target:
+            raise ConfigError(f"a rate from {source} to itself says nothing")
+
+    def control(self) -> dict[str, Any]:
+        """The rate as the ledger's `apply` takes it."""
+        return {
+            "from_unit": self.source,
+            "to_unit": self.target,
+            "rate": str(self.rate),
+            "valid_from": self.valid_from.isoformat(),
+        }
+
+
+def approval_controls(rules: Iterable[Rule]) -> list[dict[str, Any]]:
+    """The approvals that rules ask for, as the ledger's `apply` takes them.
+
+    The first rule that matches counts, so that each says which earlier ones it leaves alone. What a callable asks for
+    only the program that has it can decide; the ledger does not hear of it.
+    """
+    controls: list[dict[str, Any]] = []
+    before: list[str] = []
+    for rule in rules:
+        if isinstance(rule.approval, bool | Over):
+            asked: Any = rule.approval
+            if isinstance(asked, Over):
+                asked = {"unit": asked.amount.unit, "steps": asked.amount.steps}
+            if rule.match not in before:
+                controls.append({"match": rule.match, "except": list(before), "approval": asked})
+        before.append(rule.match)
+    return controls
+
+
+def stopping(switches: Iterable[Switch], name: str) -> dict[str, Any] | None:
+    """Say which switch of a program's own file stops a call; the first that matches counts."""
+    switch = next((switch for switch in switches if matches(switch.match, name)), None)
+    return None if switch is None or switch.allowed else {"match": switch.match, "reason": switch.reason}
+
+
+def _positive(rate: object, where: str) -> Decimal:
+    if isinstance(rate, bool | float) or not isinstance(rate, Decimal | str | int):
+        raise ConfigError(f"{where}: write it as text, for example '0.92', not {rate!r}")
+    try:
+        value = Decimal(rate)
+    except InvalidOperation:
+        raise ConfigError(f"{where}: {rate!r} is not a decimal number") from None
+    if not value.is_finite() or value <= 0 or len(value.as_tuple().digits) > RATE_DIGITS_MAX:
+        raise ConfigError(f"{where}: {rate!r} is not a positive number")
+    return value
+
+
+def _moment(value: object, where: str) -> dt.datetime:
+    if isinstance(value, str):
+        try:
+            value = dt.datetime.fromisoformat(value)
+        except ValueError:
+            raise ConfigError(f"{where}: {value!r} is not a date; write for example '2026-11-24'") from None
+    if isinstance(value, dt.date) and not isinstance(value, dt.datetime):
+        value = dt.datetime(value.year, value.month, value.day, tzinfo=dt.UTC)
+    if not isinstance(value, dt.datetime):
+        raise ConfigError(f"{where}: valid_from is a date, not {value!r}")
+    return value if value.tzinfo else value.replace(tzinfo=dt.UTC)

@@ -1,0 +1,95 @@
+"""How a call ended, as the ledger will remember it.
+
+Rules: after the side effect nothing is raised: what the ledger does not take is kept on disk, and what cannot be kept
+is logged. A result that cannot be written as text that gives it back is not kept, which is logged, too.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from spanledger.core.asking import Ask, Asking, Keep, Steps
+from spanledger.core.call import EXECUTE_TOOL, Begun, Codec, Ended, Outcome
+from spanledger.core.outcomes import describe_error, is_ambiguous, storable
+from spanledger.core.values import encode, serialize
+
+logger = logging.getLogger("spanledger.core")
+
+
+def finished(asking: Asking, begun: Begun, ended: Ended, codec: Codec) -> Steps[Outcome]:
+    """Tell the ledger how the call ended; what fails is logged, never raised, and told later if it can be."""
+    if begun.unguarded:
+        return Outcome(begun, ended)
+    recorded, item = _recorded(asking, ended, codec)
+    item |= {
+        "key": begun.key,
+        "attempt_id": begun.attempt_id,
+        "cost": dict(ended.cost),
+        "tool": asking.call.name,
+    }
+    ask = Ask("settle" if recorded == "succeeded" else "fail", asking.tenant, item, shielded=True)
+    try:
+        answer = yield ask
+    except GeneratorExit:
+        raise
+    except BaseException as error:
+        kept = yield from _spooled(asking.call.name, recorded, ask, error)
+        if not isinstance(error, Exception):
+            raise  # interrupted; it may have been told all the same, and twice does no harm
+        return Outcome(begun, ended, recorded=kept)
+    late = not answer["owned"]
+    return Outcome(begun, ended, recorded=recorded, late=late, result_kept=bool(item.get("result_kept")) and not late)
+
+
+def _spooled(name: str, recorded: str, ask: Ask, error: BaseException) -> Steps[str | None]:
+    try:
+        kept = yield Keep(ask)
+    except Exception:  # noqa: BLE001 - the loss is logged below
+        kept = False
+    then = "is kept on disk and told later" if kept else "counts as unknown once its lease is over"
+    level = logging.ERROR if isinstance(error, Exception) else logging.INFO  # interrupted: perhaps it was recorded
+    logger.log(level, "%s: its outcome (%s) could not be recorded; it %s", name, recorded, then, exc_info=error)
+    return "spooled" if kept else None
+
+
+def keep_plain(value: Any) -> str:
+    """Write a value that somebody else found out as kept JSON text."""
+    return serialize(encode(value, exact=True)).decode()
+
+
+def kept_text(name: str, value: Any, codec: Codec, bytes_max: int) -> str | None:
+    """Write a result as the text that is kept; None, and a warning, where that cannot be."""
+    try:
+        text = serialize(codec.encode(value))
+    except Exception as error:  # noqa: BLE001 - a result of any kind has to reach its caller
+        logger.warning("the result of %s cannot be kept for replay: %s", name, error)
+        return None
+    if len(text) > bytes_max:
+        logger.warning("the result of %s is too large to be kept (%d bytes)", name, len(text))
+        return None
+    return text.decode()
+
+
+def _recorded(asking: Asking, ended: Ended, codec: Codec) -> tuple[str, dict[str, Any]]:
+    """Say how the ledger will remember this, and with which item."""
+    if ended.paused:
+        why = {} if ended.error is None else describe_error(ended.error)
+        return "failed", {"not_invoked": True, "error": why | {"type": "paused"}}
+    error = ended.error or ended.hidden
+    if error is not None or ended.failure is not None:
+        ambiguous = ended.doubtful or (error is not None and is_ambiguous(error, asking.terms))
+        # Asking a model changes nothing that somebody would have to find out about.
+        unknown = ambiguous and asking.call.operation == EXECUTE_TOOL
+        told = {"type": "failure", "message": storable(ended.failure or "")}
+        item = {"error": told if error is None else describe_error(error), "outcome_unknown": unknown}
+        return "unknown" if unknown else "failed", item
+    kept, result = _kept(asking, ended.value, codec)
+    return "succeeded", {"result": result, "result_kept": kept}
+
+
+def _kept(asking: Asking, value: Any, codec: Codec) -> tuple[bool, str | None]:
+    if not asking.terms.keep_result or asking.identity.source == "none":
+        return False, None
+    text = kept_text(asking.call.name, value, codec, asking.result_bytes_max)
+    return text is not None, text

@@ -1,0 +1,160 @@
+"""`AsyncLedger`: the ledger by hand, for callers in an event loop.
+
+Rules: it is `Ledger` but for `await`, method by method; whatever the two share is in `_requests`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from spanledger.config import Config, Dsn
+from spanledger.core.approvals import Approval
+from spanledger.core.budgets import Balance
+from spanledger.core.call import Begun, Ended, ToolCall
+from spanledger.core.money import Amount
+from spanledger.core.steps import begun_once, guarded
+from spanledger.ledger import _requests as requests
+from spanledger.ledger._database import Database
+from spanledger.ledger._drivers import AwaitingDriver
+from spanledger.ledger._functions import Prefix, Run, applying
+from spanledger.ledger._ledger import open_database
+
+
+class AsyncLedger:
+    """The ledger, for callers in an event loop; `Ledger` has the meaning of each method."""
+
+    def __init__(
+        self, dsn: Dsn | None = None, config: Config | None = None, *, database: Database | None = None
+    ) -> None:
+        """Connect lazily; the arguments are those of `Ledger`."""
+        self.config = Config.from_env() if config is None else config
+        self._database = database or open_database(self.config, dsn)
+        self._driver = AwaitingDriver(self._database)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections of this loop and process."""
+        await self._database.close_loop()
+        self._database.close()
+
+    async def migrate(self) -> list[str]:
+        """As `Ledger.migrate`."""
+        import asyncio
+
+        return await asyncio.to_thread(self._database.migrate)
+
+    async def apply(self, config: Config, *, by: str = "apply") -> None:
+        """As `Ledger.apply`."""
+        await self._driver.query(applying(config, by))
+
+    async def run(self, call: ToolCall, handler: Callable[[], Awaitable[Any] | Any]) -> Any:
+        """As `Ledger.run`; the handler may be a coroutine function."""
+
+        async def invoke(begun: Begun) -> Ended:  # noqa: ARG001 - the handler needs nothing of it
+            try:
+                value = handler()
+                return Ended(await value if inspect.isawaitable(value) else value)
+            except BaseException as error:  # noqa: BLE001 - raised again below
+                return Ended(error=error)
+
+        outcome = await self._driver.drive(guarded(requests.asking(self.config, call), requests.PlainCodec()), invoke)
+        return requests.result_of(outcome)
+
+    async def begin(self, call: ToolCall) -> Begun:
+        """As `Ledger.begin`."""
+        return requests.shown_begun(await self._driver.drive(begun_once(requests.asking(self.config, call))))
+
+    async def settle(self, begun: Begun, result: Any, cost: Amount | None = None) -> bool:
+        """As `Ledger.settle`."""
+        return bool((await self._driver.query(requests.settle(self.config, begun, result, cost)))["owned"])
+
+    async def fail(self, begun: Begun, error: BaseException, outcome_unknown: bool | None = None) -> bool:
+        """As `Ledger.fail`."""
+        return bool((await self._driver.query(requests.fail(self.config, begun, error, outcome_unknown)))["owned"])
+
+    def key(self, call: ToolCall) -> str:
+        """As `Ledger.key`."""
+        return requests.asking(self.config, call).identity.key
+
+    async def get(self, key: str) -> dict[str, Any] | None:
+        """As `Ledger.get`."""
+        return next(iter(await self._driver.query(requests.calls(self.config, {"key": key}, 1))), None)
+
+    async def calls(  # noqa: PLR0917 - filters, given by name
+        self,
+        workflow_id: str | None = None,
+        state: str | None = None,
+        tool: str | None = None,
+        tenant: str | None = None,
+        limit: int = 100,
+        key: str | None = None,
+    ) -> list[dict[str, Any]]:
+        """As `Ledger.calls`."""
+        where = {"workflow_id": workflow_id, "state": state, "tool": tool, "tenant": tenant or self.config.tenant}
+        where |= {"key": Prefix(key)} if key else {}
+        return list(await self._driver.query(requests.calls(self.config, where, limit)))
+
+    async def history(self, key: str) -> list[dict[str, Any]]:
+        """As `Ledger.history`."""
+        return list(await self._driver.query(requests.history(self.config, key)))
+
+    async def resolve(self, key: str, *, by: str, outcome: str, result: Any = None, reason: str | None = None) -> bool:
+        """As `Ledger.resolve`."""
+        return bool(
+            (await self._driver.query(requests.resolve(self.config, key, by, (outcome, result, reason))))["done"]
+        )
+
+    async def approvals(
+        self, tenant: str | None = None, state: str | None = "pending", limit: int = 100
+    ) -> list[Approval]:
+        """As `Ledger.approvals`."""
+        return requests.approvals_of(await self._driver.query(requests.approvals(self.config, tenant, state, limit)))
+
+    async def approve(self, approval_id: str, *, by: str, note: str | None = None) -> bool:
+        """As `Ledger.approve`."""
+        answer = await self._driver.query(requests.decision(self.config, "approve", approval_id, by, note))
+        return requests.decided(answer, by)
+
+    async def deny(self, approval_id: str, *, by: str, reason: str | None = None) -> bool:
+        """As `Ledger.deny`."""
+        answer = await self._driver.query(requests.decision(self.config, "deny", approval_id, by, reason))
+        return requests.decided(answer, by)
+
+    async def cancel(self, key: str, *, by: str, reason: str | None = None) -> bool:
+        """As `Ledger.cancel`."""
+        return bool((await self._driver.query(requests.cancel(self.config, key, by, reason)))["done"])
+
+    async def budgets(self, tenant: str | None = None) -> list[Balance]:
+        """As `Ledger.budgets`."""
+        return requests.balances(await self._driver.query(requests.budgets(self.config, None, tenant)))
+
+    async def budget(
+        self, name: str, tenant: str | None = None, scope: Mapping[str, str | None] | None = None
+    ) -> Balance:
+        """As `Ledger.budget`."""
+        return requests.only(await self._driver.query(requests.budgets(self.config, name, tenant)), name, scope)
+
+    async def top_up(
+        self, name: str, amount: Amount, *, by: str, scope: Mapping[str, str | None] | None = None
+    ) -> None:
+        """As `Ledger.top_up`."""
+        done = await self._driver.query(requests.top_up(self.config, name, amount, by, scope))
+        requests.check_topped(done, name, amount)
+
+    async def bind_role(self, role: str, *, kind: str, tenant: str, by: str) -> None:
+        """As `Ledger.bind_role`."""
+        await self._driver.query(Run("bind_role", (role, kind, tenant, by)))
+
+    async def unbind_role(self, role: str, *, tenant: str) -> bool:
+        """As `Ledger.unbind_role`."""
+        return bool(await self._driver.query(Run("unbind_role", (role, tenant))))

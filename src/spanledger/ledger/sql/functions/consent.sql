@@ -1,0 +1,57 @@
+-- May people let this call run? Null: it may go on. Otherwise the answer, and it is written: stopped by an operator's
+-- switch, waiting for a person, or out of time. Consent is bound to the fingerprint of exactly the arguments that run.
+create or replace function spanledger.consent(
+    p_tenant text, p_item jsonb, p_call spanledger.call, p_now timestamptz)
+returns jsonb
+language plpgsql volatile
+as $$
+declare
+    v_same boolean := p_call.fingerprint = decode(p_item ->> 'fingerprint', 'hex');
+    v_answer jsonb := jsonb_build_object(
+        'attempt', coalesce(p_call.attempt, 0), 'attempts', coalesce(p_call.attempts, 0));
+    v_control text;
+    v_refusal jsonb := spanledger.stopped(p_tenant, p_item);
+begin
+    if v_refusal is not null then
+        perform spanledger.refuse(p_tenant, p_item, p_call, v_refusal, p_now);
+        return v_answer || v_refusal || '{"verdict": "unauthorized"}';
+    end if;
+    if p_call.state = 'approved' and v_same then
+        return null;
+    end if;
+    if p_call.state = 'pending' and v_same then
+        if p_call.approval_until <= p_now then
+            perform spanledger.expire(p_call, p_now);
+            return v_answer || jsonb_build_object('verdict', 'expired', 'approval_id', p_call.approval_id);
+        end if;
+        if p_item ? 'wait_s' then
+            perform spanledger.wait_for(p_call, p_item, p_now);
+        end if;
+        return v_answer || jsonb_build_object('verdict', 'awaiting_approval', 'approval_id', p_call.approval_id,
+            'left_s', extract(epoch from p_call.approval_until - p_now),
+            -- The answer to the very begin that asked for it was lost.
+            'requested', p_call.attempt_id = (p_item ->> 'attempt_id')::uuid);
+    end if;
+    v_control := spanledger.approval_control(p_tenant, p_item, p_now);
+    if v_control is null and p_call.state not in ('pending', 'approved')
+        and not spanledger.needs_approval(p_tenant, p_item -> 'approval', p_item, p_now) then
+        return null;
+    end if;
+    if (p_item ->> 'approval_covers_retries')::boolean and p_call.state <> 'succeeded' and exists (
+        select from spanledger.approval a where a.tenant = p_tenant and a.id = p_call.approval_id
+            and a.state = 'consumed' and a.fingerprint = decode(p_item ->> 'fingerprint', 'hex')) then
+        return null;
+    end if;
+    if p_call.state = 'unknown' then
+        -- What a person allowed may have happened: that has to be found out before anybody is asked to allow it again.
+        return v_answer || '{"verdict": "outcome_unknown"}';
+    end if;
+    if p_item ->> 'fingerprint' is null then
+        v_refusal := jsonb_build_object(
+            'reason', 'it needs an approval, and nobody can approve arguments that it does not show');
+        perform spanledger.refuse(p_tenant, p_item, p_call, v_refusal, p_now);
+        return v_answer || v_refusal || '{"verdict": "unauthorized"}';
+    end if;
+    return v_answer || spanledger.ask_person(p_tenant, p_item, p_call, v_control, p_now);
+end
+$$;

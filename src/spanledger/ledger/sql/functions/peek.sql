@@ -1,0 +1,17 @@
+-- Whether calls that somebody waits for have changed: they do not run and are not pending any more, or their time is over.
+create or replace function spanledger_v1.peek(p_tenant text, p_items jsonb)
+returns jsonb
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform spanledger.require(p_tenant, 'peek');
+    return (
+        select jsonb_agg(jsonb_build_object('changed', u.until is null or u.until <= clock_timestamp(),
+                'left_s', extract(epoch from u.until - clock_timestamp())) order by item.i)
+        from jsonb_array_elements(p_items) with ordinality item (item, i)
+        left join spanledger.call c on c.tenant = p_tenant and c.key = decode(item.item ->> 'key', 'hex')
+        cross join lateral (select case c.state when 'in_flight' then c.lease_until
+            when 'pending' then c.approval_until when 'unknown' then c.probe_until end as until) u);
+end
+$$;
