@@ -23,6 +23,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from proxies import Proxy
 
 from spanledger.ledger import _supervisor
 from spanledger.ledger._binaries import find_binaries
@@ -175,21 +176,21 @@ def running(folder: Path, **settings: str) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def pair(folder: Path) -> Iterator[tuple[Server, Server]]:
-    """A primary that confirms nothing before its standby has it, and that standby."""
-    with _place(folder) as place:
-        primary, standby = _pair(place)
+def pair(folder: Path) -> Iterator[tuple[Server, Server, Proxy]]:
+    """A primary that confirms nothing before its standby has it, that standby, and the network between them."""
+    with _place(folder) as place, _between(place) as (primary, standby, network):
         try:
             primary.start()
             standby.start()
             _wait_for_stream(primary, standby)
-            yield primary, standby
+            yield primary, standby, network
         finally:
             standby.stop()
             primary.stop()
 
 
-def _pair(place: Path) -> tuple[Server, Server]:
+@contextlib.contextmanager
+def _between(place: Path) -> Iterator[tuple[Server, Server, Proxy]]:
     primary = Server(place / "a", {"synchronous_commit": "on", "synchronous_standby_names": "FIRST 1 (b)"})
     primary._make()
     standby = Server(place / "b")
@@ -198,11 +199,12 @@ def _pair(place: Path) -> tuple[Server, Server]:
     standby.data.chmod(0o700)
     (standby.data / "standby.signal").touch()
     os.chown(standby.data / "standby.signal", standby.account.uid, -1)
-    standby.settings |= {
-        "primary_conninfo": f"host=127.0.0.1 port={primary.port} user={NAME} application_name=b sslmode=disable",
-        "wal_retrieve_retry_interval": "100ms",
-    }
-    return primary, standby
+    with Proxy(("127.0.0.1", primary.port)) as network:
+        standby.settings |= {
+            "primary_conninfo": network.before(f"user={NAME} application_name=b gssencmode=disable"),
+            "wal_retrieve_retry_interval": "100ms",
+        }
+        yield primary, standby, network
 
 
 def _wait_for_stream(primary: Server, standby: Server) -> None:

@@ -22,7 +22,7 @@ def either_of(a: Server, b: Server) -> str:
 
 @pytest.mark.parametrize("number", range(1))
 def test_a_failover_under_load_loses_nothing_that_was_confirmed_and_pays_nobody_twice(tmp_path: Path, number) -> None:
-    with pair(tmp_path / "servers") as (primary, standby):
+    with pair(tmp_path / "servers") as (primary, standby, _):
         dsn = either_of(primary, standby)
         with Ledger(dsn) as ledger:
             ledger.migrate()
