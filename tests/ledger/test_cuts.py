@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ from proxies import Proxy, unix_socket
 from servers import running
 from worlds import World
 
-from spanledger import AsyncLedger, Budget, Calls, Config, Ledger, Rule, ToolCall
+from spanledger import AsyncLedger, Budget, Calls, Config, Ledger, ToolCall
 from spanledger.errors import LedgerUnavailable
 
 REFUND = ToolCall("refund", {"order_id": "o-1"}, workflow_id="w")
@@ -88,8 +87,7 @@ def test_a_ledger_behind_a_slow_network_is_slow_and_right(dsn: str, run) -> None
 @either_way
 def test_a_network_that_swallows_everything_is_given_up_and_the_call_does_not_run(dsn: str, run) -> None:
     with Proxy(unix_socket(dsn)) as proxy:
-        config = Config(dsn=proxy.before(dsn), rules=[Rule("refund", lease_s=0.3)], ledger_timeout_s=0.5)
-        run(config, lambda: "done")
+        config = Config(dsn=f"{proxy.before(dsn)} connect_timeout=2", ledger_timeout_s=0.5)
         proxy.black_hole = True
         with pytest.raises(LedgerUnavailable):
             run(config, lambda: pytest.fail("it ran"))
@@ -121,13 +119,13 @@ def test_connections_that_are_cut_anywhere_cost_no_effect_and_no_cent(dsn: str) 
     with Ledger(dsn) as ledger:
         ledger.migrate()
     with Proxy(unix_socket(dsn)) as proxy:
-        proxy.limits = lambda: (drawn.uniform(500, 60_000), drawn.uniform(800, 60_000))
+        proxy.limits = lambda: (drawn.uniform(500, 15_000), drawn.uniform(800, 15_000))
         world = World(proxy.before(dsn), orders=60, seed=seed)
         with world.working(threads=3, tasks=5):
             pass
         proxy.limits = None
         states = world.check()
-        assert proxy.cuts > 10
+        assert proxy.cuts > 3
     assert states["succeeded"] > 30
 
 
@@ -139,8 +137,7 @@ def test_a_server_that_is_started_again_under_load_costs_no_effect_and_no_cent(t
         world = World(server.dsn, orders=60, seed=random.SystemRandom().getrandbits(32))
         with world.working(threads=3, tasks=5):
             for effects in (10, 30):
-                with contextlib.suppress(AssertionError):
-                    world.wait_for_effects(effects)
+                world.wait_for_effects(effects)
                 server.stop(how)
                 server.start()
         states = world.check()
