@@ -72,14 +72,16 @@ class Server:
     def dsn(self) -> str:
         return f"host=127.0.0.1 port={self.port} user={NAME} dbname={NAME} sslmode=disable gssencmode=disable"
 
-    def start(self, *, wrapped_in: tuple[str, ...] = ()) -> None:
-        """Start it and wait until it answers."""
+    def start(self, environment: Mapping[str, str] | None = None) -> None:
+        """Start it, with more in its environment, and wait until it answers."""
         if not self.data.exists():
             self._make()
         options = [part for name, value in self.settings.items() for part in ("-c", f"{name}={value}")]
-        command = [*wrapped_in, str(BIN_DIR / "postgres"), "-D", str(self.data), "-p", str(self.port), *options]
+        command = [str(BIN_DIR / "postgres"), "-D", str(self.data), "-p", str(self.port), *options]
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(command, preexec_fn=self._enter, stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                command, preexec_fn=self._enter, stdout=log, stderr=log, env=os.environ | dict(environment or {})
+            )
         self.wait_until_ready()
 
     def wait_until_ready(self) -> None:

@@ -18,6 +18,7 @@ from spanledger.errors import OutcomeUnknown
 FAKETIME = shutil.which("faketime")
 pytestmark = pytest.mark.skipif(FAKETIME is None, reason="needs faketime")
 
+CLOCK = ("LD_PRELOAD", "FAKETIME")
 REFUND = ToolCall("refund", {"order_id": "o-1"}, workflow_id="w")
 LEASE_S = 30.0
 BUDGETS = (Budget("refunds", Calls(9)),)
@@ -33,6 +34,12 @@ with Ledger(config=Config(dsn=sys.argv[1], rules=rules)) as ledger:
     if len(sys.argv) > 3:
         print(ledger.settle(begun, "done"))
 """
+
+
+def clock(ahead: str) -> dict[str, str]:
+    """What makes a clock wrong; the program of that name would stay between a test and its server."""
+    said = subprocess.check_output([str(FAKETIME), "-f", ahead, "env"], text=True).splitlines()
+    return {name: value for name, _, value in (line.partition("=") for line in said) if name in CLOCK}
 
 
 def elsewhen(ahead: str, *arguments: str) -> list[str]:
@@ -76,7 +83,7 @@ def test_what_a_client_whose_clock_is_wrong_has_done_is_recorded_when_it_was_don
 def test_a_server_whose_clock_is_wrong_is_right(tmp_path: Path, ahead: str) -> None:
     with running(tmp_path / "server") as server:
         server.stop("fast")
-        server.start(wrapped_in=(str(FAKETIME), "-f", ahead))
+        server.start(clock(ahead))
         rules = [Rule("refund", lease_s=0.5, wait_timeout_s=5)]
         with Ledger(config=Config(dsn=server.dsn, rules=rules, budgets=BUDGETS)) as ledger:
             ledger.migrate()
@@ -100,7 +107,7 @@ def test_a_server_whose_clock_jumps_ahead_makes_leases_end_and_no_effect_happen_
 
             def handler() -> str:
                 server.stop("fast")
-                server.start(wrapped_in=(str(FAKETIME), "-f", "+1d"))
+                server.start(clock("+1d"))
                 with Ledger(server.dsn) as other, pytest.raises(OutcomeUnknown):
                     other.run(REFUND, lambda: pytest.fail("it ran"))
                 return "done"
