@@ -43,7 +43,9 @@ def passes(version: tuple[int, int], place: Path, more: list[str]) -> bool:
         command, env=os.environ | {"SPANLEDGER_EMBEDDED": str(place)}, capture_output=True, text=True, check=False
     )
     result = (done.stdout.splitlines() or [done.stderr])[-1]
-    print(f"PostgreSQL {version[0]}.{version[1]} ({place}): {result} [{time.monotonic() - started_s:.0f} s]", flush=True)
+    print(
+        f"PostgreSQL {version[0]}.{version[1]} ({place}): {result} [{time.monotonic() - started_s:.0f} s]", flush=True
+    )
     if done.returncode != 0:
         print("\n".join(line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR", "E  "))))
     return done.returncode == 0

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from servers import running
+from hosts import running
 
 from spanledger import Budget, Calls, Config, Ledger, Rule, ToolCall, Verdict
 from spanledger.errors import OutcomeUnknown
@@ -52,7 +52,9 @@ def elsewhen(ahead: str, *arguments: str) -> list[str]:
 def test_a_client_whose_clock_is_wrong_claims_for_as_long_as_anybody(dsn, ahead, sql: psycopg.Connection) -> None:
     assert elsewhen(ahead, dsn, str(LEASE_S)) == ["run", "True"]
 
-    (left_s,) = sql.execute("select extract(epoch from lease_until - clock_timestamp()) from spanledger.call").fetchone()
+    (left_s,) = sql.execute(
+        "select extract(epoch from lease_until - clock_timestamp()) from spanledger.call"
+    ).fetchone()
     assert 0 < left_s <= LEASE_S
     with Ledger(dsn) as ledger:
         assert ledger.begin(REFUND).verdict is Verdict.IN_PROGRESS
@@ -101,16 +103,16 @@ def test_a_server_whose_clock_is_wrong_is_right(tmp_path: Path, ahead: str) -> N
 
 
 def test_a_server_whose_clock_jumps_ahead_makes_leases_end_and_no_effect_happen_twice(tmp_path: Path) -> None:
-    with running(tmp_path / "server") as server:
-        with Ledger(config=Config(dsn=server.dsn, rules=[Rule("refund", lease_s=LEASE_S)])) as ledger:
-            ledger.migrate()
+    rules = [Rule("refund", lease_s=LEASE_S)]
+    with running(tmp_path / "server") as server, Ledger(config=Config(dsn=server.dsn, rules=rules)) as ledger:
+        ledger.migrate()
 
-            def handler() -> str:
-                server.stop("fast")
-                server.start(clock("+1d"))
-                with Ledger(server.dsn) as other, pytest.raises(OutcomeUnknown):
-                    other.run(REFUND, lambda: pytest.fail("it ran"))
-                return "done"
+        def handler() -> str:
+            server.stop("fast")
+            server.start(clock("+1d"))
+            with Ledger(server.dsn) as other, pytest.raises(OutcomeUnknown):
+                other.run(REFUND, lambda: pytest.fail("it ran"))
+            return "done"
 
-            assert ledger.run(REFUND, handler) == "done"
-            assert ledger.run(REFUND, lambda: pytest.fail("it ran")) == "done"
+        assert ledger.run(REFUND, handler) == "done"
+        assert ledger.run(REFUND, lambda: pytest.fail("it ran")) == "done"

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hosts import running
 from proxies import Proxy, unix_socket
-from servers import running
 from worlds import World
 
 from spanledger import AsyncLedger, Budget, Calls, Config, Ledger, ToolCall

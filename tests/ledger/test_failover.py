@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from servers import NAME, Server, pair
+from hosts import NAME, Server, pair
 from worlds import World
 
 from spanledger import Ledger

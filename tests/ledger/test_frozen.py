@@ -30,63 +30,53 @@ def config_of(dsn: str, **rule: Any) -> Config:
     return Config(dsn=dsn, rules=[Rule("refund", lease_s=LEASE_S, wait_timeout_s=30, **rule)], budgets=BUDGETS)
 
 
-def stand_still(writer: Any, dsn: str, bank: str, error: type[Exception] | None) -> None:
+def stand_still(writer: Any, dsn: str, go: str, error: type[Exception] | None) -> None:
     """Refund once; between the payment and its record, wait until told to go on."""
     with Ledger(config=config_of(dsn)) as ledger:
-
-        def handler() -> str:
-            Path(bank).open("a").write("first\n")
-            writer.send("paid")
-            while not Path(bank + ".go").exists():
-                time.sleep(0.005)
-            if error is not None:
-                raise error("the bank took it back")
-            return "first"
-
         try:
-            writer.send(ledger.run(refund(), handler))
+            writer.send(ledger.run(refund(), lambda: paid(writer, go, error)))
         except Exception as raised:
             writer.send(type(raised).__name__)
 
 
-def stand_still_awaiting(writer: Any, dsn: str, bank: str, error: type[Exception] | None) -> None:
+def stand_still_awaiting(writer: Any, dsn: str, go: str, error: type[Exception] | None) -> None:
     """As `stand_still`, in an event loop."""
+
     async def main() -> None:
         async with AsyncLedger(config=config_of(dsn)) as ledger:
-
-            async def handler() -> str:
-                Path(bank).open("a").write("first\n")
-                writer.send("paid")
-                while not Path(bank + ".go").exists():
-                    await asyncio.sleep(0.005)
-                if error is not None:
-                    raise error("the bank took it back")
-                return "first"
-
             try:
-                writer.send(await ledger.run(refund(), handler))
+                writer.send(await ledger.run(refund(), lambda: asyncio.to_thread(paid, writer, go, error)))
             except Exception as raised:
                 writer.send(type(raised).__name__)
 
     asyncio.run(main())
 
 
+def paid(writer: Any, go: str, error: type[Exception] | None) -> str:
+    writer.send("paid")
+    while not Path(go).exists():
+        time.sleep(0.005)
+    if error is not None:
+        raise error("the bank took it back")
+    return "first"
+
+
 @contextmanager
-def frozen(work: Any, dsn: str, bank: Path, error: type[Exception] | None = None) -> Iterator[Any]:
+def frozen(work: Any, dsn: str, go: Path, error: type[Exception] | None = None) -> Iterator[Any]:
     """A worker that has paid and does nothing, until `thaw` of it."""
-    process, reader = started(work, dsn, str(bank), error)
+    process, reader = started(work, dsn, str(go), error)
     assert reader.recv() == "paid"
     os.kill(process.pid, signal.SIGSTOP)
     try:
-        yield lambda: thaw(process, reader, bank)
+        yield lambda: thaw(process, reader, go)
     finally:
         process.kill()
         process.join(TIMEOUT_S)
 
 
-def thaw(process: Any, reader: Any, bank: Path) -> object:
+def thaw(process: Any, reader: Any, go: Path) -> object:
     """Let a worker go on, and say what its caller was given."""
-    Path(f"{bank}.go").touch()
+    go.touch()
     os.kill(process.pid, signal.SIGCONT)
     assert reader.poll(TIMEOUT_S)
     given = reader.recv()
@@ -111,7 +101,7 @@ ONE, TWO, NONE = Money("1", "EUR"), Money("2", "EUR"), Money("0", "EUR")
 
 @either_way
 def test_where_a_rule_retries_a_late_success_is_told_beside_the_newer_one_and_its_money_counts(dsn, tmp_path, work):
-    with frozen(work, dsn, tmp_path / "bank") as thaw_it, Ledger(config=config_of(dsn, on_unknown="retry")) as ledger:
+    with frozen(work, dsn, tmp_path / "go") as thaw_it, Ledger(config=config_of(dsn, on_unknown="retry")) as ledger:
         assert ledger.run(refund(), lambda: "second") == "second"
 
         assert thaw_it() == "first"  # its caller has what it did
@@ -123,7 +113,7 @@ def test_where_a_rule_retries_a_late_success_is_told_beside_the_newer_one_and_it
 
 def test_a_late_success_never_overwrites_a_newer_attempt_that_still_runs(dsn, tmp_path) -> None:
     config = config_of(dsn, on_unknown="retry")
-    with frozen(stand_still, dsn, tmp_path / "bank") as thaw_it, Ledger(config=config) as ledger:
+    with frozen(stand_still, dsn, tmp_path / "go") as thaw_it, Ledger(config=config) as ledger:
 
         def second() -> str:
             assert thaw_it() == "first"
@@ -139,7 +129,7 @@ def test_a_late_success_never_overwrites_a_newer_attempt_that_still_runs(dsn, tm
 @either_way
 def test_a_late_failure_takes_nothing_from_the_newer_attempt(dsn, tmp_path, work) -> None:
     config = config_of(dsn, on_unknown="retry")
-    with frozen(work, dsn, tmp_path / "bank", ValueError) as thaw_it, Ledger(config=config) as ledger:
+    with frozen(work, dsn, tmp_path / "go", ValueError) as thaw_it, Ledger(config=config) as ledger:
         assert ledger.run(refund(), lambda: "second") == "second"
 
         assert thaw_it() == "ValueError"
@@ -150,7 +140,7 @@ def test_a_late_failure_takes_nothing_from_the_newer_attempt(dsn, tmp_path, work
 
 @either_way
 def test_where_a_rule_asks_nobody_runs_it_and_the_late_success_is_the_truth(dsn, tmp_path, work) -> None:
-    with frozen(work, dsn, tmp_path / "bank") as thaw_it, Ledger(config=config_of(dsn)) as ledger:
+    with frozen(work, dsn, tmp_path / "go") as thaw_it, Ledger(config=config_of(dsn)) as ledger:
         with pytest.raises(OutcomeUnknown):
             ledger.run(refund(), lambda: pytest.fail("it ran"))
         assert books(ledger) == ("unknown", NONE, ONE, 0)
@@ -167,7 +157,7 @@ def found_paid(call: Any, key: str) -> Resolution:
 
 def test_what_a_probe_found_stands_and_the_late_success_is_no_second_refund(dsn, tmp_path) -> None:
     config = config_of(dsn, probe=found_paid)
-    with frozen(stand_still, dsn, tmp_path / "bank") as thaw_it, Ledger(config=config) as ledger:
+    with frozen(stand_still, dsn, tmp_path / "go") as thaw_it, Ledger(config=config) as ledger:
         assert ledger.run(refund(), lambda: pytest.fail("it ran")) == "found at the bank"
 
         assert thaw_it() == "first"
@@ -177,7 +167,7 @@ def test_what_a_probe_found_stands_and_the_late_success_is_no_second_refund(dsn,
 
 
 def test_what_a_person_took_for_failed_and_was_not_is_never_run_again(dsn, tmp_path) -> None:
-    with frozen(stand_still, dsn, tmp_path / "bank") as thaw_it, Ledger(config=config_of(dsn)) as ledger:
+    with frozen(stand_still, dsn, tmp_path / "go") as thaw_it, Ledger(config=config_of(dsn)) as ledger:
         with pytest.raises(OutcomeUnknown):
             ledger.run(refund(), lambda: pytest.fail("it ran"))
         assert ledger.resolve(ledger.key(refund()), by="a person", outcome="failed")
@@ -190,7 +180,7 @@ def test_what_a_person_took_for_failed_and_was_not_is_never_run_again(dsn, tmp_p
 
 
 def test_a_worker_that_froze_for_less_than_its_lease_has_lost_nothing(dsn, tmp_path, sql: psycopg.Connection) -> None:
-    with frozen(stand_still, dsn, tmp_path / "bank") as thaw_it, Ledger(config=config_of(dsn)) as ledger:
+    with frozen(stand_still, dsn, tmp_path / "go") as thaw_it, Ledger(config=config_of(dsn)) as ledger:
         sql.execute("update spanledger.call set lease_until = clock_timestamp() + interval '60 s'")
 
         assert thaw_it() == "first"

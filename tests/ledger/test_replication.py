@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hosts import Server, pair
 from proxies import Proxy
-from servers import Server, pair
 from test_failover import either_of
 
 from spanledger import AsyncLedger, Config, Ledger, Rule, ToolCall

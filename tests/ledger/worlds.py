@@ -2,8 +2,8 @@
 
 Rules: the bank is in this process, which outlives what the tests kill, and is the truth. Every worker wants every
 order, in an order of its own. A worker asks again when the ledger does not answer, and goes on to the next order when
-there is an answer: a result, or that nobody knows. Some effects fail, and some end in silence, as those of real banks do;
-what is drawn comes from a seed that is shown when a check fails.
+there is an answer: a result, or that nobody knows. Some effects fail, and some end in silence, as those of real banks
+do; what is drawn comes from a seed that is shown when a check fails.
 """
 
 from __future__ import annotations

@@ -28,12 +28,12 @@ from typing import Any
 
 import psycopg
 
-from spanledger import AsyncLedger, Budget, Calls, Config, Ledger, Money, Rule, ToolCall
+from spanledger import AsyncLedger, Budget, Config, Ledger, Money, Rule, ToolCall
 from spanledger.errors import BudgetExceeded
 from spanledger.ledger._embedded import EmbeddedPostgres
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.simulation.crowd"])
+CONTEXT.set_forkserver_preload(["spanledger"])
 PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
 PRICE = Money("0.10", "EUR")
 SHARED_KEYS = 5

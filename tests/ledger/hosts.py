@@ -9,13 +9,13 @@ a test's main thread, and end with it.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -40,6 +40,16 @@ SETTINGS = {
     "full_page_writes": "off",
     "wal_keep_size": "64MB",
 }
+# Becomes whom Postgres runs as, then Postgres. In a process of its own, because tests start servers while threads run.
+LAUNCHES = """
+import ctypes, os, pathlib, runpy, sys
+supervisor = runpy.run_path(sys.argv[1])
+supervisor["_choose_account"](pathlib.Path(sys.argv[2]).with_name("postgres")).enter()
+os.setpgid(0, 0)  # Ctrl-C is the test's
+ctypes.CDLL(None).prctl(1, 3)  # SIGQUIT when the test's main thread ends
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+LAUNCHER = (sys.executable, "-I", "-S", "-c", LAUNCHES, _supervisor.__file__)
 SIGNALS = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 
 
@@ -80,7 +90,7 @@ class Server:
         command = [str(BIN_DIR / "postgres"), "-D", str(self.data), "-p", str(self.port), *options]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                command, preexec_fn=self._enter, stdout=log, stderr=log, env=os.environ | dict(environment or {})
+                [*LAUNCHER, *command], stdout=log, stderr=log, env=os.environ | dict(environment or {})
             )
         self.wait_until_ready()
 
@@ -136,14 +146,9 @@ class Server:
     def _run(self, program: str, *arguments: str, stdin: str = "") -> None:
         command = [str(BIN_DIR / program), *arguments]
         done = subprocess.run(
-            command, input=stdin.encode(), preexec_fn=self._enter, capture_output=True, timeout=READY_TIMEOUT_S
+            [*LAUNCHER, *command], input=stdin.encode(), capture_output=True, timeout=READY_TIMEOUT_S, check=False
         )
         assert done.returncode == 0, done.stderr.decode()
-
-    def _enter(self) -> None:
-        self.account.enter()
-        os.setpgid(0, 0)  # so that Ctrl-C is the test's
-        ctypes.CDLL(None).prctl(1, signal.SIGQUIT)  # ends with the thread that started it
 
     def _to_all(self, signum: int) -> None:
         if self._process is None:
