@@ -93,20 +93,19 @@ def test_a_network_that_swallows_everything_is_given_up_and_the_call_does_not_ru
             run(config, lambda: pytest.fail("it ran"))
 
 
-@either_way
-def test_an_outcome_that_a_network_swallowed_is_told_when_it_is_back(dsn: str, run, tmp_path: Path) -> None:
+def test_an_outcome_that_a_network_swallowed_is_told_when_it_is_back(dsn: str, tmp_path: Path) -> None:
     with Proxy(unix_socket(dsn)) as proxy:
-        config = Config(dsn=proxy.before(dsn), budgets=BUDGETS, ledger_timeout_s=0.5)
+        config = Config(dsn=f"{proxy.before(dsn)} connect_timeout=2", budgets=BUDGETS, ledger_timeout_s=0.5)
 
         def handler() -> str:
             proxy.black_hole = True
             return "done"
 
-        assert run(config, handler) == "done"
+        assert run_blocking(config, handler) == "done"
         assert len(list((tmp_path / "state").rglob("*.json"))) == 1
         proxy.black_hole = False
         proxy.cut_all()
-        assert run(config, lambda: pytest.fail("it ran")) == "done"
+        assert run_blocking(config, lambda: pytest.fail("it ran")) == "done"
     assert figures(dsn) == ("succeeded", Calls(1), Calls(0))
 
 
