@@ -27,8 +27,11 @@ TEMPLATE = "ledger_template"
 
 @pytest.fixture(autouse=True)
 def untouched_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """No test sees the settings or files of whoever runs it, nor what another test has instrumented."""
-    for name in os.environ:
+    """No test sees the settings or files of whoever runs it, nor what another test has instrumented.
+
+    But for which Postgres it is run on: `python -m tests.servers` runs on several.
+    """
+    for name in os.environ.keys() - {"SPANLEDGER_EMBEDDED"}:
         if name.startswith(("SPANLEDGER_", "OTEL_", "OPENAI_")):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
