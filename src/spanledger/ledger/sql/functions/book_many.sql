@@ -8,8 +8,8 @@ declare
 begin
     if jsonb_array_length(p_bookings) > 1 or jsonb_array_length(p_bookings -> 0 -> 'accounts') > 1 then
         perform from spanledger.account a
-            where a.id in (select (id)::bigint from jsonb_array_elements(p_bookings) b
-                cross join jsonb_array_elements_text(b -> 'accounts') id)
+            where a.id in (select u.id::bigint from jsonb_array_elements(p_bookings) b
+                cross join jsonb_array_elements_text(b -> 'accounts') u (id))
             order by a.id for update;
     end if;
     with booked as (
