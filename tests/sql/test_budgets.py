@@ -169,6 +169,18 @@ def test_budgets_of_other_tenants_are_not_touched(acme: Protocol, other: Protoco
     assert (acme.balance("eur"), other.balance("eur")) == ((0, 10), (0, 0))
 
 
+def test_booking_waits_for_no_account_but_its_own(shared_dsn: str, acme: Protocol, other: Protocol) -> None:
+    for tenant in (acme, other):
+        tenant.budget("eur", 100)
+        tenant.budget("count", 9, "calls")
+    begun = acme.begin("a", **reserve(10))
+    other.begin("a", **reserve(10))
+    with psycopg.connect(shared_dsn) as busy:
+        busy.execute("select from spanledger.account where tenant = %s for update", (other.tenant,))
+        acme.sql.execute("set statement_timeout = '5s'")
+        assert acme.settle("a", begun)
+
+
 def test_what_is_held_is_given_back_even_if_the_budget_covers_the_tool_no_more(acme: Protocol) -> None:
     acme.budget("eur", 100)
     begun = acme.begin("a", **reserve(10))
