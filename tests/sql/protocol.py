@@ -15,6 +15,10 @@ ASK = {"approval": True}
 CHAT = {"operation": "chat", "tool": "gpt"}
 
 
+def eur(amount: int) -> dict[str, Any]:
+    return {"reserve": {"calls": 1, "EUR": amount}}
+
+
 def key_of(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()
 
@@ -141,11 +145,17 @@ class Protocol:
 
     def windows_ago(self, budget: str, seconds: float) -> None:
         """Let time pass for what was reserved from a budget so far."""
-        self.sql.execute(
-            "update spanledger.account set window_start = window_start - make_interval(secs => %s) "
-            "where tenant = %s and budget = %s and window_start <> '-infinity'",
-            (seconds, self.tenant, budget),
-        )
+        for shift in (-1e9 - seconds, 1e9):  # far away first: no window may meet another on its way
+            self.sql.execute(
+                "update spanledger.account set window_start = window_start + make_interval(secs => %s) "
+                "where tenant = %s and budget = %s and window_start <> '-infinity'",
+                (shift, self.tenant, budget),
+            )
+
+    def history(self, event: str) -> list[dict[str, Any]]:
+        """The details of everything of this kind that happened."""
+        query = "select detail from spanledger_v1.history where tenant = %s and event = %s order by id"
+        return [detail for (detail,) in self.sql.execute(query, (self.tenant, event))]
 
     def answer_due(self, name: str) -> None:
         """Let the time pass in which a person can answer."""

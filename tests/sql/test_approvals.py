@@ -11,6 +11,7 @@ from protocol import (
     cancelled,
     consumed,
     denied,
+    eur,
     expired,
     failed,
     item,
@@ -24,10 +25,6 @@ from protocol import (
 OTHER_ARGUMENTS = {"fingerprint": key_of("other arguments"), "arguments": '{"amount": 9999}'}
 COVERED = ASK | {"approval_covers_retries": True}
 OVER_50 = {"approval": {"unit": "EUR", "steps": 50}}
-
-
-def eur(amount: int) -> dict:
-    return {"reserve": {"calls": 1, "EUR": amount}}
 
 
 def states(acme: Protocol, name: str = "a") -> list[str]:

@@ -10,11 +10,6 @@ def ask_for(match: str, approval: object = True, **fields: object) -> dict:
     return {"match": match, "approval": approval} | fields
 
 
-def history(acme: Protocol, event: str) -> list[dict]:
-    query = "select detail from spanledger_v1.history where tenant = %s and event = %s order by id"
-    return [detail for (detail,) in acme.sql.execute(query, (acme.tenant, event))]
-
-
 @pytest.mark.parametrize(
     ("control", "verdict"),
     [
@@ -82,7 +77,7 @@ def test_every_change_of_a_control_is_in_history_with_what_was_before(acme: Prot
     acme.apply(approvals=[ask_for("*")])
     acme.apply(approvals=[ask_for("*")])
     acme.apply(approvals=[ask_for("*", **{"except": ["mail"]})])
-    first, second = history(acme, "approval_changed")
+    first, second = acme.history("approval_changed")
     assert first["before"] is None
     assert (second["before"]["except_like"], second["after"]["except"]) == ([], ["mail"])
 
@@ -92,7 +87,7 @@ def test_every_change_of_a_budget_is_in_history_with_what_was_before(acme: Proto
     acme.budget("eur", 100)
     for change in ({"soft": 50}, {"window": "day"}, {"per": ["actor"]}, {"match": "ref*"}):
         acme.budget("eur", 100, **change)
-    changes = history(acme, "budget_changed")
+    changes = acme.history("budget_changed")
     assert [change["before"]["version"] for change in changes] == [1, 2, 3, 4]
 
 
