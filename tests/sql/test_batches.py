@@ -53,7 +53,9 @@ def test_an_empty_batch_has_an_empty_answer(acme: Protocol) -> None:
     assert [acme.ask(function, []) for function in ("begin", "settle", "fail", "resolve")] == [[], [], [], []]
 
 
-def test_batches_that_overlap_in_any_order_never_wait_for_each_other_in_a_circle(shared_dsn: str, acme: Protocol) -> None:
+def test_batches_that_overlap_in_any_order_never_wait_for_each_other_in_a_circle(
+    shared_dsn: str, acme: Protocol
+) -> None:
     acme.budget("eur", 10_000)
     acme.budget("count", 10_000, "calls")
     seed = random.randrange(2**32)
