@@ -1,4 +1,7 @@
-"""A real Postgres for the tests: one private server for the whole run, one database for each test."""
+"""A real Postgres for the tests: one private server for the whole run, one database for each test.
+
+Tests that keep to tenants of their own share a database.
+"""
 
 from __future__ import annotations
 
@@ -75,6 +78,13 @@ def empty_dsn(server: str) -> Iterator[str]:
 @pytest.fixture
 def dsn(server: str, template: str) -> Iterator[str]:
     """DSN of a database with an empty ledger."""
+    with _database(server, template) as dsn:
+        yield dsn
+
+
+@pytest.fixture(scope="session")
+def shared_dsn(server: str, template: str) -> Iterator[str]:
+    """DSN of a database with a ledger for all tests of a worker that keep to tenants of their own."""
     with _database(server, template) as dsn:
         yield dsn
 
