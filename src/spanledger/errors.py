@@ -188,7 +188,14 @@ class OutcomeUnknown(SpanledgerError):
 
 
 class LedgerUnavailable(SpanledgerError):
-    """The ledger did not answer, so the call did not run."""
+    """The ledger did not answer, so the call did not run.
+
+    Attributes:
+        asked: The question may have reached the ledger all the same.
+    """
+
+    _data = ("asked",)
+    asked: bool | None
 
 
 class ConfigError(SpanledgerError, ValueError):

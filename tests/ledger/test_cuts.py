@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hosts import running
 from proxies import Proxy, unix_socket
 from worlds import World
 
-from spanledger import AsyncLedger, Budget, Calls, Config, Ledger, ToolCall
+from spanledger import AsyncLedger, Budget, Calls, Config, Ledger, Rule, ToolCall
 from spanledger.errors import LedgerUnavailable
 
 REFUND = ToolCall("refund", {"order_id": "o-1"}, workflow_id="w")
@@ -141,3 +142,38 @@ def test_a_server_that_is_started_again_under_load_costs_no_effect_and_no_cent(t
                 server.start()
         states = world.check()
     assert states["succeeded"] > 30
+
+
+def test_a_call_that_was_refused_for_want_of_an_answer_is_not_unknown_afterwards(dsn) -> None:
+    """It did not run, and we know that: what it claimed is given back when the ledger answers again."""
+    rules = [Rule("refund", lease_s=0.5, wait_timeout_s=5)]
+    budgets = (Budget("refunds", Calls(9)),)
+    with Proxy(unix_socket(dsn)) as proxy:
+        through = Config(dsn=f"{proxy.before(dsn)} connect_timeout=2", rules=rules, budgets=budgets, ledger_timeout_s=1)
+        with Ledger(config=through) as ledger:
+            ledger.calls()
+            proxy.lose_answer_to = b"spanledger_v1.begin"
+            proxy.limits = lambda: (0, 0)  # and nobody gets through any more
+            with pytest.raises(LedgerUnavailable):
+                ledger.run(REFUND, lambda: pytest.fail("it ran"))
+            proxy.limits = None
+            assert ledger.run(REFUND, lambda: "paid") == "paid"
+
+
+def test_an_awaiting_caller_has_its_result_soon_though_the_server_froze(tmp_path) -> None:
+    with running(tmp_path / "server") as server:
+        with Ledger(server.dsn) as ledger:
+            ledger.migrate()
+
+        async def main() -> float:
+            async with AsyncLedger(config=Config(dsn=server.dsn, ledger_timeout_s=0.5)) as ledger:
+                await ledger.run(ToolCall("refund", workflow_id="v"), lambda: "warm")
+                started_s = time.monotonic()
+                assert (
+                    await ledger.run(ToolCall("refund", workflow_id="w"), lambda: server.freeze() or "done") == "done"
+                )
+                took_s = time.monotonic() - started_s
+                server.freeze(on=False)
+                return took_s
+
+        assert asyncio.run(main()) < 3

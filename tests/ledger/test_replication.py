@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psycopg
 import pytest
 from hosts import Server, pair
 from proxies import Proxy
@@ -71,3 +73,34 @@ def test_an_outcome_that_one_machine_has_is_not_taken_for_recorded(servers, run)
     primary.kill()
     standby.promote()
     assert run(config, lambda: pytest.fail("paid twice")) == "paid"
+
+
+SYNC_WAITS = "from pg_stat_activity where wait_event = 'SyncRep' and application_name = 'spanledger'"
+
+
+@either_way
+@pytest.mark.parametrize("how", ["pg_terminate_backend", "pg_cancel_backend"])
+def test_a_claim_that_an_operator_freed_from_waiting_is_no_claim(servers, run, how) -> None:
+    primary, standby, network = servers
+    with Ledger(config=config_of(servers)) as ledger:
+        ledger.calls()
+    network.black_hole = True
+    ended: list[object] = []
+
+    def work() -> None:
+        try:
+            ended.append(run(config_of(servers, ledger_timeout_s=3), lambda: "paid"))
+        except LedgerUnavailable as error:
+            ended.append(error)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    with psycopg.connect(primary.dsn, autocommit=True) as sql:
+        while not sql.execute(f"select count({how}(pid)) {SYNC_WAITS}").fetchone()[0]:
+            time.sleep(0.01)
+    worker.join()
+    primary.kill()
+    standby.promote()
+    if ended == ["paid"]:
+        with Ledger(config=config_of(servers)) as ledger:
+            assert ledger.run(REFUND, lambda: pytest.fail("paid twice")) == "paid"

@@ -284,14 +284,25 @@ def test_without_an_answer_the_call_does_not_run() -> None:
     assert (functions(asked), error.key) == (["begin"], ASKING.identity.key)
 
 
-def test_where_the_rule_says_so_the_call_runs_unguarded_and_nothing_is_settled() -> None:
+def test_where_the_rule_says_so_the_call_runs_unguarded_and_is_recorded_later() -> None:
     continuing = asking(Rule("refund", on_ledger_down="continue"))
-    asked, outcome = played(guarded(continuing, Exact()), LedgerUnavailable("no answer"), Ended("done"))
-    assert functions(asked) == ["begin", "Invoke"]
+    lost = LedgerUnavailable("no answer", asked=True)
+    asked, outcome = played(guarded(continuing, Exact()), lost, Ended("done"), True, True)
+    assert functions(asked) == ["begin", "Invoke", "Keep", "Keep"]
+    assert [step.ask.function for step in asked[2:]] == ["begin", "settle"]
+    assert {step.ask.item["attempt_id"] for step in asked[2:]} == {"a-1"}
     ran = outcome.begun
     assert (ran.unguarded, ran.tool, ran.tenant, ran.key_source) == (True, "refund", "acme", "arguments")
     assert (ran.key, ran.attempt, outcome.ended.value) == (continuing.identity.key, 0, "done")
-    assert (outcome.recorded, outcome.result_kept) == (None, False)
+    assert (outcome.recorded, outcome.result_kept) == ("spooled", False)
+
+
+def test_a_claim_that_may_have_been_made_without_an_answer_is_given_back_later() -> None:
+    asked, _ = refused(LedgerUnavailable, guarded(ASKING, Exact()), LedgerUnavailable("no", asked=True), True)
+    assert functions(asked) == ["begin", "Keep"]
+    assert (asked[1].ask.function, asked[1].ask.item["not_invoked"]) == ("fail", True)
+    asked, _ = refused(LedgerUnavailable, guarded(ASKING, Exact()), LedgerUnavailable("no connection"))
+    assert functions(asked) == ["begin"]
 
 
 def test_a_ledger_that_can_never_answer_is_no_ledger_that_is_down() -> None:
@@ -309,7 +320,7 @@ def test_interrupted_before_the_function_ran_the_claim_is_given_back(interruptio
     asked, _ = refused(interruption, guarded(ASKING, Exact()), interruption(), {"owned": True})
     begin, fail = asked
     assert (fail.function, fail.tenant, fail.shielded) == ("fail", "acme", True)
-    assert fail.item == {"key": begin.item["key"], "attempt_id": "a-1", "not_invoked": True}
+    assert fail.item == {"key": begin.item["key"], "attempt_id": "a-1", "not_invoked": True, "tool": "refund"}
 
 
 @pytest.mark.parametrize("on_ledger_down", ["refuse", "continue"])

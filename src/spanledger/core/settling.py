@@ -19,8 +19,6 @@ logger = logging.getLogger("spanledger.core")
 
 def finished(asking: Asking, begun: Begun, ended: Ended, codec: Codec) -> Steps[Outcome]:
     """Tell the ledger how the call ended; what fails is logged, never raised, and told later if it can be."""
-    if begun.unguarded:
-        return Outcome(begun, ended)
     recorded, item = _recorded(asking, ended, codec)
     item |= {
         "key": begun.key,
@@ -29,6 +27,10 @@ def finished(asking: Asking, begun: Begun, ended: Ended, codec: Codec) -> Steps[
         "tool": asking.call.name,
     }
     ask = Ask("settle" if recorded == "succeeded" else "fail", asking.tenant, item, shielded=True)
+    if begun.unguarded:
+        # The ledger hears of it later: that it began, and how it ended.
+        kept = (yield Keep(asking.ask())) and (yield Keep(ask))
+        return Outcome(begun, ended, recorded="spooled" if kept else None)
     try:
         answer = yield ask
     except GeneratorExit:

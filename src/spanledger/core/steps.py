@@ -22,7 +22,7 @@ from dataclasses import replace
 from typing import Any
 
 from spanledger.core.approvals import Approval
-from spanledger.core.asking import Ask, Asking, Invoke, Listen, Look, Steps, Wait
+from spanledger.core.asking import Ask, Asking, Invoke, Keep, Listen, Look, Steps, Wait
 from spanledger.core.call import Begun, Codec, Ended, Outcome, Resolution, Verdict
 from spanledger.core.money import amount_of
 from spanledger.core.outcomes import storable
@@ -135,16 +135,20 @@ def replayed(asking: Asking, begun: Begun, codec: Codec) -> Outcome:
 
 
 def claimed(asking: Asking, wait_s: float | None = None) -> Steps[Begun]:
-    """Ask once. If the caller is interrupted meanwhile, whatever was claimed is given back."""
+    """Ask once. What was claimed without the caller's learning it is given back, because it will not be invoked."""
+    item = {"key": asking.identity.key, "attempt_id": asking.attempt_id, "not_invoked": True, "tool": asking.call.name}
+    unclaim = Ask("fail", asking.tenant, item, shielded=True)
     try:
         return (yield asking.ask(wait_s))  # type: ignore[no-any-return]
+    except LedgerUnavailable as error:
+        if error.asked and asking.terms.on_ledger_down == "refuse":
+            yield Keep(unclaim)
+        raise
     except (Exception, GeneratorExit):
         raise
     except BaseException:
-        # Interrupted with the answer under way: whatever was claimed has not been invoked.
-        item = {"key": asking.identity.key, "attempt_id": asking.attempt_id, "not_invoked": True}
         try:
-            yield Ask("fail", asking.tenant, item, shielded=True)
+            yield unclaim
         except Exception:  # the interruption goes on, whatever becomes of the claim
             logger.exception("%s was interrupted, and its claim could not be given back", asking.call.name)
         raise

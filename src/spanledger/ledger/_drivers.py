@@ -21,7 +21,7 @@ from spanledger.core.asking import Ask, Invoke, Keep, Listen, Look, Steps, Wait
 from spanledger.core.call import Begun, Ended
 from spanledger.errors import ConfigError, LedgerUnavailable
 from spanledger.ledger._database import Database
-from spanledger.ledger._functions import Query, lost, translated
+from spanledger.ledger._functions import Query, asked_before, lost, translated
 
 T = TypeVar("T")
 
@@ -77,7 +77,8 @@ class BlockingDriver:
             if not lost(error):
                 raise
             self._database.forget_connections()
-            reply = self._query(query)
+            with asked_before():
+                reply = self._query(query)
         self._database.heartbeat.after(query, reply)
         return reply
 
@@ -144,7 +145,8 @@ class AwaitingDriver:
             if not lost(error):
                 raise
             await self._database.forget_loop_connections()
-            reply = await self._query(query)
+            with asked_before():
+                reply = await self._query(query)
         self._database.heartbeat.after(query, reply)
         return reply
 

@@ -7,8 +7,9 @@ nowhere else.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -142,7 +143,8 @@ def translated(error: psycopg.Error) -> Exception:
         return ConfigError(str(error.diag.message_primary))
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
         return ConfigError(f"the database role may not do this: {error.diag.message_primary}")
-    return LedgerUnavailable(f"the ledger did not answer: {str(error).strip() or type(error).__name__}")
+    words = str(error).strip() or type(error).__name__
+    return LedgerUnavailable(f"the ledger did not answer: {words}", asked=_was_asked(error))
 
 
 def no_connection() -> LedgerUnavailable:
@@ -154,16 +156,31 @@ def no_connection() -> LedgerUnavailable:
 
 def no_answer(timeout_s: float) -> LedgerUnavailable:
     """Say that something was asked and no answer came in time."""
-    return LedgerUnavailable(f"the ledger did not answer within {timeout_s:g} s; is the server overloaded or frozen?")
+    return LedgerUnavailable(
+        f"the ledger did not answer within {timeout_s:g} s; is the server overloaded or frozen?", asked=True
+    )
 
 
 def lost(error: LedgerUnavailable) -> bool:
-    """Tell whether something was asked and its answer lost; without a connection nothing was asked."""
-    cause = error.__cause__
+    """Tell whether something was asked and its answer lost with the connection, so that another one may bring it."""
+    return isinstance(error.__cause__, psycopg.Error) and _was_asked(error.__cause__)
+
+
+@contextlib.contextmanager
+def asked_before() -> Iterator[None]:
+    """Where a question is asked again because its answer was lost: it may have reached the ledger the first time."""
+    try:
+        yield
+    except LedgerUnavailable as error:
+        error.asked = True
+        raise
+
+
+def _was_asked(error: psycopg.Error) -> bool:
     unconnected = isinstance(
-        cause, psycopg.errors.ConnectionTimeout | psycopg_pool.PoolTimeout | psycopg_pool.PoolClosed
+        error, psycopg.errors.ConnectionTimeout | psycopg_pool.PoolTimeout | psycopg_pool.PoolClosed
     )
-    return isinstance(cause, psycopg.Error) and cause.pgconn is None and not unconnected
+    return error.pgconn is None and not unconnected
 
 
 def _begun(ask: Ask, answer: dict[str, Any]) -> Begun:

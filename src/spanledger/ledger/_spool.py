@@ -52,7 +52,8 @@ ASIDE_MAX = 100
 # A file that is still being written is younger.
 PART_AGE_S_MAX = 60.0
 VERSION = 1
-FUNCTIONS = frozenset({"settle", "fail"})
+# A begin is of a call that ran unguarded, as its rule allows; its outcome is the entry after it.
+FUNCTIONS = frozenset({"begin", "settle", "fail"})
 # What the ledger will say of this entry however often it is asked.
 REFUSALS = (psycopg.DataError, psycopg.IntegrityError)
 _ADDRESS = ("host", "hostaddr", "port", "dbname", "service")

@@ -119,7 +119,8 @@ class _Wire:
         if result.status not in _ANSWERS:
             return Answer(error=psycopg.errors.error_from_result(result))
         if self._doubts:
-            return Answer(error=LedgerUnavailable(f"the ledger recorded it on one server only: {self._doubts[0]}"))
+            words = f"the ledger recorded it on one server only: {self._doubts[0]}"
+            return Answer(error=LedgerUnavailable(words, asked=True))
         return Answer(result)
 
 

@@ -13,6 +13,9 @@ begin
         return null;  -- never ran
     end if;
     if v_state = 'in_flight' and p_call.attempt_id = (p_item ->> 'attempt_id')::uuid then
+        if not p_locked then
+            return null;  -- a lock makes a commit that waits for the standby, which the lost one may not have done
+        end if;
         -- The answer to this very begin was lost.
         return v_answer || jsonb_build_object('verdict', 'run', 'again', true, 'budgets', (
             select coalesce(jsonb_agg(jsonb_strip_nulls(jsonb_build_object('name', s.budget, 'unit', s.unit,

@@ -23,7 +23,7 @@ begin
             order by h.id desc limit 1;
     end if;
     if v_past is null and (v_call.attempt_id is distinct from (p_item ->> 'attempt_id')::uuid
-        or v_call.state not in ('failed', 'reopened', 'released', 'approved', 'cancelled')) then
+        or v_call.state not in ('failed', 'reopened', 'released', 'approved', 'cancelled', 'refused', 'pending')) then
         return '{"owned": false}';
     end if;
     -- It was thought to have failed, perhaps by a person, and nobody has run it since: it must not run again.
