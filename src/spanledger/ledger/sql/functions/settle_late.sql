@@ -8,7 +8,7 @@ declare
     v_past jsonb;
 begin
     select * into v_call from spanledger.call c
-        where c.tenant = p_tenant and c.key = decode(p_item ->> 'key', 'hex') for update;
+        where c.tenant = p_tenant and c.key = decode(p_item ->> 'key', 'hex') for update skip locked;
     if v_call.attempt_id = (p_item ->> 'attempt_id')::uuid and v_call.state = 'succeeded' then
         return '{"owned": true}';  -- asked again: the answer was lost
     end if;
