@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-BUDGETS = {
-    # name: unit, limit, match; by name, because that is the order in which they are asked
-    "count": ("calls", 6, "*"),
-    "eur": ("EUR", 100, "*"),
-    "mail": ("tokens", 50, "mail*"),
+BUDGETS: dict[str, tuple[str, int, str, list[str]]] = {
+    # name: unit, limit, match, per; by name, because that is the order in which they are asked
+    "apiece": ("EUR", 80, "*", ["actor"]),
+    "count": ("calls", 8, "*", []),
+    "eur": ("EUR", 130, "*", []),
+    "mail": ("tokens", 50, "mail*", []),
 }
+# What a switch may stop.
+STOPPABLE = "mail*"
+# Whoever holds an account: the budget's name, and the actor where it is kept apart.
+Holder = tuple[str, str]
 
 
 @dataclass
 class Account:
-    name: str
     unit: str
     limit: int
-    match: str
     spent: int = 0
     held: int = 0
 
@@ -29,8 +33,24 @@ class Account:
 class Attempt:
     """One run of a call, for ever."""
 
-    reserved: dict[str, int]
+    reserved: dict[Holder, int]
+    rate: float
     spent: bool = False
+
+
+@dataclass
+class Request:
+    """For a person's consent."""
+
+    key: str
+    fingerprint: str
+    actor: str
+    self_approval: bool
+    state: str = "pending"
+    due: bool = False
+    by: str | None = None
+    consumed_by: str | None = None
+    id: str | None = None
 
 
 @dataclass
@@ -40,33 +60,47 @@ class Call:
     attempts: int
     attempt_id: str
     fingerprint: str
+    chat: bool = False
     result: str | None = None
-    holds: dict[str, int] = field(default_factory=dict)
+    holds: dict[Holder, int] = field(default_factory=dict)
     lease_over: bool = False
     prober: str | None = None
+    request: Request | None = None
+    # The attempt that ran last and its arguments, also while a person is asked about the next.
+    ran: tuple[str, str] | None = None
 
 
 class Model:
     """One tenant."""
 
-    def __init__(self) -> None:
+    def __init__(self, rate: float) -> None:
         self.calls: dict[str, Call] = {}
         self.attempts: dict[str, Attempt] = {}
-        self.accounts = {name: Account(name, *rest) for name, rest in BUDGETS.items()}
+        self.accounts: dict[Holder, Account] = {}
+        self.requests: list[Request] = []
+        self.limits = {name: limit for name, (_, limit, _, _) in BUDGETS.items()}
+        self.rate = rate
+        self.stopped = False
 
     # begin
 
     def begin(self, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
         answers: list[dict[str, Any] | None] = [None] * len(items)
+        locked: set[Holder] = set()
         for i in sorted(range(len(items)), key=lambda i: (items[i]["key"], i)):
             call = self.calls.get(items[i]["key"])
-            answers[i] = None if call is None else self._judge(call, items[i])
-        claimed = set()
+            before = call and call.state
+            answer = answers[i] = None if call is None else self._judge(call, items[i])
+            if call and (answer is None or call.state != before or "probe" in answer):
+                locked |= set(call.holds)
+        locked |= {a for item, answer in zip(items, answers, strict=True) if not answer for a in self._wanted(item)}
+        decided = set()
         for i, item in enumerate(items):
-            if answers[i] is None:
-                again = item["key"] in claimed
-                claimed.add(item["key"])
-                answers[i] = {"verdict": "in_progress"} if again else self._claim(item)
+            if answers[i] is None and item["key"] in decided:
+                answers[i] = {"verdict": "in_progress"}
+            elif answers[i] is None:
+                decided.add(item["key"])
+                answers[i] = self._decide(item, self.calls.get(item["key"]), locked)
         return answers  # type: ignore[return-value]
 
     def _judge(self, call: Call, item: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -76,10 +110,10 @@ class Model:
             return {"verdict": "run", "attempt": call.attempt}
         if call.fingerprint != item["fingerprint"] and item["on_mismatch"] == "refuse":
             return {"verdict": "key_reused"}
-        if call.state == "reopened":
+        if call.state in ("reopened", "pending", "approved"):
             return None
-        if call.state == "cancelled":
-            return {"verdict": "cancelled", "by": "ops"}
+        if call.state in ("denied", "expired", "cancelled"):
+            return {"verdict": call.state}
         if call.state == "in_flight":
             if not call.lease_over:
                 return {"verdict": "in_progress"}
@@ -92,59 +126,193 @@ class Model:
         return None if item["on_unknown"] == "retry" else self._judge_unknown(call, item)
 
     def _judge_unknown(self, call: Call, item: Mapping[str, Any]) -> dict[str, Any]:
-        if item["on_unknown"] == "probe":
-            if call.prober not in (None, item["attempt_id"]):
-                return {"verdict": "in_progress"}
-            call.prober = item["attempt_id"]
-        return {"verdict": "outcome_unknown"}
+        if item["on_unknown"] == "ask":
+            return {"verdict": "outcome_unknown"}
+        if call.prober not in (None, item["attempt_id"]):
+            return {"verdict": "in_progress"}
+        call.prober = item["attempt_id"]
+        return {"verdict": "outcome_unknown", "probe": True}
 
-    def _claim(self, item: Mapping[str, Any]) -> dict[str, Any]:
-        call = self.calls.get(item["key"])
-        old = call.holds if call else {}
-        reserve = item["reserve"]
-        wanted = {a.name: reserve.get(a.unit, 0) for a in self.accounts.values() if _fits(a.match, item["tool"])}
-        for name, amount in wanted.items():
-            account = self.accounts[name]
-            left = account.limit - account.spent - account.held + old.get(name, 0)
-            foreign = account.unit == "EUR" and "USD" in reserve
-            if foreign or amount > left or (left <= 0 and account.unit not in reserve):
-                if call is None or call.state == "refused":
-                    self.calls[item["key"]] = Call("refused", 0, 0, item["attempt_id"], item["fingerprint"])
-                return {"verdict": "budget_exceeded", "budget": name, "remaining": left}
-        for name in old | wanted:
-            self.accounts[name].held += wanted.get(name, 0) - old.get(name, 0)
-        attempt, attempts = (call.attempt, call.attempts) if call else (0, 0)
-        attempts = 0 if call and call.state == "succeeded" else attempts
-        self.calls[item["key"]] = Call(
-            "in_flight", attempt + 1, attempts + 1, item["attempt_id"], item["fingerprint"], holds=wanted
+    def _decide(self, item: Mapping[str, Any], call: Call | None, locked: set[Holder]) -> dict[str, Any]:
+        answer = self._consent(item, call)
+        if answer is None:
+            refusal = self._short(item, call)
+            if refusal and self._sweep(locked):
+                refusal = self._short(item, call)
+            if refusal is None:
+                return self._claim(item, call)
+            answer = refusal
+        if answer["verdict"] in ("budget_exceeded", "unauthorized") and (call is None or call.state == "refused"):
+            self.calls[item["key"]] = Call("refused", 0, 0, item["attempt_id"], item["fingerprint"])
+        return answer
+
+    def _consent(self, item: Mapping[str, Any], call: Call | None) -> dict[str, Any] | None:
+        """None: nobody minds, or a person has said yes to exactly this."""
+        if self.stopped and _fits(STOPPABLE, item["tool"]):
+            return {"verdict": "unauthorized", "switch": STOPPABLE}
+        state, request = (call.state, call.request) if call else (None, None)
+        same = request is not None and request.fingerprint == item["fingerprint"]
+        if call and state == "pending" and same:
+            if self._due(call):
+                return {"verdict": "expired"}
+            return {"verdict": "awaiting_approval", "requested": call.attempt_id == item["attempt_id"]}
+        if (state == "approved" and same) or (state not in ("pending", "approved") and not self._needs_consent(item)):
+            return None
+        consumed = request is not None and request.state == "consumed"
+        if item["approval_covers_retries"] and state != "succeeded" and same and consumed:
+            return None
+        return {"verdict": "outcome_unknown"} if state == "unknown" else self._ask(item, call)
+
+    def _needs_consent(self, item: Mapping[str, Any]) -> bool:
+        if isinstance(item["approval"], bool):
+            return item["approval"]
+        amount = _amount_in("EUR", item["reserve"], self.rate)
+        return amount is None or amount > item["approval"]["steps"]
+
+    def _ask(self, item: Mapping[str, Any], call: Call | None) -> dict[str, Any]:
+        request = Request(item["key"], item["fingerprint"], item["actor"], item["self_approval"])
+        asking = Call("pending", 0, 0, item["attempt_id"], item["fingerprint"], item["operation"] == "chat")
+        if call:
+            if call.request and call.request.state in ("pending", "approved"):
+                call.request.state = "superseded"
+            self._release(call)
+            asking.attempt = call.attempt
+            asking.attempts = 0 if call.state == "succeeded" else call.attempts
+            given_back = call.state == "approved" and call.ran is not None and call.ran[0] == call.attempt_id
+            asking.ran = None if call.state == "succeeded" or given_back else call.ran
+        asking.request = request
+        self.requests.append(request)
+        self.calls[item["key"]] = asking
+        return {"verdict": "awaiting_approval", "requested": True}
+
+    def _wanted(self, item: Mapping[str, Any]) -> dict[Holder, int | None]:
+        """What it reserves from each account; None where it says nothing in that unit."""
+        wanted = {}
+        for name, (unit, _, match, per) in BUDGETS.items():
+            if _fits(match, item["tool"]):
+                holder = (name, item["actor"] if per else "")
+                self.accounts.setdefault(holder, Account(unit, self.limits[name]))
+                wanted[holder] = _amount_in(unit, item["reserve"], self.rate)
+        return wanted
+
+    def _short(self, item: Mapping[str, Any], call: Call | None) -> dict[str, Any] | None:
+        """The refusal by the first budget that has too little left."""
+        for holder, amount in self._wanted(item).items():
+            account = self.accounts[holder]
+            left = account.limit - account.spent - account.held + (call.holds.get(holder, 0) if call else 0)
+            foreign = account.unit == "EUR" and amount is None and "USD" in item["reserve"]
+            if foreign or (amount or 0) > left or (left <= 0 and amount is None):
+                return {"verdict": "budget_exceeded", "budget": holder[0], "remaining": left}
+        return None
+
+    def _sweep(self, locked: set[Holder]) -> bool:
+        """The dead who hold from these accounts: a tool's outcome is unknown, a model's call is lost."""
+        return self._lose(
+            call
+            for call in self.calls.values()
+            if call.holds.keys() & locked and (not call.chat or call.holds.keys() <= locked)
         )
-        self.attempts[item["attempt_id"]] = Attempt(wanted)
+
+    def _lose(self, calls: Iterable[Call]) -> bool:
+        lost = False
+        for call in [call for call in calls if call.state == "in_flight" and call.lease_over]:
+            call.state = "unknown"
+            if call.chat:
+                self._release(call)
+                call.state, lost = "failed", True
+        return lost
+
+    def _claim(self, item: Mapping[str, Any], call: Call | None) -> dict[str, Any]:
+        attempt, attempts, request = (call.attempt, call.attempts, call.request) if call else (0, 0, None)
+        if call:
+            self._release(call)
+            if call.state == "succeeded":
+                attempts, request = 0, None
+            elif call.state == "approved" and request:
+                request.state, request.consumed_by = "consumed", item["attempt_id"]
+        holds = {holder: amount or 0 for holder, amount in self._wanted(item).items()}
+        for holder, amount in holds.items():
+            self.accounts[holder].held += amount
+        self.calls[item["key"]] = Call(
+            "in_flight",
+            attempt + 1,
+            attempts + 1,
+            item["attempt_id"],
+            item["fingerprint"],
+            item["operation"] == "chat",
+            holds=holds,
+            request=request,
+            ran=(item["attempt_id"], item["fingerprint"]),
+        )
+        self.attempts[item["attempt_id"]] = Attempt(holds, self.rate)
         return {"verdict": "run", "attempt": attempt + 1, "attempts": attempts + 1}
+
+    # what a person says
+
+    def approve(self, item: Mapping[str, Any]) -> dict[str, Any]:
+        return self._answer(item, "approved")
+
+    def deny(self, item: Mapping[str, Any]) -> dict[str, Any]:
+        return self._answer(item, "denied")
+
+    def _answer(self, item: Mapping[str, Any], answer: str) -> dict[str, Any]:
+        request = next(request for request in self.requests if request.id == item["id"])
+        call = self.calls[request.key]
+        if request.state == "pending":
+            self._due(call)
+        if request.state != "pending":
+            done = {"consumed": "approved"}.get(request.state, request.state) == answer
+            return {"done": done, "state": request.state, "by": request.by}
+        if answer == "approved" and item["by"] == request.actor and not request.self_approval:
+            return {"done": False, "state": "pending", "self": True}
+        request.state = call.state = answer
+        request.by = item["by"]
+        return {"done": True, "state": answer, "by": item["by"]}
+
+    def _due(self, call: Call) -> bool:
+        if call.state == "pending" and call.request and call.request.due:
+            call.state = call.request.state = "expired"
+        return call.state == "expired"
 
     # how it ended
 
     def settle(self, item: Mapping[str, Any]) -> dict[str, Any]:
-        call = self.calls[item["key"]]
-        if call.attempt_id == item["attempt_id"] and call.state != "succeeded":
+        call, attempt_id = self.calls[item["key"]], item["attempt_id"]
+        asked_since = call.attempt_id != attempt_id and call.ran == (attempt_id, call.fingerprint)
+        if call.attempt_id == attempt_id and call.state == "succeeded":
+            return {"owned": True}
+        owned = asked_since or call.attempt_id == attempt_id
+        if owned:
+            if call.request and call.request.state in ("pending", "approved"):
+                # It was given back and used after all, or asked for in vain.
+                call.request.state = "cancelled" if asked_since else "consumed"
             self._release(call)
-            call.state, call.result, call.prober = "succeeded", item["result"], None
-            self._spend(item["attempt_id"], item["cost"])
-        elif call.attempt_id != item["attempt_id"] or call.state != "succeeded":
-            self._spend(item["attempt_id"], item["cost"])
-            return {"owned": False}
-        return {"owned": True}
+            call.state, call.result, call.attempt_id, call.prober = "succeeded", item["result"], attempt_id, None
+        self._spend(attempt_id, item["cost"])
+        return {"owned": owned}
 
     def fail(self, item: Mapping[str, Any]) -> dict[str, Any]:
         call = self.calls[item["key"]]
-        if call.attempt_id != item["attempt_id"] or call.state in ("refused", "reopened", "succeeded", "cancelled"):
+        mine = call.attempt_id == item["attempt_id"]
+        if not mine or call.state not in ("in_flight", "unknown", "failed", "released", "approved"):
             return {"owned": False}
         if item["outcome_unknown"]:
             call.state = "unknown" if call.state == "in_flight" else call.state
-        elif call.state not in ("failed", "released"):
+        elif call.state in ("in_flight", "unknown"):
             self._release(call)
             call.state = "released" if item["not_invoked"] and call.attempts == 1 else "failed"
             call.attempts -= item["not_invoked"]
+            if item["not_invoked"] and call.request and call.request.consumed_by == call.attempt_id:
+                call.state = call.request.state = "approved"
+                call.request.consumed_by = None
         return {"owned": True}
+
+    def renew(self, items: list[dict[str, Any]]) -> None:
+        for item in items:
+            call = self.calls[item["key"]]
+            if call.state == "in_flight" and call.attempt_id == item["attempt_id"]:
+                call.lease_over = False
+        self._lose(call for call in self.calls.values() if call.chat)
 
     def resolve(self, item: Mapping[str, Any]) -> dict[str, Any]:
         call, outcome = self.calls.get(item["key"]), item["outcome"]
@@ -152,7 +320,8 @@ class Model:
             return {"done": False, "state": None}
         if call.state == "in_flight" and call.lease_over:
             call.state = "unknown"
-        reopens = call.state in ("failed", "cancelled") and outcome == "retry"
+        self._due(call)
+        reopens = call.state in ("failed", "cancelled", "denied", "expired") and outcome == "retry"
         if item["attempt"] not in (None, call.attempt) or not (call.state == "unknown" or reopens):
             return {"done": False, "state": call.state}
         call.prober = None
@@ -174,12 +343,14 @@ class Model:
         if call.state in ("in_flight", "succeeded"):
             return {"done": False, "state": call.state}
         self._release(call)
+        if call.request and call.request.state in ("pending", "approved"):
+            call.request.state = "cancelled"
         call.state, call.prober = "cancelled", None
         return {"done": True, "state": "cancelled"}
 
     def _release(self, call: Call) -> None:
-        for name, amount in call.holds.items():
-            self.accounts[name].held -= amount
+        for holder, amount in call.holds.items():
+            self.accounts[holder].held -= amount
         call.holds = {}
 
     def _spend(self, attempt_id: str, cost: Mapping[str, int]) -> None:
@@ -188,9 +359,16 @@ class Model:
         if attempt is None or attempt.spent:
             return
         attempt.spent = True
-        for name, amount in attempt.reserved.items():
-            account = self.accounts[name]
-            account.spent += cost.get(account.unit, amount) if account.unit != "calls" else amount
+        for holder, amount in attempt.reserved.items():
+            account = self.accounts[holder]
+            costs = None if account.unit == "calls" else _amount_in(account.unit, cost, attempt.rate)
+            account.spent += amount if costs is None else costs
+
+
+def _amount_in(unit: str, amounts: Mapping[str, int], rate: float) -> int | None:
+    if unit in amounts:
+        return amounts[unit]
+    return math.ceil(amounts["GBP"] * rate) if unit == "EUR" and "GBP" in amounts else None
 
 
 def _fits(pattern: str, tool: str) -> bool:

@@ -79,6 +79,10 @@ class Protocol:
     def cancel(self, name: str, **fields: Any) -> dict[str, Any]:
         return self.ask("cancel", [{"key": key_of(name), "by": "ops"} | fields])[0]
 
+    def renew(self, *items: dict[str, Any]) -> None:
+        """Signs of life of attempts."""
+        self.sql.execute("select spanledger_v1.renew(%s, %s::jsonb)", (self.tenant, json.dumps({"items": items})))
+
     def approve(self, asked: dict[str, Any], by: str = "boss", **fields: Any) -> dict[str, Any]:
         """Say yes to what an answer of `begin` asked for."""
         return self.ask("approve", [{"id": asked["approval_id"], "by": by} | fields])[0]

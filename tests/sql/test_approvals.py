@@ -250,6 +250,13 @@ def test_a_yes_covers_retries_where_the_rule_says_so(acme: Protocol) -> None:
     assert acme.begin("a", **COVERED)["verdict"] == "run"
 
 
+def test_a_retry_that_was_not_used_gives_no_yes_back_that_another_attempt_used(acme: Protocol) -> None:
+    acme.fail("a", consumed(acme))
+    acme.fail("a", acme.begin("a", **COVERED), not_invoked=True)
+    assert (acme.call("a")["state"], states(acme)) == ("failed", ["consumed"])
+    assert acme.begin("a", **ASK)["verdict"] == "awaiting_approval"
+
+
 def test_a_yes_covers_no_retries_with_other_arguments(acme: Protocol) -> None:
     acme.fail("a", consumed(acme))
     assert acme.begin("a", **COVERED | OTHER_ARGUMENTS)["verdict"] == "awaiting_approval"
@@ -305,8 +312,7 @@ def test_where_a_yes_covers_retries_so_it_does_after_an_unknown_outcome(acme: Pr
     assert acme.begin("a", **COVERED, **RETRY)["verdict"] == "run"
 
 
-@pytest.mark.parametrize("reopened", ["a person asked", "unknown"])
-def test_a_reopened_call_is_asked_about_anew_and_gives_back_what_it_held(acme: Protocol, reopened) -> None:
+def test_a_reopened_call_is_asked_about_anew_and_gives_back_what_it_held(acme: Protocol) -> None:
     acme.budget("eur", 100)
     begun = consumed(acme, **eur(60))
     acme.fail("a", begun, outcome_unknown=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
@@ -119,3 +120,103 @@ def _until_blocked(sql: psycopg.Connection, pid: int) -> None:
         if sql.execute("select cardinality(pg_blocking_pids(%s))", (pid,)).fetchone() != (0,):
             return
     pytest.fail("nobody waited")
+
+
+def test_whatever_is_asked_at_once_nobody_waits_in_a_circle_and_accounts_are_exact(shared_dsn, acme: Protocol) -> None:
+    # Calls of tools and models, budgets of several kinds, people and workers, all on the same few keys.
+    acme.budget("actor", 60, per=["actor"], window="rolling", window_s=1)
+    acme.budget("count", 40, "calls")
+    acme.budget("eur", 150)
+    acme.budget("gpt", 60, match="gpt", window="day")
+    acme.rate("USD", "EUR", "1.5")
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    until = time.monotonic() + 3
+
+    def worker(number: int) -> int:
+        order = random.Random(seed + number)
+        with psycopg.connect(shared_dsn, autocommit=True) as connection:
+            connection.execute("set deadlock_timeout = '20ms'")
+            someone = Someone(Protocol(connection, acme.tenant), order)
+            asked = 0
+            while time.monotonic() < until:
+                order.choice(someone.deeds)()
+                asked += 1
+        return asked
+
+    with ThreadPoolExecutor(6) as pool:
+        assert sum(pool.map(worker, range(6))) > 60
+    held = "select a.held, coalesce(sum(h.amount), 0) from spanledger.account a "
+    held += "left join (spanledger.call c cross join lateral unnest(c.accounts, c.held) h (id, amount)) on h.id = a.id "
+    rows = acme.sql.execute(held + "where a.tenant = %s group by a.id", (acme.tenant,)).fetchall()
+    assert all(account == calls for account, calls in rows)
+    consents = (
+        "select count(*) from spanledger.approval a join spanledger.call c using (tenant, key) where tenant = %s "
+    )
+    consents += "and (a.state in ('pending', 'approved')) <> (c.state = a.state and c.approval_id = a.id) "
+    consents += (
+        "and (a.state in ('pending', 'approved') or c.approval_id = a.id and c.state in ('pending', 'approved'))"
+    )
+    assert acme.sql.execute(consents, (acme.tenant,)).fetchone() == (0,)
+
+
+class Someone:
+    """A worker, a person and a heartbeat, who do anything to a few calls."""
+
+    def __init__(self, protocol: Protocol, order: random.Random) -> None:
+        self.protocol = protocol
+        self.order = order
+        self.ran: list[tuple[str, dict]] = []
+        self.requests: list[str] = []
+        self.deeds = [self.begin, self.begin, self.settle, self.fail, self.answer, self.judge, self.renew, self.let_die]
+
+    def begin(self) -> None:
+        names = [self.order.choice(KEYS) for _ in range(self.order.randint(1, 6))]
+        items = [item(name, **self._terms(name)) for name in names]
+        for name, asked, answer in zip(names, items, self.protocol.ask("begin", items), strict=True):
+            if answer["verdict"] == "run":
+                self.ran.append((name, asked))
+            elif answer["verdict"] == "awaiting_approval":
+                self.requests.append(answer["approval_id"])
+
+    def _terms(self, name: str) -> dict:
+        order, model = self.order, name[-1] in "123"
+        return {
+            "tool": "gpt" if model else "refund",
+            "operation": "chat" if model else "execute_tool",
+            "reserve": {"calls": 1, order.choice(["EUR", "USD"]): order.choice([1, 10, 20])},
+            "actor": order.choice(["u", "v"]),
+            "replay_for_s": 0,
+            "on_unknown": order.choice(["ask", "retry", "probe"]),
+            "fingerprint": key_of(order.choice(["these", "those"])),
+            "wait_s": 1,
+        } | ({"approval": True} if not model and order.random() < 0.5 else {})
+
+    def settle(self) -> None:
+        self.protocol.ask("settle", [outcome(*one, cost={"EUR": self.order.choice([1, 30])}) for one in self._some()])
+
+    def fail(self) -> None:
+        how = [{}, {"outcome_unknown": True}, {"not_invoked": True}]
+        self.protocol.ask("fail", [outcome(*one, **self.order.choice(how)) for one in self._some()])
+
+    def answer(self) -> None:
+        ids = self.order.sample(self.requests[-8:], min(3, len(self.requests)))
+        function = self.order.choice(["approve", "approve", "deny"])
+        self.protocol.ask(function, [{"id": id_, "by": "boss"} for id_ in ids])
+
+    def judge(self) -> None:
+        names = self.order.sample(KEYS, 3)
+        function = self.order.choice(["resolve", "resolve", "cancel"])
+        outcomes = [self.order.choice(["succeeded", "failed", "retry"]) for _ in names]
+        items = [{"key": key_of(n), "outcome": o, "by": "ops"} for n, o in zip(names, outcomes, strict=True)]
+        self.protocol.ask(function, items)
+
+    def renew(self) -> None:
+        self.protocol.renew(*[outcome(*one, lease_s=60) for one in self._some()])
+
+    def let_die(self) -> None:
+        for name in self.order.sample(KEYS, 2):
+            self.protocol.lease_over(name)
+
+    def _some(self) -> list[tuple[str, dict]]:
+        return self.order.sample(self.ran[-10:], min(self.order.randint(1, 4), len(self.ran[-10:])))

@@ -19,12 +19,6 @@ def dead(acme: Protocol, name: str, **fields) -> dict:
     return answer
 
 
-def renew(acme: Protocol, *items: dict) -> None:
-    acme.sql.execute(
-        "select spanledger_v1.renew(%s, %s::jsonb)", (acme.tenant, psycopg.types.json.Json({"items": items}))
-    )
-
-
 def state(acme: Protocol, name: str) -> str:
     """As it is written, not as it shows."""
     query = "select state from spanledger.call where tenant = %s and key = decode(%s, 'hex')"
@@ -95,7 +89,7 @@ def test_what_somebody_has_locked_is_not_waited_for(shared_dsn: str, acme: Proto
     acme.sql.execute("set statement_timeout = '5s'")
     with psycopg.connect(shared_dsn) as busy:
         busy.execute("select from spanledger.call where key = decode(%s, 'hex') for update", (key_of("a"),))
-        renew(acme)
+        acme.renew()
         assert (state(acme, "a"), state(acme, "b")) == ("in_flight", "failed")
         assert begun(acme, "c", **eur(50))
     with psycopg.connect(shared_dsn) as busy:
@@ -133,7 +127,7 @@ def test_who_lives_looks_for_dead_model_calls(acme: Protocol, other: Protocol) -
         tenant.budget("eur", 100)
         dead(tenant, "a", **CHAT, **eur(60))
         dead(tenant, "b", **eur(30))
-    renew(acme)
+    acme.renew()
     assert (state(acme, "a"), state(acme, "b"), acme.balance("eur")) == ("failed", "in_flight", (0, 30))
     assert state(other, "a") == "in_flight"
 
@@ -141,15 +135,15 @@ def test_who_lives_looks_for_dead_model_calls(acme: Protocol, other: Protocol) -
 def test_a_sign_of_life_keeps_a_call_alive_even_after_its_lease(acme: Protocol) -> None:
     acme.budget("eur", 100)
     answer = dead(acme, "a", **CHAT, **eur(60))
-    renew(acme, {"key": key_of("a"), "attempt_id": answer["attempt_id"], "lease_s": 60})
+    acme.renew({"key": key_of("a"), "attempt_id": answer["attempt_id"], "lease_s": 60})
     assert acme.begin("b", **eur(41))["verdict"] == "budget_exceeded"
     assert (state(acme, "a"), acme.begin("a")["verdict"]) == ("in_flight", "in_progress")
 
 
 def test_a_sign_of_life_of_what_was_taken_for_dead_changes_nothing(acme: Protocol) -> None:
     answer = dead(acme, "a", **CHAT)
-    renew(acme)
-    renew(acme, {"key": key_of("a"), "attempt_id": answer["attempt_id"], "lease_s": 60})
+    acme.renew()
+    acme.renew({"key": key_of("a"), "attempt_id": answer["attempt_id"], "lease_s": 60})
     assert state(acme, "a") == "failed"
 
 
@@ -164,5 +158,5 @@ def test_what_was_taken_for_dead_and_succeeded_is_the_truth_and_spent(acme: Prot
 
 def test_a_lost_model_call_may_be_asked_again(acme: Protocol) -> None:
     dead(acme, "a", **CHAT)
-    renew(acme)
+    acme.renew()
     assert begun(acme, "a", **CHAT)["attempts"] == 2

@@ -19,7 +19,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from model import BUDGETS, Model
+from model import BUDGETS, STOPPABLE, Account, Model
 from protocol import Protocol, item, key_of
 
 EXAMPLES = os.environ.get("LEDGER_EXAMPLES")
@@ -33,9 +33,11 @@ SETTINGS = settings(
     suppress_health_check=list(HealthCheck),
 )
 # A tool goes with its call: another tool is another key.
-TOOLS = {"a": "refund", "b": "mail_send", "c": "refund"}
+TOOLS = {"a": "refund", "b": "mail_send", "c": "refund", "m": "gpt"}
+RATES = [1.5, 2]
+ACTORS = ["u_1", "u_2"]
 
-amounts = st.dictionaries(st.sampled_from(["EUR", "tokens", "USD"]), st.sampled_from([0, 1, 20, 60]), max_size=1)
+amounts = st.dictionaries(st.sampled_from(["EUR", "tokens", "GBP", "USD"]), st.sampled_from([0, 1, 20, 60]), max_size=1)
 calls = st.builds(
     lambda name, reserve, differs, terms: (name, {"reserve": {"calls": 1} | reserve, "differs": differs} | terms),
     st.sampled_from(sorted(TOOLS)),
@@ -48,6 +50,10 @@ calls = st.builds(
             "on_unknown": st.sampled_from(["ask", "retry", "probe"]),
             "on_failure": st.sampled_from(["retry", "retry", "replay"]),
             "attempts_max": st.sampled_from([None, 1, 3]),
+            "actor": st.sampled_from(ACTORS),
+            "approval": st.sampled_from([False, False, True, {"unit": "EUR", "steps": 20}]),
+            "approval_covers_retries": st.booleans(),
+            "self_approval": st.booleans(),
         }
     ),
 )
@@ -55,14 +61,15 @@ tenants = st.integers(0, 1)
 
 
 class LedgerMachine(RuleBasedStateMachine):
-    """Two tenants with three calls each, against budgets in money, tokens and calls."""
+    """Two tenants with four calls each, one of them to a model, against budgets in money, tokens and calls."""
 
     def __init__(self, connection: psycopg.Connection) -> None:
         super().__init__()
-        self.sides = [(Protocol(connection, f"tenant-{n}-{uuid.uuid4()}"), Model()) for n in (0, 1)]
+        self.sides = [(Protocol(connection, f"tenant-{n}-{uuid.uuid4()}"), Model(RATES[0])) for n in (0, 1)]
         for protocol, _ in self.sides:
-            for name, (unit, limit, match) in BUDGETS.items():
-                protocol.budget(name, limit, unit, match=match)
+            protocol.rate("GBP", "EUR", str(RATES[0]))
+            for name, (unit, limit, match, per) in BUDGETS.items():
+                protocol.budget(name, limit, unit, match=match, per=per)
         # Everything that ever ran, as (tenant, name, attempt_id); what was begun; when it ran and settled.
         self.ran: list[tuple[int, str, str]] = []
         self.begun: list[tuple[int, str, dict[str, Any]]] = []
@@ -78,6 +85,8 @@ class LedgerMachine(RuleBasedStateMachine):
         for name, terms in batch:
             print_of = key_of(f"{name}, other arguments" if terms["differs"] else name)
             given = {k: v for k, v in terms.items() if k != "differs"}
+            if name == "m":
+                given |= {"operation": "chat", "approval": False}
             items.append(item(name, tool=TOOLS[name], fingerprint=print_of, **given))
         self._begin(tenant, [name for name, _ in batch], items)
 
@@ -87,7 +96,9 @@ class LedgerMachine(RuleBasedStateMachine):
         """An answer was lost, so the same is asked again."""
         tenant, name, asked = data.draw(st.sampled_from(self.begun[-6:]))
         call = self.sides[tenant][1].calls[asked["key"]]
-        if call.attempt_id == asked["attempt_id"] and call.state != "in_flight":
+        mine = call.attempt_id == asked["attempt_id"]
+        ended = mine or (tenant, name, asked["attempt_id"]) in self.ran
+        if ended and not (mine and call.state in ("in_flight", "pending", "approved")):
             return  # a client does not ask again under the id of an attempt that it knows has ended
         self._begin(tenant, [name], [asked])
 
@@ -98,6 +109,10 @@ class LedgerMachine(RuleBasedStateMachine):
         for name, asked, answer, wanted in zip(names, items, answers, expected, strict=True):
             assert answer | wanted == answer
             self.begun.append((tenant, name, asked))
+            if answer.get("requested") and answer["verdict"] == "awaiting_approval":
+                request = model.calls[asked["key"]].request
+                assert request.id in (None, answer["approval_id"])
+                request.id = answer["approval_id"]
             ran = (tenant, name, asked["attempt_id"])
             if answer["verdict"] == "run" and ran not in self.ran:
                 self.ran.append(ran)
@@ -107,12 +122,14 @@ class LedgerMachine(RuleBasedStateMachine):
     def _admitted_within_limits(self, tenant: int, answer: dict[str, Any]) -> None:
         for budget in answer["budgets"]:
             if budget["reserved"]:
-                spent, held = self.sides[tenant][0].balance(budget["name"])
-                assert spent + held <= self.sides[tenant][1].accounts[budget["name"]].limit
                 assert budget["remaining"] >= 0
 
     @precondition(lambda self: self.ran)
-    @rule(data=st.data(), size=st.integers(1, 3), cost=st.sampled_from([{}, {"EUR": 15}, {"EUR": 90}, {"tokens": 5}]))
+    @rule(
+        data=st.data(),
+        size=st.integers(1, 3),
+        cost=st.sampled_from([{}, {"EUR": 15}, {"EUR": 90}, {"GBP": 15}, {"tokens": 5}]),
+    )
     def settle(self, data: st.DataObject, size: int, cost: dict[str, int]) -> None:
         """Workers settle: current ones, late ones, ones that settled before."""
         tenant, chosen = self._some_that_ran(data, size)
@@ -146,6 +163,20 @@ class LedgerMachine(RuleBasedStateMachine):
             "resolve", tenant, [{"key": key_of(name), "outcome": outcome, "attempt": attempt, "by": "ops"} | found]
         )
 
+    @precondition(lambda self: any(model.requests for _, model in self.sides))
+    @rule(
+        data=st.data(),
+        size=st.integers(1, 2),
+        function=st.sampled_from(["approve", "approve", "deny"]),
+        by=st.sampled_from(["boss", "boss", *ACTORS]),
+    )
+    def answer(self, data: st.DataObject, size: int, function: str, by: str) -> None:
+        """A person answers requests, also those that nobody waits for any more."""
+        tenant = data.draw(st.sampled_from([n for n, (_, model) in enumerate(self.sides) if model.requests]))
+        some = st.lists(st.sampled_from(self.sides[tenant][1].requests[-4:]), min_size=1, max_size=size)
+        items = [{"id": request.id, "by": by, "key": request.key} for request in data.draw(some)]
+        self._compared(function, tenant, items)
+
     @rule(tenant=tenants, name=st.sampled_from(sorted(TOOLS)))
     def cancel(self, tenant: int, name: str) -> None:
         self._compared("cancel", tenant, [{"key": key_of(name), "by": "ops"}])
@@ -159,22 +190,52 @@ class LedgerMachine(RuleBasedStateMachine):
             call = model.calls[key_of(name)]
             call.lease_over, call.prober = True, None
 
-    @rule(tenant=tenants, budget=st.sampled_from(sorted(BUDGETS)), steps=st.sampled_from([1, 50]))
-    def top_up(self, tenant: int, budget: str, steps: int) -> None:
+    @rule(tenant=tenants, name=st.sampled_from(sorted(TOOLS)))
+    def nobody_answers(self, tenant: int, name: str) -> None:
+        """The time is over in which a person could have."""
         protocol, model = self.sides[tenant]
-        protocol.sql.execute(
-            "select spanledger_v1.top_up(%s, %s, %s, %s, 'ops')",
-            (protocol.tenant, budget, BUDGETS[budget][0], steps),
-        )
-        model.accounts[budget].limit += steps
+        protocol.answer_due(name)
+        for request in model.requests:
+            request.due = request.due or (request.key == key_of(name) and request.state == "pending")
+
+    @precondition(lambda self: self.ran)
+    @rule(data=st.data(), size=st.integers(0, 2))
+    def renew(self, data: st.DataObject, size: int) -> None:
+        """Signs of life, from whoever lives."""
+        tenant, chosen = self._some_that_ran(data, max(size, 1))
+        items = [self._ended(name, id_) | {"lease_s": 60} for name, id_ in chosen[:size]]
+        protocol, model = self.sides[tenant]
+        protocol.renew(*items)
+        model.renew(items)
+
+    @rule(tenant=tenants, budget=st.sampled_from(sorted(BUDGETS)), actor=st.sampled_from(ACTORS), steps=st.just(50))
+    def top_up(self, tenant: int, budget: str, actor: str, steps: int) -> None:
+        protocol, model = self.sides[tenant]
+        unit, limit, _, per = BUDGETS[budget]
+        assert protocol.top_up(budget, unit, steps, {"actor": actor} if per else {})
+        model.accounts.setdefault((budget, actor if per else ""), Account(unit, limit)).limit += steps
+
+    @rule(tenant=tenants, stopped=st.booleans(), rate=st.sampled_from(RATES))
+    def an_operator_changes_controls(self, tenant: int, stopped: bool, rate: float) -> None:
+        protocol, model = self.sides[tenant]
+        protocol.apply(switches=[{"match": STOPPABLE, "allowed": not stopped}])
+        protocol.rate("GBP", "EUR", str(rate))
+        model.stopped, model.rate = stopped, rate
 
     # what always holds
 
     @invariant()
     def the_ledger_is_what_the_model_says(self) -> None:
         for protocol, model in self.sides:
-            for account in model.accounts.values():
-                assert protocol.balance(account.name) == (account.spent, account.held)
+            rows = protocol.sql.execute(
+                "select budget, coalesce(nullif(scope, '')::jsonb ->> 'actor', ''), spent, held, topped_up "
+                "from spanledger.account where tenant = %s",
+                (protocol.tenant,),
+            ).fetchall()
+            assert {row[:2]: row[2:] for row in rows} == {
+                holder: (account.spent, account.held, account.limit - BUDGETS[holder[0]][1])
+                for holder, account in model.accounts.items()
+            }
             rows = protocol.sql.execute(
                 "select encode(key, 'hex'), state, attempt, attempts, attempt_id::text, result "
                 "from spanledger.call where tenant = %s",
@@ -184,6 +245,10 @@ class LedgerMachine(RuleBasedStateMachine):
                 key: (call.state, call.attempt, call.attempts, call.attempt_id, call.result)
                 for key, call in model.calls.items()
             }
+            rows = protocol.sql.execute(
+                "select id::text, state, by_name from spanledger.approval where tenant = %s", (protocol.tenant,)
+            ).fetchall()
+            assert {row[0]: row[1:] for row in rows} == {r.id: (r.state, r.by) for r in model.requests}
 
     @invariant()
     def what_is_held_is_held_by_calls_that_may_have_an_effect(self) -> None:
@@ -200,12 +265,21 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def when_nothing_is_open_all_money_is_spent_by_somebody(self) -> None:
-        for protocol, model in self.sides:
+        for _, model in self.sides:
             if any(call.state in ("in_flight", "unknown", "reopened") for call in model.calls.values()):
                 continue
             spent = sum(attempt.spent for attempt in model.attempts.values())
-            assert protocol.balance("count") == (spent, 0)
-            assert protocol.balance("eur")[1] == protocol.balance("mail")[1] == 0
+            assert (model.accounts["count", ""].spent if model.attempts else 0) == spent
+            assert all(account.held == 0 for account in model.accounts.values())
+
+    @invariant()
+    def nothing_runs_with_arguments_that_nobody_approved(self) -> None:
+        for protocol, _ in self.sides:
+            assert not protocol.sql.execute(
+                "select from spanledger.approval a join spanledger.call c on c.tenant = a.tenant and c.key = a.key "
+                "where a.tenant = %s and a.consumed_by = c.attempt_id and a.fingerprint <> c.fingerprint",
+                (protocol.tenant,),
+            ).fetchall()
 
     @invariant()
     def the_fencing_number_never_falls(self) -> None:
@@ -236,5 +310,5 @@ class LedgerMachine(RuleBasedStateMachine):
         return answers
 
 
-def test_the_functions_do_what_the_model_says(sql: psycopg.Connection) -> None:
-    run_state_machine_as_test(lambda: LedgerMachine(sql), settings=SETTINGS)
+def test_the_functions_do_what_the_model_says(shared: psycopg.Connection) -> None:
+    run_state_machine_as_test(lambda: LedgerMachine(shared), settings=SETTINGS)

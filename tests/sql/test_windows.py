@@ -183,6 +183,19 @@ def test_a_begin_asked_again_sees_the_whole_rolling_window(acme: Protocol) -> No
     assert first["budgets"][0]["remaining"] == 20
 
 
+def test_whoever_reserves_from_a_rolling_window_has_all_its_slices_alone(shared_dsn: str, acme: Protocol) -> None:
+    acme.budget("eur", 100, **MINUTE)
+    acme.begin("a", **eur(60))
+    with psycopg.connect(shared_dsn) as busy:
+        # What another transaction that began in an earlier slice has locked, besides its slice.
+        busy.execute(
+            "select from spanledger.account where tenant = %s and window_start = '-infinity' for update", (acme.tenant,)
+        )
+        acme.sql.execute("set statement_timeout = '300ms'")
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            acme.begin("b", **eur(40))
+
+
 def test_a_top_up_of_a_rolling_window_ages_like_what_is_spent(acme: Protocol) -> None:
     acme.budget("eur", 100, **MINUTE)
     acme.begin("a", **eur(100))

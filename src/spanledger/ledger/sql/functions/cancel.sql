@@ -19,7 +19,7 @@ begin
         order by item.item ->> 'key', item.i
     loop
         select * into v_call from spanledger.call c
-            where c.tenant = p_tenant and c.key = decode(v_item ->> 'key', 'hex') for update;
+            where c.tenant = p_tenant and c.key = decode(v_item ->> 'key', 'hex') for update skip locked;
         v_now := clock_timestamp();
         if v_call.state = 'in_flight' and v_call.lease_until <= v_now then
             perform spanledger.lapse(v_call, v_now);

@@ -21,7 +21,7 @@ begin
         order by item.item ->> 'key', item.i
     loop
         select * into v_call from spanledger.call c
-            where c.tenant = p_tenant and c.key = decode(v_item ->> 'key', 'hex') for update;
+            where c.tenant = p_tenant and c.key = decode(v_item ->> 'key', 'hex') for update skip locked;
         v_unknown := coalesce((v_item ->> 'outcome_unknown')::boolean, false);
         v_not_invoked := coalesce((v_item ->> 'not_invoked')::boolean, false);
         v_approved := false;

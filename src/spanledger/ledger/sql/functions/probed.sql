@@ -16,7 +16,7 @@ begin
         perform from spanledger.call c
             where c.tenant = p_tenant and c.key = decode(v_item ->> 'key', 'hex')
                 and c.probe_id = (v_item ->> 'probe_id')::uuid and c.state = 'unknown'
-            for update;
+            for update skip locked;
         if found then
             v_answers := v_answers || (spanledger.resolve_items(p_tenant, jsonb_build_array(v_item)) -> 0);
         else

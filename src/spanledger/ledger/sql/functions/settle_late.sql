@@ -8,13 +8,13 @@ declare
     v_past jsonb;
 begin
     select * into v_call from spanledger.call c
-        where c.tenant = p_tenant and c.key = decode(p_item ->> 'key', 'hex') for update;
+        where c.tenant = p_tenant and c.key = decode(p_item ->> 'key', 'hex') for update skip locked;
     if v_call.attempt_id = (p_item ->> 'attempt_id')::uuid and v_call.state = 'succeeded' then
         return '{"owned": true}';  -- asked again: the answer was lost
     end if;
     perform spanledger.record_late(p_tenant, p_item, v_call, 'late_success', p_now);
-    if v_call.state in ('pending', 'approved', 'denied', 'expired') then
-        -- A person was asked since about the next attempt, with the same arguments, and that has not begun.
+    if v_call.attempt_id <> (p_item ->> 'attempt_id')::uuid then
+        -- A person may have been asked since about the next attempt, with the same arguments, and that has not begun.
         select h.detail into v_past from spanledger.history h
             where h.tenant = p_tenant and h.key = v_call.key and h.event = 'superseded'
                 and h.attempt_id = (p_item ->> 'attempt_id')::uuid and h.attempt = v_call.attempt
