@@ -24,14 +24,14 @@ import psycopg_pool
 
 from spanledger.config import Dsn
 from spanledger.core.asking import Ask
-from spanledger.core.budgets import looser
 from spanledger.errors import ConfigError, LedgerUnavailable, SpanledgerError
 from spanledger.ledger import _migrate
 from spanledger.ledger._binaries import find_binaries
 from spanledger.ledger._bounded import BoundedConnection
+from spanledger.ledger._controls import apply_or_compare
 from spanledger.ledger._courier import Courier
 from spanledger.ledger._embedded import EmbeddedPostgres, default_state_dir, looks_like_cluster
-from spanledger.ledger._functions import Query, Read, Run, no_answer, no_connection, statement, translated
+from spanledger.ledger._functions import Query, Run, no_answer, no_connection, statement, translated
 from spanledger.ledger._heartbeat import Heartbeat
 from spanledger.ledger._loop import LoopConnections
 from spanledger.ledger._spool import Spool, SpoolStatus, ledger_name
@@ -40,6 +40,8 @@ logger = logging.getLogger("spanledger.ledger")
 
 POOL_MAX = 8
 IDLE_MAX_S = 300.0
+# So many tenants are remembered as done; beyond it they are done again, which changes nothing.
+TENANTS_MAX = 10_000
 _BACKEND = "select pg_backend_pid()"
 # Fails within seconds where libpq's defaults would hang: a blackholed peer is noticed by tcp_user_timeout only.
 _DEFAULTS = {"connect_timeout": "5", "tcp_user_timeout": "10000", "application_name": "spanledger"}
@@ -106,6 +108,7 @@ class Database:
         self._pid = 0
         self._pool: psycopg_pool.ConnectionPool[BoundedConnection] | None = None
         self._prepared_pid = 0
+        self._applied: set[tuple[int, str]] = set()  # process id and tenant
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopConnections] = weakref.WeakKeyDictionary()
 
     @property
@@ -168,13 +171,16 @@ class Database:
         if not isinstance(query, Ask) or query.function != "begin":
             return
         self.prepare()
+        self.prepare_tenant(query.tenant)
         if self._spool is not None and self._spool.waiting():
             self._courier.start()
             self._spool.deliver(self._tell, self._spool.waiting(query), wait_s=self.timeout_s)
 
     async def deliver_awaiting(self, query: Query) -> None:
         """As `deliver`; the loop is blocked by a look into a folder and no more."""
-        if self._prepared_pid != os.getpid() or (self._spool is not None and self._spool.waiting()):
+        begins = isinstance(query, Ask) and query.function == "begin" and self._has_news_for(query.tenant)
+        news = self._prepared_pid != os.getpid() or begins
+        if news or (self._spool is not None and self._spool.waiting()):
             await asyncio.to_thread(self.deliver, query)
 
     def spooled(self) -> SpoolStatus | None:
@@ -322,7 +328,7 @@ class Database:
                 else:
                     _migrate.check_schema(connection)
                 if self._controls is not None:
-                    self._apply(connection, self._controls)
+                    self._apply(connection, self._controls.arguments[0], self._controls)
         except psycopg.Error as error:
             raise translated(error) from error
         if self._spool is not None and self._spool.waiting():
@@ -348,15 +354,24 @@ class Database:
             self.forget_connections()
             raise
 
-    def _apply(self, connection: psycopg.Connection, controls: Run) -> None:
-        try:
-            connection.execute(*statement(controls))
-        except psycopg.errors.InsufficientPrivilege:
-            # The ledger's budgets hold whatever is in this program's file; say where the file is stricter.
-            tenant, wanted = controls.arguments[0], controls.arguments[1]["budgets"]
-            rows = connection.execute(*statement(Read("budgets", {"tenant": tenant}))).fetchall()
-            for loose in looser(wanted, [row[0] for row in rows]):
-                logger.warning("%s; an operator has to `spanledger apply` this program's configuration", loose)
+    def prepare_tenant(self, tenant: str) -> None:
+        """Once per process and tenant: see to it that the configuration's controls are in its ledger, or say if not."""
+        if not self._has_news_for(tenant):
+            return
+        with self._alone():
+            controls = self._controls
+            if controls is not None and self._has_news_for(tenant):
+                with self.connect() as connection:
+                    self._apply(connection, tenant, controls)
+
+    def _has_news_for(self, tenant: str) -> bool:
+        return self._controls is not None and (os.getpid(), tenant) not in self._applied
+
+    def _apply(self, connection: psycopg.Connection, tenant: str, controls: Run) -> None:
+        apply_or_compare(connection, tenant, controls)
+        if len(self._applied) >= TENANTS_MAX:
+            self._applied.clear()
+        self._applied.add((os.getpid(), tenant))
 
     def _renew(self, tenant: str, items: list[dict[str, object]]) -> None:
         with self.blocking() as connection:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import psycopg
@@ -34,13 +34,19 @@ class Prefix(str):
     __slots__ = ()
 
 
+class Since(str):
+    """A moment that a column is not before."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Read:
     """Read rows of a view of `spanledger_v1`.
 
     Attributes:
         view: The view's name.
-        where: Column → value that it equals, or a `Prefix`; None is no condition.
+        where: Column → value that it equals, or a `Prefix` or `Since`; None is no condition.
         order: An ORDER BY clause of our own.
         rows_max: At most so many.
     """
@@ -67,9 +73,18 @@ class Run:
 Query = Ask | Read | Run
 
 
-def applying(config: Config, by: str) -> Run:
-    """Write the controls of a configuration into the ledger."""
-    return Run("apply", (config.tenant, config.controls(), by))
+def applying(config: Config, by: str, tenant: str | None = None) -> Run:
+    """Write the controls of a configuration into the ledger of its tenant, or of another."""
+    return Run("apply", (tenant or config.tenant, config.controls(), by))
+
+
+def starting(config: Config) -> Run | None:
+    """Write the controls of a configuration with which a program starts; None where it has none.
+
+    A program that starts lets nothing go on that an operator has stopped: that takes `apply` or `resume`.
+    """
+    config = replace(config, switches=tuple(switch for switch in config.switches if not switch.allowed))
+    return applying(config, "process") if any(config.controls().values()) else None
 
 
 def statement(query: Query) -> tuple[str, tuple[Any, ...]]:
@@ -83,13 +98,20 @@ def statement(query: Query) -> tuple[str, tuple[Any, ...]]:
             return f"select spanledger_v1.{query.function}({marks})", values
         case Read():
             wanted = {column: value for column, value in query.where.items() if value is not None}
-            where = " and ".join(
-                f"starts_with({column}, %s)" if isinstance(value, Prefix) else f"{column} = %s"
-                for column, value in wanted.items()
-            )
+            where = " and ".join(_condition(column, value) for column, value in wanted.items())
             view = f"spanledger_v1.{query.view} v where {where or 'true'}"
             text = f"select to_jsonb(v) from {view} order by {query.order} limit %s"  # noqa: S608 - names are ours
             return text, (*wanted.values(), query.rows_max)
+
+
+def _condition(column: str, value: Any) -> str:
+    match value:
+        case Prefix():
+            return f"starts_with({column}, %s)"
+        case Since():
+            return f"{column} >= %s"
+        case _:
+            return f"{column} = %s"
 
 
 def answer(query: Query, rows: list[tuple[Any, ...]]) -> Any:
