@@ -17,7 +17,7 @@ ASKED = Rule("refund", approval=True, wait_timeout_s=0)
 
 @pytest.fixture
 def typed(dsn, monkeypatch, capsys):
-    """Type a command, as the program `spanledger` gets it; gives the exit code, what it prints and what it complains."""
+    """Type a command, as the program `spanledger` gets it; gives its exit code, output and complaints."""
     monkeypatch.setenv("SPANLEDGER_DSN", dsn)
 
     def typed(*words: str) -> tuple[int, str, str]:
