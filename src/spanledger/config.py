@@ -24,7 +24,6 @@ from spanledger.core.call import Call, ScopeSource
 from spanledger.core.controls import Rate, Switch, approval_controls, stopping
 from spanledger.core.keys import identify
 from spanledger.core.rules import Rule, Terms, reserved_amounts, terms_for
-from spanledger.core.values import NotJsonError, canonical, encode
 from spanledger.errors import ConfigError, LedgerUnavailable
 
 FILE_NAME = "spanledger.toml"
@@ -193,17 +192,18 @@ class Config:
         terms = self.terms(call, own)
         tenant = call.tenant or self.tenant
         secret = None if self.secret is None else self.secret.encode()
+        identity = identify(call, terms, tenant=tenant, nonce=attempt_id, secret=secret)
         return Asking(
             call=call,
             terms=terms,
-            identity=identify(call, terms, tenant=tenant, nonce=attempt_id, secret=secret),
+            identity=identity,
             tenant=tenant,
             attempt_id=attempt_id,
             reserve=reserved_amounts(call, terms),
             approval=asked_for(call, terms.approval),
             stopped=stopping(self.switches, call.name),
             on_approval_needed=self.on_approval_needed,
-            arguments=_readable(call.arguments, self.arguments_bytes_max),
+            arguments=_readable(identity.arguments, self.arguments_bytes_max),
             result_bytes_max=self.result_bytes_max,
             trace_id=trace[0] if trace else None,
             span_id=trace[1] if trace else None,
@@ -215,17 +215,13 @@ class Config:
             scope, source = self.workflow_id, ScopeSource.ENVIRONMENT
         if not scope:
             scope, source = trace[0] if trace else "", ScopeSource.TRACE
+        if (scope, source) == (call.workflow_id, call.workflow_source) and (call.agent or not self.agent):
+            return call
         return dataclasses.replace(call, agent=call.agent or self.agent, workflow_id=scope, workflow_source=source)
 
 
-def _readable(arguments: object, bytes_max: int) -> str | None:
-    if arguments is None:
-        return None
-    try:
-        text = canonical(encode(arguments))
-    except NotJsonError:
-        return None
-    return text.decode() if len(text) <= bytes_max else None
+def _readable(arguments: bytes | None, bytes_max: int) -> str | None:
+    return None if arguments is None or len(arguments) > bytes_max else arguments.decode()
 
 
 def _find_file(environ: Mapping[str, str]) -> Path | None:

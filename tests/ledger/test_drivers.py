@@ -8,9 +8,11 @@ import textwrap
 
 import pytest
 
+from spanledger.ledger._batch import AwaitingBatches, BlockingBatches
 from spanledger.ledger._drivers import AwaitingDriver, BlockingDriver
 
-SAME = {"awaiting": "blocking", "forget_loop_connections": "forget_connections", "deliver_awaiting": "deliver"}
+SAME = {"reply_awaiting": "reply", "forget_loop_connections": "forget_connections", "deliver_awaiting": "deliver"}
+SAME_NAMES = {"AsyncExitStack": "ExitStack"}
 
 
 class WithoutAwait(ast.NodeTransformer):
@@ -25,6 +27,10 @@ class WithoutAwait(ast.NodeTransformer):
 
     def visit_Await(self, node: ast.Await) -> ast.AST:
         return self.visit(node.value)
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        node.id = SAME_NAMES.get(node.id, node.id)
+        return node
 
     def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
         node.attr = SAME.get(node.attr, node.attr)
@@ -41,10 +47,22 @@ def written_blocking(method: object) -> str:
     return ast.unparse(WithoutAwait().visit(tree))
 
 
-@pytest.mark.parametrize("name", ["__init__", "drive", "query", "_query"])
-def test_the_twins_are_alike_but_for_await(name: str) -> None:
-    assert written_blocking(getattr(AwaitingDriver, name)) == written_blocking(getattr(BlockingDriver, name))
+DRIVERS = (AwaitingDriver, BlockingDriver)
+BATCHES = (AwaitingBatches, BlockingBatches)
 
 
-def test_the_twins_have_the_same_methods() -> None:
-    assert set(vars(AwaitingDriver)) == set(vars(BlockingDriver))
+@pytest.mark.parametrize(
+    ("twins", "name"),
+    [
+        *((DRIVERS, name) for name in ("__init__", "drive", "query", "_query")),
+        *((BATCHES, name) for name in ("ask", "_send")),
+    ],
+)
+def test_the_twins_are_alike_but_for_await(twins: tuple[type, type], name: str) -> None:
+    awaiting, blocking = (written_blocking(getattr(twin, name)) for twin in twins)
+    assert awaiting == blocking
+
+
+@pytest.mark.parametrize("twins", [DRIVERS, BATCHES])
+def test_the_twins_have_the_same_methods(twins: tuple[type, type]) -> None:
+    assert set(vars(twins[0])) == set(vars(twins[1]))

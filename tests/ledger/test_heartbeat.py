@@ -102,7 +102,7 @@ def test_a_closed_ledger_gives_no_signs_and_opens_no_connection(dsn):
 
     wait_for(lambda: not beating & heartbeats())
     assert begun.verdict is Verdict.RUN
-    assert ledger._database._pool is None
+    assert ledger._database._threads is None
 
 
 def test_a_beat_that_fails_is_tried_again(ledger_with, sql):

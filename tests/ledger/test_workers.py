@@ -13,7 +13,7 @@ from workers import TIMEOUT_S, fork_and_run, found_at_the_bank, hang, refund_eac
 from spanledger import Budget, Calls, Config, Ledger, Money, Rule, ToolCall
 from spanledger.core.call import Verdict
 from spanledger.errors import BudgetExceeded, OutcomeUnknown
-from spanledger.ledger._database import POOL_MAX
+from spanledger.ledger._pools import CONNECTIONS_MAX
 
 REFUND = ToolCall("refund", workflow_id="w")
 
@@ -71,7 +71,7 @@ def test_many_threads_share_a_ledger_and_a_few_connections(ledger: Ledger, sql: 
     mine = (
         "select count(*) from pg_stat_activity where application_name = 'spanledger' and datname = current_database()"
     )
-    assert sql.execute(mine).fetchone()[0] <= POOL_MAX
+    assert sql.execute(mine).fetchone()[0] <= CONNECTIONS_MAX
     assert sql.execute("select count(*) from spanledger.call").fetchone() == (120,)
 
 

@@ -137,13 +137,13 @@ def in_progress(at_s: float, **details: Any) -> Begun:
 
 def test_who_waits_says_so_first_and_asks_again_so_that_no_change_is_missed() -> None:
     done = begun("replay", result="ok", result_kept=True)
-    replies = [in_progress(0), None, in_progress(0, left_s=50), None, done]
+    replies = [in_progress(0), "waiter", in_progress(0, left_s=50), None, done]
     asked, outcome = played(guarded(ASKING, Exact()), *replies)
     assert functions(asked) == ["begin", "Listen", "begin", "Wait", "begin"]
     assert {step.item["attempt_id"] for step in asked if isinstance(step, Ask)} == {"a-1"}
     assert [step.item.get("wait_s") for step in asked if isinstance(step, Ask)] == [None, 30, 30]
     assert asked[1] == Listen("acme", "k")
-    assert asked[3] == Wait(30, 50)
+    assert asked[3] == Wait("waiter", 30, 50)
     assert outcome.ended.value == "ok"
 
 
@@ -173,7 +173,7 @@ def test_a_hook_is_told_once_of_the_approval_that_this_call_has_asked_for() -> N
     asked, error = refused(ApprovalDenied, admitted(made), *replies)
     assert functions(asked) == ["begin", "Look", "Listen", "begin", "Wait", "begin"]
     asked[1].probe()
-    assert [(a.id, a.tool, a.arguments) for a in told] == [("4f6f", "refund", {"order_id": "o-1"}, "w-1")]
+    assert [(a.id, a.tool, a.arguments) for a in told] == [("4f6f", "refund", {"order_id": "o-1"})]
     assert (told[0].expires_at - told[0].requested_at).total_seconds() == 3600
     assert (error.approver, error.reason) == ("eve", "too much")
 

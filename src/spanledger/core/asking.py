@@ -47,7 +47,7 @@ class Keep:
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """Make sure that from here on, until the steps end, a change of the call of this key wakes a `Wait`."""
+    """From here on, until the steps end, a change of the call of this key is noticed; answered with who waits."""
 
     tenant: str
     key: str
@@ -58,12 +58,14 @@ class Wait:
     """Wait until the call that `Listen` named may have changed.
 
     Attributes:
+        waiter: What `Listen` was answered with.
         wait_s: At most so long.
         left_s: After so long it changes by itself: its lease is over, or nobody has answered in time.
     """
 
+    waiter: Any
     wait_s: float
-    left_s: float
+    left_s: float | None
 
 
 @dataclass(frozen=True, slots=True)

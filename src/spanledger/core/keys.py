@@ -44,7 +44,7 @@ def identify(call: Call, terms: Terms, *, tenant: str, nonce: str, secret: bytes
     source, part = _identity_part(call, terms, arguments or obstacle, nonce)
     scope = scope_of(call, terms)
     parts = (tenant.encode(), scope.encode(), call.name.encode(), source.encode(), *part)
-    return Identity(_digest(parts, secret), source, fingerprint, scope)
+    return Identity(_digest(parts, secret), source, fingerprint, scope, arguments)
 
 
 def scope_of(call: Call, terms: Terms) -> str:
@@ -123,7 +123,7 @@ def _canonical(value: Any, call: Call) -> bytes:
 
 
 def _digest(parts: tuple[bytes, ...], secret: bytes | None) -> str:
-    message = b"".join(len(part).to_bytes(8, "big") + part for part in parts)
+    message = b"".join([len(part).to_bytes(8, "big") + part for part in parts])
     if secret is None:
         return hashlib.sha256(message).hexdigest()
     return hmac.new(secret, message, hashlib.sha256).hexdigest()

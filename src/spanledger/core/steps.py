@@ -48,6 +48,7 @@ def admitted(asking: Asking) -> Steps[Begun]:
     deadline_s: float | None = None
     wait_s: float | None = None
     probed: Resolution | None = None
+    waiter: Any = None
     asked = False
     while True:
         try:
@@ -71,9 +72,9 @@ def admitted(asking: Asking) -> Steps[Begun]:
         if begun.verdict not in WAITS or left_s <= 0:
             raise refusal(begun, asking.call)
         if wait_s is None:
-            yield Listen(asking.tenant, begun.key)
+            waiter = yield Listen(asking.tenant, begun.key)
         else:
-            yield Wait(left_s, float(begun.details.get("left_s") or 0))
+            yield Wait(waiter, left_s, begun.details.get("left_s"))
         wait_s = left_s
 
 

@@ -35,6 +35,10 @@ DEPTH_MAX = 64
 _DIGITS_MAX = 21
 _ZEROS_MAX = 6
 
+# Made once; `json.dumps` makes one at every call.
+_KEPT = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+_quoted = json.encoder.encode_basestring
+
 _TAGS_OUT: dict[type, tuple[str, Callable[[Any], Any]]] = {
     Decimal: ("$decimal", EXACT.to_sci_string),
     datetime: ("$datetime", lambda v: (v.astimezone(UTC) if v.tzinfo else v).isoformat()),
@@ -152,7 +156,7 @@ def serialize(tree: Any) -> bytes:
         NotJsonError: A string that is not valid Unicode, or an integer too long to be written.
     """
     try:
-        return json.dumps(tree, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        return _KEPT.encode(tree).encode()
     except ValueError as error:
         raise NotJsonError(str(error)) from None
 
@@ -241,7 +245,7 @@ def _canonical(tree: Any) -> str:
     if tree is None or tree is True or tree is False:
         return {None: "null", True: "true", False: "false"}[tree]
     if isinstance(tree, str):
-        return json.dumps(tree, ensure_ascii=False)
+        return _quoted(tree)
     if isinstance(tree, int):
         return int.__repr__(tree)
     if isinstance(tree, float):

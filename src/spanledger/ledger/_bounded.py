@@ -1,4 +1,4 @@
-"""A connection that waits for an answer so long and no longer.
+"""A connection that waits for an answer so long and no longer; the one that listens is of this kind.
 
 Rules: a server that has frozen, or a peer that vanished behind a Unix socket, answers nothing, and libpq would wait for
 ever. The wait is bounded here, in the client; the connection is closed with it, because its answer may still come.

@@ -11,37 +11,45 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import json
 import logging
 import os
 import threading
 import weakref
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
-import psycopg_pool
 
 from spanledger.config import Dsn
 from spanledger.core.asking import Ask
 from spanledger.errors import ConfigError, LedgerUnavailable, SpanledgerError
 from spanledger.ledger import _migrate
+from spanledger.ledger._batch import AwaitingBatches, BlockingBatches
 from spanledger.ledger._binaries import find_binaries
 from spanledger.ledger._bounded import BoundedConnection
-from spanledger.ledger._controls import apply_or_compare
+from spanledger.ledger._controls import FileControls
 from spanledger.ledger._courier import Courier
 from spanledger.ledger._embedded import EmbeddedPostgres, default_state_dir, looks_like_cluster
-from spanledger.ledger._functions import Query, Run, no_answer, no_connection, statement, translated
+from spanledger.ledger._functions import (
+    Query,
+    Run,
+    answer,
+    no_connection,
+    question,
+    together,
+    translated,
+)
 from spanledger.ledger._heartbeat import Heartbeat
-from spanledger.ledger._loop import LoopConnections
+from spanledger.ledger._line import KEEPALIVES
+from spanledger.ledger._pools import AwaitingPool, BlockingPool
 from spanledger.ledger._spool import Spool, SpoolStatus, ledger_name
+from spanledger.ledger._wakeups import Wakeups
+from spanledger.ledger._wire import AwaitingWire, BlockingWire
 
 logger = logging.getLogger("spanledger.ledger")
 
-POOL_MAX = 8
-IDLE_MAX_S = 300.0
-# So many tenants are remembered as done; beyond it they are done again, which changes nothing.
-TENANTS_MAX = 10_000
 _BACKEND = "select pg_backend_pid()"
 # Fails within seconds where libpq's defaults would hang: a blackholed peer is noticed by tcp_user_timeout only.
 _DEFAULTS = {"connect_timeout": "5", "tcp_user_timeout": "10000", "application_name": "spanledger"}
@@ -98,18 +106,17 @@ class Database:
             controls: Writes the configuration's controls into the ledger before anything else is asked.
         """
         self._dsn = dsn
-        self._controls = controls
+        self._controls = FileControls(controls)
         self.timeout_s = timeout_s
         self.heartbeat = Heartbeat(self._renew)
+        self.wakeups = Wakeups(self._connect_listening, self._peek)
         self._spool: Spool | None = None
         self._courier = Courier(lambda: self._spool, self._tell)
         # By process id: a thread that held the parent's lock is not in a forked child.
         self._locks: dict[int, threading.Lock] = {}
-        self._pid = 0
-        self._pool: psycopg_pool.ConnectionPool[BoundedConnection] | None = None
+        self._threads: _Threads | None = None
         self._prepared_pid = 0
-        self._applied: set[tuple[int, str]] = set()  # process id and tenant
-        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopConnections] = weakref.WeakKeyDictionary()
+        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop] = weakref.WeakKeyDictionary()
 
     @property
     def embedded(self) -> bool:
@@ -127,29 +134,30 @@ class Database:
             # libpq would fall back to whatever database is nearest.
             raise ConfigError("the ledger's DSN is empty; see SPANLEDGER_DSN and SPANLEDGER_DSN_FILE")
         self._spool = self._spool_of(given)
-        return psycopg.conninfo.make_conninfo(text, **{k: v for k, v in _DEFAULTS.items() if k not in given})
+        defaults = {name: value for name, value in _DEFAULTS.items() if name not in given}
+        return psycopg.conninfo.make_conninfo(text, **defaults, client_encoding="UTF8")
 
-    @contextlib.contextmanager
-    def blocking(self) -> Iterator[psycopg.Connection]:
-        """Lend a connection to this thread."""
-        with self._open_pool().connection() as connection:
-            yield connection
-
-    @contextlib.asynccontextmanager
-    async def awaiting(self) -> AsyncIterator[psycopg.AsyncConnection]:
-        """Lend a connection to this task, for one question.
+    def reply(self, query: Query) -> Any:
+        """Ask, and wait in this thread for the answer; what is asked at the same time may go in one statement.
 
         Raises:
-            LedgerUnavailable: None was to be had, or what was asked was not answered, in time.
+            LedgerUnavailable: No answer came in time; likewise a `psycopg.Error`.
         """
+        pool, batches = self._opened()
+        if isinstance(query, Ask):
+            return batches.ask(query)
+        with pool.lent() as wire:
+            return answer(query, wire.ask(question(query), self.timeout_s).rows())
+
+    async def reply_awaiting(self, query: Query) -> Any:
+        """As `reply`, in the running loop."""
         if self._prepared_pid != os.getpid():
             await asyncio.to_thread(self.prepare)
-        try:
-            # A server that has frozen answers nothing, not even that it will not answer.
-            async with asyncio.timeout(self.timeout_s), self._connections().lent() as connection:
-                yield connection
-        except TimeoutError as error:
-            raise no_answer(self.timeout_s) from error
+        loop = self._loop()
+        if isinstance(query, Ask):
+            return await loop.batches.ask(query)
+        async with loop.pool.lent() as wire:
+            return answer(query, (await wire.ask(question(query), self.timeout_s)).rows())
 
     def keep(self, ask: Ask) -> bool:
         """Keep an outcome on disk that the ledger did not take, until it does.
@@ -171,16 +179,19 @@ class Database:
         if not isinstance(query, Ask) or query.function != "begin":
             return
         self.prepare()
-        self.prepare_tenant(query.tenant)
+        if self._controls.due(query.tenant):
+            with self._alone(), self.connect() as connection:
+                self._controls.apply(connection, query.tenant)
         if self._spool is not None and self._spool.waiting():
             self._courier.start()
             self._spool.deliver(self._tell, self._spool.waiting(query), wait_s=self.timeout_s)
 
     async def deliver_awaiting(self, query: Query) -> None:
         """As `deliver`; the loop is blocked by a look into a folder and no more."""
-        begins = isinstance(query, Ask) and query.function == "begin" and self._has_news_for(query.tenant)
-        news = self._prepared_pid != os.getpid() or begins
-        if news or (self._spool is not None and self._spool.waiting()):
+        if not isinstance(query, Ask) or query.function != "begin":
+            return
+        prepared = self._prepared_pid == os.getpid() and not self._controls.due(query.tenant)
+        if not prepared or (self._spool is not None and self._spool.waiting()):
             await asyncio.to_thread(self.deliver, query)
 
     def spooled(self) -> SpoolStatus | None:
@@ -191,14 +202,12 @@ class Database:
 
     def forget_connections(self) -> None:
         """Replace pooled connections that are broken."""
-        with contextlib.suppress(psycopg.Error):
-            if self._pool is not None and self._pid == os.getpid():
-                self._pool.check()
+        if self._threads is not None and self._threads.pool.pid == os.getpid():
+            self._threads.pool.forget()
 
     async def forget_loop_connections(self) -> None:
         """Replace this loop's connections that are broken."""
-        with contextlib.suppress(psycopg.Error):
-            await self._connections().forget()
+        await self._loop().pool.forget()
 
     def connect(self) -> psycopg.Connection:
         """Open a connection of one's own, outside the pools.
@@ -235,39 +244,52 @@ class Database:
     def close(self) -> None:
         """Close what this process opened and leave the private server."""
         self.heartbeat.stop()
+        self.wakeups.stop()
         self._courier.stop()
         with self._alone():
-            pool, self._pool = self._pool, None
-            if pool is not None and self._pid == os.getpid():
-                pool.close()
+            threads, self._threads = self._threads, None
+            if threads is not None and threads.pool.pid == os.getpid():
+                threads.pool.close()
         if isinstance(self._dsn, EmbeddedPostgres):
             self._dsn.release()
 
     async def close_loop(self) -> None:
         """Close the pool of the running loop."""
-        await self._connections().close()
+        await self._loop().pool.close()
 
     def forget_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         """Forget the connections of a loop; they were closed."""
         self._loops.pop(loop, None)
 
-    def _connections(self) -> LoopConnections:
+    def _loop(self) -> _Loop:
         loop = asyncio.get_running_loop()
-        connections = self._loops.get(loop)
-        if connections is None or connections.pid != os.getpid():
+        found = self._loops.get(loop)
+        if found is None or found.pool.pid != os.getpid():
             # By a weak reference: what the loop is the key to must not keep it alive.
             forget = functools.partial(_forget, weakref.ref(self), weakref.ref(loop))
-            connections = LoopConnections(self._connect_awaiting, timeout_s=self.timeout_s, closed=forget)
-            self._loops[loop] = connections
-        return connections
+            pool = AwaitingPool(self._connect_awaiting, timeout_s=self.timeout_s, closed=forget)
+            found = self._loops[loop] = _Loop(pool, AwaitingBatches(pool.lent, timeout_s=self.timeout_s))
+        return found
 
-    async def _connect_awaiting(self) -> psycopg.AsyncConnection:
+    def _connect_listening(self) -> psycopg.Connection:
+        parameters: dict[str, Any] = {**KEEPALIVES, **psycopg.conninfo.conninfo_to_dict(self.conninfo())}
+        connection = BoundedConnection.connect(psycopg.conninfo.make_conninfo(**parameters), autocommit=True)
+        connection.answer_timeout_s = self.timeout_s
+        return connection
+
+    def _peek(self, tenant: str, keys: list[str]) -> list[dict[str, Any]]:
+        answers: list[dict[str, Any]] = self.reply(Run("peek", (tenant, [{"key": key} for key in keys])))
+        return answers
+
+    def _connect_blocking(self) -> BlockingWire:
+        connection = self.connect()
+        return BlockingWire(connection, prepares=not is_pooled(connection))
+
+    async def _connect_awaiting(self) -> AwaitingWire:
         conninfo = await asyncio.to_thread(self.conninfo)
         connection = await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
-        answer = await (await connection.execute(_BACKEND)).fetchone()
-        if answer != (connection.info.backend_pid,):
-            connection.prepare_threshold = None
-        return connection
+        backend = await (await connection.execute(_BACKEND)).fetchone()
+        return AwaitingWire(connection, prepares=backend == (connection.info.backend_pid,))
 
     def _address(self) -> str:
         if isinstance(self._dsn, EmbeddedPostgres):
@@ -290,26 +312,16 @@ class Database:
         finally:
             lock.release()
 
-    def _open_pool(self) -> psycopg_pool.ConnectionPool[BoundedConnection]:
-        pool = self._pool
-        if pool is not None and self._pid == os.getpid():
-            return pool
+    def _opened(self) -> _Threads:
+        found = self._threads
+        if found is not None and found.pool.pid == os.getpid():
+            return found
         self.prepare()
         with self._alone():
-            if self._pool is None or self._pid != os.getpid():
-                self._pid = os.getpid()
-                self._pool = psycopg_pool.ConnectionPool(
-                    self.conninfo, min_size=0, max_size=POOL_MAX, max_idle=IDLE_MAX_S, open=True,
-                    timeout=self.timeout_s, num_workers=1, kwargs={"autocommit": True},
-                    reconnect_timeout=self.timeout_s, name="spanledger",
-                    connection_class=BoundedConnection, configure=self._bound,
-                )  # fmt: skip
-            return self._pool
-
-    def _bound(self, connection: BoundedConnection) -> None:
-        connection.answer_timeout_s = self.timeout_s
-        if is_pooled(connection):
-            connection.prepare_threshold = None
+            if self._threads is None or self._threads.pool.pid != os.getpid():
+                pool = BlockingPool(self._connect_blocking, timeout_s=self.timeout_s)
+                self._threads = _Threads(pool, BlockingBatches(pool.lent, timeout_s=self.timeout_s))
+            return self._threads
 
     def prepare(self) -> None:
         """Once per process: make sure that the ledger is there and its schema fits; the embedded one is migrated."""
@@ -327,8 +339,7 @@ class Database:
                     _migrate.migrate(connection)
                 else:
                     _migrate.check_schema(connection)
-                if self._controls is not None:
-                    self._apply(connection, self._controls.arguments[0], self._controls)
+                self._controls.apply(connection, self._controls.tenant)
         except psycopg.Error as error:
             raise translated(error) from error
         if self._spool is not None and self._spool.waiting():
@@ -347,35 +358,30 @@ class Database:
             return None
 
     def _tell(self, ask: Ask) -> None:
+        # Alone, so that what the ledger says of this one is said of nothing else.
         try:
-            with self.blocking() as connection:
-                connection.execute(*statement(ask))
+            with self._opened().pool.lent() as wire:
+                wire.ask(together(ask.function, ask.tenant, [json.dumps(ask.item)]), self.timeout_s).rows()
         except psycopg.OperationalError:
             self.forget_connections()
             raise
 
-    def prepare_tenant(self, tenant: str) -> None:
-        """Once per process and tenant: see to it that the configuration's controls are in its ledger, or say if not."""
-        if not self._has_news_for(tenant):
-            return
-        with self._alone():
-            controls = self._controls
-            if controls is not None and self._has_news_for(tenant):
-                with self.connect() as connection:
-                    self._apply(connection, tenant, controls)
-
-    def _has_news_for(self, tenant: str) -> bool:
-        return self._controls is not None and (os.getpid(), tenant) not in self._applied
-
-    def _apply(self, connection: psycopg.Connection, tenant: str, controls: Run) -> None:
-        apply_or_compare(connection, tenant, controls)
-        if len(self._applied) >= TENANTS_MAX:
-            self._applied.clear()
-        self._applied.add((os.getpid(), tenant))
-
     def _renew(self, tenant: str, items: list[dict[str, object]]) -> None:
-        with self.blocking() as connection:
-            connection.execute(*statement(Run("renew", (tenant, {"items": items}))))
+        self.reply(Run("renew", (tenant, {"items": items})))
+
+
+class _Threads(NamedTuple):
+    """What the threads of one process have together."""
+
+    pool: BlockingPool
+    batches: BlockingBatches
+
+
+class _Loop(NamedTuple):
+    """What one event loop has."""
+
+    pool: AwaitingPool
+    batches: AwaitingBatches
 
 
 def _forget(database: weakref.ref[Database], loop: weakref.ref[asyncio.AbstractEventLoop]) -> None:

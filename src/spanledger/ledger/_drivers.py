@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import random
-import time
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, ExitStack
 from typing import Any, TypeVar
 
 import psycopg
@@ -22,10 +21,9 @@ from spanledger.core.asking import Ask, Invoke, Keep, Listen, Look, Steps, Wait
 from spanledger.core.call import Begun, Ended
 from spanledger.errors import ConfigError, LedgerUnavailable
 from spanledger.ledger._database import Database
-from spanledger.ledger._functions import Query, answer, lost, statement, translated
+from spanledger.ledger._functions import Query, lost, translated
 
 T = TypeVar("T")
-JITTER = 0.25
 
 
 class BlockingDriver:
@@ -38,25 +36,26 @@ class BlockingDriver:
         """Run `steps` to their end and return what they return."""
         reply: Any = None
         error: BaseException | None = None
-        while True:
-            try:
-                step = steps.send(reply) if error is None else steps.throw(error)
-            except StopIteration as stop:
-                return stop.value  # type: ignore[no-any-return]
-            reply, error = None, None
-            try:
-                reply = self._carry_out(step, invoke)
-            except BaseException as raised:  # noqa: BLE001 - the generator decides, and raises it again
-                error = raised
+        with ExitStack() as waits:
+            while True:
+                try:
+                    step = steps.send(reply) if error is None else steps.throw(error)
+                except StopIteration as stop:
+                    return stop.value  # type: ignore[no-any-return]
+                reply, error = None, None
+                try:
+                    reply = self._carry_out(step, invoke, waits)
+                except BaseException as raised:  # noqa: BLE001 - the generator decides, and raises it again
+                    error = raised
 
-    def _carry_out(self, step: Any, invoke: Callable[[Begun], Ended] | None) -> Any:
+    def _carry_out(self, step: Any, invoke: Callable[[Begun], Ended] | None, waits: ExitStack) -> Any:
         match step:
             case Invoke():
                 return invoke(step.begun) if invoke else None
             case Listen():
-                return None
+                return waits.enter_context(self._database.wakeups.waiting(step.tenant, step.key))
             case Wait():
-                return time.sleep(jittered(min(step.wait_s, step.left_s, 0.3)))
+                return step.waiter.wait(step.wait_s, step.left_s)
             case Look():
                 return _blocking_value(step.probe())
             case Keep():
@@ -85,9 +84,7 @@ class BlockingDriver:
     def _query(self, query: Query) -> Any:
         try:
             self._database.deliver(query)
-            with self._database.blocking() as connection:
-                cursor = connection.execute(*statement(query))
-                return answer(query, cursor.fetchall())
+            return self._database.reply(query)
         except psycopg.Error as error:
             raise translated(error) from error
 
@@ -102,25 +99,28 @@ class AwaitingDriver:
         """Run `steps` to their end and return what they return."""
         reply: Any = None
         error: BaseException | None = None
-        while True:
-            try:
-                step = steps.send(reply) if error is None else steps.throw(error)
-            except StopIteration as stop:
-                return stop.value  # type: ignore[no-any-return]
-            reply, error = None, None
-            try:
-                reply = await self._carry_out(step, invoke)
-            except BaseException as raised:  # noqa: BLE001 - the generator decides, and raises it again
-                error = raised
+        async with AsyncExitStack() as waits:
+            while True:
+                try:
+                    step = steps.send(reply) if error is None else steps.throw(error)
+                except StopIteration as stop:
+                    return stop.value  # type: ignore[no-any-return]
+                reply, error = None, None
+                try:
+                    reply = await self._carry_out(step, invoke, waits)
+                except BaseException as raised:  # noqa: BLE001 - the generator decides, and raises it again
+                    error = raised
 
-    async def _carry_out(self, step: Any, invoke: Callable[[Begun], Awaitable[Ended]] | None) -> Any:
+    async def _carry_out(
+        self, step: Any, invoke: Callable[[Begun], Awaitable[Ended]] | None, waits: AsyncExitStack
+    ) -> Any:
         match step:
             case Invoke():
                 return await invoke(step.begun) if invoke else None
             case Listen():
-                return None
+                return await waits.enter_async_context(self._database.wakeups.waiting_awaiting(step.tenant, step.key))
             case Wait():
-                return await asyncio.sleep(jittered(min(step.wait_s, step.left_s, 0.3)))
+                return await step.waiter.wait(step.wait_s, step.left_s)
             case Look():
                 return await _awaited_value(step.probe)
             case Keep():
@@ -151,16 +151,9 @@ class AwaitingDriver:
     async def _query(self, query: Query) -> Any:
         try:
             await self._database.deliver_awaiting(query)
-            async with self._database.awaiting() as connection:
-                cursor = await connection.execute(*statement(query))
-                return answer(query, await cursor.fetchall())
+            return await self._database.reply_awaiting(query)
         except psycopg.Error as error:
             raise translated(error) from error
-
-
-def jittered(wait_s: float) -> float:
-    """Shorten a wait at random, so that many waiters do not ask at the same moment."""
-    return wait_s * (1 - JITTER * random.random())  # noqa: S311 - no secret
 
 
 _background: set[asyncio.Task[Any]] = set()

@@ -8,12 +8,11 @@ nowhere else.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import psycopg
-import psycopg_pool
 
 from spanledger.config import Config
 from spanledger.core.asking import Ask
@@ -21,8 +20,14 @@ from spanledger.core.call import Begun, Verdict
 from spanledger.core.money import amount_of
 from spanledger.errors import ConfigError, LedgerUnavailable
 
-_ASKED = ("begin", "settle", "fail", "resolve", "probed", "cancel", "approve", "deny")
-_STATEMENTS = {name: f"select spanledger_v1.{name}(%s, %s::jsonb)" for name in _ASKED}
+# Text and name; those that every call asks are worth preparing.
+_ASKED = {
+    function: (
+        f"select spanledger_v1.{function}($1, $2::jsonb)".encode(),
+        f"spanledger_{function}".encode() if function in {"begin", "settle", "fail"} else None,
+    )
+    for function in ("begin", "settle", "fail", "resolve", "probed", "cancel", "approve", "deny", "peek")
+}
 _AMOUNTS = ("limit", "spent", "held", "remaining", "requested")
 
 ROWS_MAX = 10_000
@@ -73,6 +78,21 @@ class Run:
 Query = Ask | Read | Run
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A statement as libpq takes it.
+
+    Attributes:
+        text: The SQL, with ``$1``, ``$2``, … for the parameters.
+        parameters: Texts, and what `str` makes of other values; None is NULL.
+        name: Of a statement that is worth preparing; None of the others.
+    """
+
+    text: bytes
+    parameters: tuple[Any, ...]
+    name: bytes | None = None
+
+
 def applying(config: Config, by: str, tenant: str | None = None) -> Run:
     """Write the controls of a configuration into the ledger of its tenant, or of another."""
     return Run("apply", (tenant or config.tenant, config.controls(), by))
@@ -87,41 +107,49 @@ def starting(config: Config) -> Run | None:
     return applying(config, "process") if any(config.controls().values()) else None
 
 
-def statement(query: Query) -> tuple[str, tuple[Any, ...]]:
-    """Return the SQL of a step and its parameters."""
-    match query:
-        case Ask():
-            return _STATEMENTS[query.function], (query.tenant, json.dumps([dict(query.item)]))
-        case Run():
-            marks = ", ".join("%s::jsonb" if isinstance(a, dict) else "%s" for a in query.arguments)
-            values = tuple(json.dumps(a) if isinstance(a, dict) else a for a in query.arguments)
-            return f"select spanledger_v1.{query.function}({marks})", values
-        case Read():
-            wanted = {column: value for column, value in query.where.items() if value is not None}
-            where = " and ".join(_condition(column, value) for column, value in wanted.items())
-            view = f"spanledger_v1.{query.view} v where {where or 'true'}"
-            text = f"select to_jsonb(v) from {view} order by {query.order} limit %s"  # noqa: S608 - names are ours
-            return text, (*wanted.values(), query.rows_max)
+def question(query: Read | Run) -> Question:
+    """Return the statement of a step."""
+    if isinstance(query, Run):
+        marks = (f"${n}{'::jsonb' if isinstance(a, dict | list) else ''}" for n, a in enumerate(query.arguments, 1))
+        values = tuple(json.dumps(a) if isinstance(a, dict | list) else a for a in query.arguments)
+        return Question(f"select spanledger_v1.{query.function}({', '.join(marks)})".encode(), values)
+    wanted = {column: value for column, value in query.where.items() if value is not None}
+    where = " and ".join(_condition(*one, n) for n, one in enumerate(wanted.items(), 1))
+    view = f"spanledger_v1.{query.view} v where {where or 'true'}"
+    text = f"select to_jsonb(v) from {view} order by {query.order} limit ${len(wanted) + 1}"  # noqa: S608 - names are ours
+    return Question(text.encode(), (*wanted.values(), query.rows_max))
 
 
-def _condition(column: str, value: Any) -> str:
+def _condition(column: str, value: Any, n: int) -> str:
     match value:
         case Prefix():
-            return f"starts_with({column}, %s)"
+            return f"starts_with({column}, ${n})"
         case Since():
-            return f"{column} >= %s"
+            return f"{column} >= ${n}"
         case _:
-            return f"{column} = %s"
+            return f"{column} = ${n}"
 
 
-def answer(query: Query, rows: list[tuple[Any, ...]]) -> Any:
-    """Turn the rows of `statement(query)` into what the step is answered with."""
-    if isinstance(query, Read):
-        return [row[0] for row in rows]
-    value = rows[0][0]
-    if isinstance(query, Run):
-        return value
-    return _begun(query, value[0]) if query.function == "begin" else value[0]
+def together(function: str, tenant: str, items: Iterable[str]) -> Question:
+    """Return the statement that asks a function about many items, each JSON text."""
+    text, name = _ASKED[function]
+    return Question(text, (tenant, f"[{','.join(items)}]"), name)
+
+
+def asked_of(connection: psycopg.Connection[Any], query: Read | Run) -> list[tuple[Any, ...]]:
+    """Ask over a connection of one's own."""
+    asked = question(query)
+    return psycopg.RawCursor(connection).execute(asked.text, asked.parameters).fetchall()
+
+
+def answer(query: Read | Run, rows: list[tuple[Any, ...]]) -> Any:
+    """Turn the rows of `question(query)` into what the step is answered with."""
+    return [row[0] for row in rows] if isinstance(query, Read) else rows[0][0]
+
+
+def answer_of(ask: Ask, value: Any) -> Any:
+    """Turn what a function said of one item into what the step is answered with."""
+    return _begun(ask, value) if ask.function == "begin" else value
 
 
 def translated(error: psycopg.Error) -> Exception:
@@ -135,8 +163,6 @@ def translated(error: psycopg.Error) -> Exception:
         return ConfigError(str(error.diag.message_primary))
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
         return ConfigError(f"the database role may not do this: {error.diag.message_primary}")
-    if isinstance(error, psycopg_pool.PoolTimeout):
-        return no_connection()
     return LedgerUnavailable(f"the ledger did not answer: {str(error).strip() or type(error).__name__}")
 
 
@@ -155,7 +181,7 @@ def no_answer(timeout_s: float) -> LedgerUnavailable:
 def lost(error: LedgerUnavailable) -> bool:
     """Tell whether something was asked and its answer lost; without a connection nothing was asked."""
     cause = error.__cause__
-    unconnected = isinstance(cause, psycopg_pool.PoolTimeout | psycopg.errors.ConnectionTimeout)
+    unconnected = isinstance(cause, psycopg.errors.ConnectionTimeout)
     return isinstance(cause, psycopg.Error) and cause.pgconn is None and not unconnected
 
 

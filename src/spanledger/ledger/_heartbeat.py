@@ -3,8 +3,8 @@
 Rules: one thread per process renews the leases of all its running calls, each at a third of its lease, one statement
 per tenant and beat. It is a thread so that a blocked event loop does not look dead. It holds calls weakly: a call
 that its program has dropped without a word gets no more signs of life, and its outcome becomes unknown. A beat that
-fails is tried again at the next one. The thread ends when it wakes and nothing runs. What the parent of a fork runs is
-the parent's to keep alive.
+fails is tried again at the next one. The thread sleeps until a sign is due, however many calls come and go meanwhile,
+and ends when it wakes and nothing runs. What the parent of a fork runs is the parent's to keep alive.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ class Heartbeat:
         self._heart().drop_all()
 
     def _heart(self) -> _Heart:
-        return self._hearts.setdefault(os.getpid(), _Heart(self._renew))
+        pid = os.getpid()
+        return self._hearts.get(pid) or self._hearts.setdefault(pid, _Heart(self._renew))
 
 
 class _Heart:
@@ -87,6 +88,7 @@ class _Heart:
         self._changed = threading.Condition()
         self._pulses: dict[str, _Pulse] = {}
         self._beats = False
+        self._wakes_s = math.inf
 
     def keep(self, attempt_id: str, pulse: _Pulse) -> None:
         with self._changed:
@@ -94,7 +96,8 @@ class _Heart:
             if not self._beats:
                 self._beats = True
                 threading.Thread(target=self._run, name="spanledger-heartbeat", daemon=True).start()
-            self._changed.notify()
+            if pulse.due_s < self._wakes_s:
+                self._changed.notify()
 
     def drop(self, attempt_id: str) -> None:
         with self._changed:
@@ -122,7 +125,9 @@ class _Heart:
                 if due or not held:
                     self._beats = bool(due)
                     return due
-                self._changed.wait(min(pulse.due_s for pulse in held.values()) - now_s)
+                self._wakes_s = min(pulse.due_s for pulse in held.values())
+                self._changed.wait(self._wakes_s - now_s)
+                self._wakes_s = math.inf
 
     def _beat(self, due: list[_Pulse]) -> None:
         for tenant in {pulse.tenant for pulse in due}:

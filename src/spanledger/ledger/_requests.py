@@ -44,8 +44,21 @@ class PlainCodec:
 
 
 def asking(config: Config, call: ToolCall) -> Asking:
-    values = {f.name: getattr(call, f.name) for f in dataclasses.fields(call) if f.name != "tool"}
-    return config.asking(Call(name=call.tool, opted_in=True, **values), attempt_id=str(uuid.uuid4()))
+    described = Call(
+        name=call.tool,
+        arguments=call.arguments,
+        workflow_id=call.workflow_id,
+        tenant=call.tenant,
+        call_id=call.call_id,
+        key=call.key,
+        fields=call.fields,
+        resource=call.resource,
+        agent=call.agent,
+        actor=call.actor,
+        cost=call.cost,
+        opted_in=True,
+    )
+    return config.asking(described, attempt_id=str(uuid.uuid4()))
 
 
 def settle(config: Config, begun: Begun, result: Any, cost: Amount | None) -> Ask:

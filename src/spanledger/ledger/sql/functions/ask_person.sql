@@ -16,7 +16,7 @@ begin
     if p_call.held <> '{}' then
         perform spanledger.book(p_call, p_call.held, null, true, false);
     end if;
-    perform spanledger.write_call(p_tenant, p_item, p_call, p_now, 'pending', null, '{}', '{}');
+    perform spanledger.write_call(p_tenant, p_item, p_call, p_now, 'pending', null, null);
     update spanledger.call c set approval_id = v_id, approval_until = p_now + v_timeout
         where c.tenant = p_tenant and c.key = v_key;
     insert into spanledger.approval (

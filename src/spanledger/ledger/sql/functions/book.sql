@@ -11,7 +11,7 @@ begin
         return;
     end if;
     perform spanledger.book_many(p_call.tenant, jsonb_build_array(jsonb_build_object(
-        'key', encode(p_call.key, 'hex'), 'accounts', p_call.accounts, 'amounts', p_amounts,
+        'key', encode(p_call.key, 'hex'), 'accounts', p_call.accounts, 'amounts', p_amounts, 'units', p_call.units,
         'cost', case when p_spend or p_cost <> '{}' then coalesce(p_cost, '{}') end,
         'spend', p_spend, 'release', p_release, 'at', p_call.started_at)));
 end

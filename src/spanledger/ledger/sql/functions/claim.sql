@@ -1,6 +1,6 @@
 -- Decide the items that have no answer yet, in their order: reserve from every matching budget and claim the call, ask a
 -- person, or refuse. Every call is locked already. Amounts that a call still holds from an attempt of unknown outcome
--- are given back to it first.
+-- are given back to it first. New calls are written together, as accounts are, when all is decided.
 create or replace function spanledger.claim(
     p_tenant text, p_items jsonb, p_calls spanledger.call[], p_answers jsonb[])
 returns jsonb[]
@@ -10,6 +10,8 @@ declare
     v_open integer[] := array(select i from generate_subscripts(p_answers, 1) i where p_answers[i] is null);
     v_wanted jsonb;
     v_accounts jsonb := '{}';
+    v_fresh integer[] := '{}';
+    v_founds jsonb := '{}';
     v_keys text[] := '{}';
     v_now timestamptz;
     v_item jsonb;
@@ -21,8 +23,10 @@ begin
     if v_open = '{}' then
         return p_answers;
     end if;
-    v_wanted := spanledger.wanted(p_tenant, p_items, v_open);
-    if v_wanted is not null or exists (select from unnest(v_open) o (i) where p_calls[o.i].held <> '{}') then
+    if exists (select from spanledger.budget b where b.tenant = p_tenant) then
+        v_wanted := spanledger.wanted(p_tenant, p_items, v_open);
+    end if;
+    if v_wanted is not null or exists (select from unnest(p_calls) c where c.held <> '{}') then
         v_accounts := spanledger.lock_accounts(coalesce(v_wanted, '{}'), p_calls);
     end if;
     v_controlled := exists (select from spanledger.control c where c.tenant = p_tenant and c.active);
@@ -53,8 +57,19 @@ begin
             end if;
         end if;
         v_accounts := coalesce(v_found -> 'accounts', v_accounts);
-        p_answers[v_i] := spanledger.record_verdict(p_tenant, v_item, v_call, v_found, v_now);
+        if v_call.tenant is null and not v_found ? 'refusal' then
+            v_fresh := v_fresh || v_i;
+            v_founds := v_founds || jsonb_build_object(v_i, v_found - 'accounts');
+            p_answers[v_i] := jsonb_build_object(
+                'verdict', 'run', 'attempt', 1, 'attempts', 1, 'budgets', v_found -> 'budgets');
+            perform spanledger.record_soft_limits(p_tenant, v_item, 1, v_found -> 'budgets', v_now);
+        else
+            p_answers[v_i] := spanledger.record_verdict(p_tenant, v_item, v_call, v_found, v_now);
+        end if;
     end loop;
+    if v_fresh <> '{}' then
+        perform spanledger.insert_calls(p_tenant, p_items, v_fresh, v_founds);
+    end if;
     if v_accounts <> '{}' then
         perform spanledger.hold(v_accounts);
     end if;

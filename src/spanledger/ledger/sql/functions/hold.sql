@@ -3,9 +3,12 @@ create or replace function spanledger.hold(p_accounts jsonb)
 returns void
 language plpgsql volatile
 as $$
+declare
+    v_id text;
 begin
-    update spanledger.account a set held = (n.value ->> 'own')::bigint
-        from jsonb_each(p_accounts) n
-        where a.id = n.key::bigint and a.held <> (n.value ->> 'own')::bigint;
+    for v_id in select jsonb_object_keys(p_accounts) loop
+        update spanledger.account a set held = (p_accounts -> v_id ->> 'own')::bigint
+            where a.id = v_id::bigint and a.held <> (p_accounts -> v_id ->> 'own')::bigint;
+    end loop;
 end
 $$;

@@ -7,9 +7,7 @@ declare
     v_state text := p_call.state;
     v_differs boolean := p_call.fingerprint is distinct from decode(p_item ->> 'fingerprint', 'hex')
         and p_call.fingerprint is not null and p_item ->> 'fingerprint' is not null;
-    v_answer jsonb := jsonb_build_object(
-        'attempt', p_call.attempt, 'attempts', p_call.attempts, 'arguments_differ', v_differs,
-        'original', jsonb_build_object('trace_id', p_call.trace_id, 'span_id', p_call.span_id));
+    v_answer jsonb := spanledger.answer(p_call, p_item);
 begin
     if v_state in ('refused', 'released') then
         return null;  -- never ran

@@ -26,6 +26,9 @@ begin
     select jsonb_object_agg(l.id, jsonb_build_object(
             'spent', l.spent, 'held', l.held, 'topped_up', l.topped_up, 'own', l.held))
         into v_accounts from locked l;
+    if not p_wanted @? '$.*[*].head ? (@ != null)' then
+        return v_accounts;
+    end if;
     for v_slice in
         select a.id, sum(s.spent)::bigint as spent, sum(s.held)::bigint as held, sum(s.topped_up)::bigint as topped_up
         from (select distinct (w ->> 'id')::bigint as id from jsonb_each(p_wanted) e

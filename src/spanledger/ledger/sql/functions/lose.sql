@@ -9,7 +9,7 @@ begin
     if p_calls = '{}' then
         return;
     end if;
-    select jsonb_agg(jsonb_build_object('key', encode(c.key, 'hex'), 'accounts', c.accounts, 'amounts', c.held,
+    select jsonb_agg(jsonb_build_object('key', encode(c.key, 'hex'), 'accounts', c.accounts, 'amounts', c.held, 'units', c.units,
             'spend', false, 'release', true, 'at', c.started_at))
         into v_bookings from unnest(p_calls) c where c.held <> '{}';
     if v_bookings is not null then

@@ -8,7 +8,8 @@ declare
     v_key bytea := decode(p_item ->> 'key', 'hex');
     v_attempt uuid := (p_item ->> 'attempt_id')::uuid;
     v_past jsonb := jsonb_build_object('attempt', p_call.attempt, 'state', p_call.state,
-        'accounts', p_call.accounts, 'reserved', p_call.reserved, 'started_at', p_call.started_at);
+        'accounts', p_call.accounts, 'reserved', p_call.reserved, 'units', p_call.units,
+        'started_at', p_call.started_at);
     v_booked spanledger.call := p_call;
 begin
     if p_call.tenant is null or exists (
@@ -30,9 +31,10 @@ begin
                 'result', p_item ->> 'result', 'error', p_item -> 'error', 'cost', p_item -> 'cost')));
     if p_event = 'late_success' and v_past ->> 'state' <> 'succeeded' and v_past ? 'accounts' then
         -- What it reserved was released or passed on to a newer attempt, so that nothing is taken off here.
-        v_booked.accounts := array(select jsonb_array_elements_text(v_past -> 'accounts')::bigint);
+        v_booked.units := spanledger.texts(v_past -> 'units');
+        v_booked.accounts := spanledger.numbers(v_past -> 'accounts');
         v_booked.started_at := (v_past ->> 'started_at')::timestamptz;
-        perform spanledger.book(v_booked, array(select jsonb_array_elements_text(v_past -> 'reserved')::bigint),
+        perform spanledger.book(v_booked, spanledger.numbers(v_past -> 'reserved'),
             p_item -> 'cost', false, true);
     end if;
 end

@@ -6,7 +6,6 @@ language plpgsql volatile
 as $$
 declare
     v_attempt uuid := (p_item ->> 'attempt_id')::uuid;
-    v_soft jsonb;
 begin
     if p_found ? 'refusal' then
         perform spanledger.refuse(p_tenant, p_item, p_call, p_found -> 'refusal', p_now);
@@ -18,14 +17,8 @@ begin
         update spanledger.approval a set state = 'consumed', consumed_at = p_now, consumed_by = v_attempt
             where a.tenant = p_tenant and a.id = p_call.approval_id and a.state = 'approved';
     end if;
-    perform spanledger.write_call(p_tenant, p_item, p_call, p_now, 'in_flight', null,
-        array(select jsonb_array_elements_text(p_found -> 'ids')::bigint),
-        array(select jsonb_array_elements_text(p_found -> 'amounts')::bigint));
-    for v_soft in select b from jsonb_array_elements(p_found -> 'budgets') b where b ? 'soft' loop
-        insert into spanledger.history (tenant, key, at, event, attempt, attempt_id, detail)
-            values (p_tenant, decode(p_item ->> 'key', 'hex'), p_now, 'soft_limit', coalesce(p_call.attempt, 0) + 1,
-                v_attempt, v_soft);
-    end loop;
+    perform spanledger.write_call(p_tenant, p_item, p_call, p_now, 'in_flight', null, p_found);
+    perform spanledger.record_soft_limits(p_tenant, p_item, coalesce(p_call.attempt, 0) + 1, p_found -> 'budgets', p_now);
     return jsonb_build_object('verdict', 'run', 'budgets', p_found -> 'budgets',
         'attempt', coalesce(p_call.attempt, 0) + 1,
         'attempts', 1 + case p_call.state when 'succeeded' then 0 else coalesce(p_call.attempts, 0) end)

@@ -6,7 +6,7 @@ language plpgsql volatile
 as $$
 begin
     if p_call.tenant is null or (p_call.state = 'refused' and p_call.held = '{}') then
-        perform spanledger.write_call(p_tenant, p_item, p_call, p_now, 'refused', p_refusal, '{}', '{}');
+        perform spanledger.write_call(p_tenant, p_item, p_call, p_now, 'refused', p_refusal, null);
         return;
     end if;
     insert into spanledger.history (tenant, key, at, event, attempt, attempt_id, detail)

@@ -9,6 +9,7 @@ declare
     v_accounts jsonb := p_accounts;
     v_ids bigint[] := '{}';
     v_amounts bigint[] := '{}';
+    v_units text[] := '{}';
     v_budgets jsonb := '[]';
     v_wants jsonb;
     v_account jsonb;
@@ -48,6 +49,7 @@ begin
         v_amount := coalesce(v_amount, 0);
         v_ids := v_ids || v_id::bigint;
         v_amounts := v_amounts || v_amount;
+        v_units := v_units || (v_wants ->> 'unit');
         v_budgets := v_budgets || jsonb_strip_nulls(jsonb_build_object(
             'name', v_wants -> 'budget', 'unit', v_wants -> 'unit', 'scope', nullif(v_wants ->> 'scope', ''),
             'reserved', v_amount, 'remaining', v_limit - v_used - v_amount,
@@ -59,6 +61,7 @@ begin
                 'held', (v_account ->> 'held')::bigint + v_amount, 'own', (v_account ->> 'own')::bigint + v_amount));
         end if;
     end loop;
-    return jsonb_build_object('accounts', v_accounts, 'ids', v_ids, 'amounts', v_amounts, 'budgets', v_budgets);
+    return jsonb_build_object('accounts', v_accounts, 'ids', v_ids, 'amounts', v_amounts, 'units', v_units,
+        'budgets', v_budgets);
 end
 $$;

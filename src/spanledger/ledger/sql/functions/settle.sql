@@ -1,6 +1,6 @@
 -- These calls succeeded. Per item: owned is false where a newer attempt owns the call, or a person said what came of
 -- it; the outcome is then recorded as late and what it cost counts as spent, because money that left is money that
--- left. The attempts that own their calls, which is nearly all, are written together.
+-- left. What the attempts that own their calls are booked on is written together.
 create or replace function spanledger_v1.settle(p_tenant text, p_items jsonb)
 returns jsonb
 language plpgsql volatile security definer
@@ -10,50 +10,49 @@ as $$
 declare
     v_count integer := jsonb_array_length(p_items);
     v_answers jsonb[] := array_fill('{"owned": true}'::jsonb, array[v_count]);
-    v_settled uuid[];
-    v_bookings jsonb;
-    v_waited text[];
+    v_late integer[] := '{}';
+    v_bookings jsonb := '[]';
     v_now timestamptz;
+    v_item jsonb;
+    v_call record;
     v_i integer;
 begin
     perform spanledger.require(p_tenant, 'settle');
-    if v_count > 1 then
-        perform spanledger.lock_calls(p_tenant, p_items);
-    end if;
     v_now := clock_timestamp();
-    with settled as (
+    -- In the order of keys, which is the order of locks.
+    for v_i, v_item in select item.i, item.item from jsonb_array_elements(p_items) with ordinality item (item, i)
+        order by item.item ->> 'key', item.i
+    loop
         update spanledger.call c set
-            state = 'succeeded', result = i.result, result_kept = coalesce(i.result_kept, false), cost = i.cost,
+            state = 'succeeded', result = v_item ->> 'result',
+            result_kept = coalesce((v_item ->> 'result_kept')::boolean, false), cost = v_item -> 'cost',
             held = '{}', lease_until = null, probe_until = null, ended_at = v_now
-        from jsonb_to_recordset(p_items) i (key text, attempt_id uuid, result text, result_kept boolean, cost jsonb)
-        where c.tenant = p_tenant and c.key = decode(i.key, 'hex') and c.attempt_id = i.attempt_id
-            and c.state in ('in_flight', 'unknown')
-        returning c.key, c.attempt_id, c.accounts, c.reserved, c.cost, c.started_at, c.waited_until
-    )
-    select array_agg(s.attempt_id),
-        jsonb_agg(jsonb_build_object('key', encode(s.key, 'hex'), 'accounts', s.accounts, 'amounts', s.reserved,
-            'cost', coalesce(s.cost, '{}'), 'spend', true, 'release', true, 'at', s.started_at))
-            filter (where s.accounts <> '{}'),
-        array_agg(encode(s.key, 'hex')) filter (where s.waited_until > v_now)
-        into v_settled, v_bookings, v_waited
-        from settled s;
-    if coalesce(array_length(v_settled, 1), 0) < v_count then
-        -- Late ones may be booked on other accounts than their calls show.
+            where c.tenant = p_tenant and c.key = decode(v_item ->> 'key', 'hex')
+                and c.attempt_id = (v_item ->> 'attempt_id')::uuid and c.state in ('in_flight', 'unknown')
+            returning c.accounts, c.reserved, c.units, c.started_at, c.waited_until into v_call;
+        if not found then
+            v_late := v_late || v_i;
+            continue;
+        end if;
+        if v_call.accounts <> '{}' then
+            v_bookings := v_bookings || jsonb_build_object(
+                'key', v_item -> 'key', 'accounts', v_call.accounts, 'amounts', v_call.reserved, 'units', v_call.units,
+                'cost', coalesce(v_item -> 'cost', '{}'), 'spend', true, 'release', true, 'at', v_call.started_at);
+        end if;
+        if v_call.waited_until > v_now then
+            perform pg_notify('spanledger', v_item ->> 'key');
+        end if;
+    end loop;
+    if v_late <> '{}' then
+        -- They may be booked on other accounts than their calls show.
         perform spanledger.lock_items(p_tenant, p_items);
     end if;
-    if v_bookings is not null then
+    if v_bookings <> '[]' then
         perform spanledger.book_many(p_tenant, v_bookings);
     end if;
-    if v_waited is not null then
-        perform pg_notify('spanledger', k) from unnest(v_waited) k;
-    end if;
-    if coalesce(array_length(v_settled, 1), 0) < v_count then
-        for v_i in 1 .. v_count loop
-            if not coalesce((p_items -> (v_i - 1) ->> 'attempt_id')::uuid = any (v_settled), false) then
-                v_answers[v_i] := spanledger.settle_late(p_tenant, p_items -> (v_i - 1), v_now);
-            end if;
-        end loop;
-    end if;
+    foreach v_i in array v_late loop
+        v_answers[v_i] := spanledger.settle_late(p_tenant, p_items -> (v_i - 1), v_now);
+    end loop;
     return to_jsonb(v_answers);
 end
 $$;

@@ -12,9 +12,9 @@ begin
     loop
         select jsonb_object_agg(w.i, w.accounts), bool_or(w.missing) into v_wanted, v_missing
         from (
-            select o.i, bool_or(a.id is null or (b.window_kind = 'rolling' and h.id is null)) as missing,
+            select o.i, bool_or(k.id is null or (b.window_kind = 'rolling' and k.head is null)) as missing,
                 jsonb_agg(jsonb_build_object(
-                    'id', a.id, 'head', h.id, 'budget', b.name, 'scope', k.scope, 'unit', b.unit,
+                    'id', k.id, 'head', k.head, 'budget', b.name, 'scope', k.scope, 'unit', b.unit,
                     'limit', b.limit_steps, 'soft', b.soft_steps, 'version', b.version,
                     'window_start', k.window_start, 'window_s', b.window_s) order by b.name) as accounts
             from unnest(p_open) o (i)
@@ -22,12 +22,16 @@ begin
                 and (p_items -> (o.i - 1) ->> 'tool') like b.match_like
                 and (b.operations is null or (p_items -> (o.i - 1) ->> 'operation') = any (b.operations))
             cross join lateral (select
-                spanledger.scope_of(b.per, p_items -> (o.i - 1)) as scope,
-                spanledger.window_start(b.window_kind, b.window_s, b.timezone, v_now) as window_start) k
-            left join spanledger.account a on a.tenant = p_tenant and a.budget = b.name
-                and a.scope = k.scope and a.window_start = k.window_start
-            left join spanledger.account h on b.window_kind = 'rolling' and h.tenant = p_tenant and h.budget = b.name
-                and h.scope = k.scope and h.window_start = '-infinity'
+                case when b.per = '{}' then '' else spanledger.scope_of(b.per, p_items -> (o.i - 1)) end as scope,
+                case when b.window_kind is null then '-infinity' else spanledger.window_start(
+                    b.window_kind, b.window_s, b.timezone, v_now) end as window_start offset 0) s
+            -- Scalar subqueries, because the planner would take a small table to be read faster as a whole.
+            cross join lateral (select s.scope, s.window_start,
+                (select a.id from spanledger.account a where a.tenant = p_tenant and a.budget = b.name
+                    and a.scope = s.scope and a.window_start = s.window_start) as id,
+                case when b.window_kind = 'rolling' then (
+                    select a.id from spanledger.account a where a.tenant = p_tenant and a.budget = b.name
+                        and a.scope = s.scope and a.window_start = '-infinity') end as head offset 0) k
             group by o.i
         ) w;
         if v_missing is not true then

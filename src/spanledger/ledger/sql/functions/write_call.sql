@@ -1,12 +1,16 @@
--- Write the row of a call that begins or is refused. The past of an earlier attempt goes to history first.
+-- Write the row of a call that begins (with what `reserve` found), is refused, or waits for a person. The past of an
+-- earlier attempt goes to history first.
 create or replace function spanledger.write_call(
     p_tenant text, p_item jsonb, p_call spanledger.call, p_now timestamptz,
-    p_state text, p_refusal jsonb, p_accounts bigint[], p_held bigint[])
+    p_state text, p_refusal jsonb, p_found jsonb)
 returns void
 language plpgsql volatile
 as $$
 declare
     v_ran integer := case when p_state = 'in_flight' then 1 else 0 end;
+    v_ids bigint[] := spanledger.numbers(p_found -> 'ids');
+    v_amounts bigint[] := spanledger.numbers(p_found -> 'amounts');
+    v_units text[] := spanledger.texts(p_found -> 'units');
     v_lease_until timestamptz := case when p_state = 'in_flight'
         then p_now + make_interval(secs => (p_item ->> 'lease_s')::double precision) end;
 begin
@@ -14,13 +18,14 @@ begin
         insert into spanledger.call (
             tenant, key, state, attempt, attempts, attempt_id, tool, operation, workflow_id, key_source, fingerprint,
             call_id, agent, actor, rule, rule_version, arguments, refusal, trace_id, span_id, accounts, reserved, held,
-            lease_until, created_at, started_at)
+            units, lease_until, created_at, started_at)
         values (
             p_tenant, decode(p_item ->> 'key', 'hex'), p_state, v_ran, v_ran, (p_item ->> 'attempt_id')::uuid,
             p_item ->> 'tool', p_item ->> 'operation', p_item ->> 'workflow_id', p_item ->> 'key_source',
             decode(p_item ->> 'fingerprint', 'hex'), p_item ->> 'call_id', p_item ->> 'agent', p_item ->> 'actor',
-            p_item ->> 'rule', p_item ->> 'rule_version', p_item ->> 'arguments', p_refusal, p_item ->> 'trace_id', p_item ->> 'span_id',
-            p_accounts, p_held, p_held, v_lease_until, p_now, p_now);
+            p_item ->> 'rule', p_item ->> 'rule_version', p_item ->> 'arguments', p_refusal,
+            p_item ->> 'trace_id', p_item ->> 'span_id',
+            v_ids, v_amounts, v_amounts, v_units, v_lease_until, p_now, p_now);
         return;
     end if;
     insert into spanledger.history (tenant, key, at, event, attempt, attempt_id, detail)
@@ -28,18 +33,19 @@ begin
             jsonb_strip_nulls(jsonb_build_object(
                 'state', p_call.state, 'error', p_call.error, 'refusal', p_call.refusal, 'result', p_call.result,
                 'arguments', p_call.arguments, 'cost', p_call.cost,
-                'accounts', p_call.accounts, 'reserved', p_call.reserved,
+                'accounts', p_call.accounts, 'reserved', p_call.reserved, 'units', p_call.units,
                 'approval_id', p_call.approval_id, 'rule', p_call.rule, 'rule_version', p_call.rule_version,
                 'trace_id', p_call.trace_id, 'span_id', p_call.span_id,
                 'started_at', p_call.started_at, 'ended_at', p_call.ended_at)));
     update spanledger.call c set
-        state = p_state, attempt = p_call.attempt + v_ran, 
+        state = p_state, attempt = p_call.attempt + v_ran,
         attempts = v_ran + case p_call.state when 'succeeded' then 0 else p_call.attempts end,
         attempt_id = (p_item ->> 'attempt_id')::uuid, fingerprint = decode(p_item ->> 'fingerprint', 'hex'),
         call_id = p_item ->> 'call_id', agent = p_item ->> 'agent', actor = p_item ->> 'actor',
-        rule = p_item ->> 'rule', rule_version = p_item ->> 'rule_version', arguments = p_item ->> 'arguments', refusal = p_refusal,
+        rule = p_item ->> 'rule', rule_version = p_item ->> 'rule_version', arguments = p_item ->> 'arguments',
+        refusal = p_refusal,
         trace_id = p_item ->> 'trace_id', span_id = p_item ->> 'span_id',
-        accounts = p_accounts, reserved = p_held, held = p_held,
+        accounts = v_ids, reserved = v_amounts, held = v_amounts, units = v_units,
         result = null, result_kept = false, error = null, cost = null, probe_until = null, probe_id = null,
         lease_until = v_lease_until,
         started_at = p_now, ended_at = null

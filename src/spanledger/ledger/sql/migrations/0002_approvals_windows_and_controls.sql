@@ -10,10 +10,25 @@ alter table spanledger.call
     -- The last request for a person's consent, and until when it is open.
     add approval_id uuid,
     add approval_until timestamptz,
-    add rule_version text;
+    add rule_version text,
+    -- The unit of each of its accounts.
+    add units text[] not null default '{}';
+
+update spanledger.call c set units = array(
+    select b.unit from unnest(c.accounts) with ordinality u (id, i)
+    join spanledger.account a on a.id = u.id join spanledger.budget b on b.tenant = a.tenant and b.name = a.budget
+    order by u.i) where c.accounts <> '{}';
+update spanledger.history h set detail = h.detail || jsonb_build_object('units', array(
+    select b.unit from jsonb_array_elements_text(h.detail -> 'accounts') with ordinality u (id, i)
+    join spanledger.account a on a.id = u.id::bigint join spanledger.budget b on b.tenant = a.tenant and b.name = a.budget
+    order by u.i)) where h.event = 'superseded';
 
 -- Finds the dead: what runs is few, and most of it has ended by the time this index is looked at.
 create index call_running on spanledger.call (tenant, lease_until) where state = 'in_flight';
+
+-- Beside a primary key that begins like it, an index is taken for a look-up by key as long as nothing was analysed.
+drop index spanledger.call_workflow;
+create index call_workflow on spanledger.call (workflow_id, tenant, created_at);
 
 create table spanledger.approval (
     tenant text not null,
