@@ -33,7 +33,7 @@ begin
             'requested', p_call.attempt_id = (p_item ->> 'attempt_id')::uuid);
     end if;
     v_control := spanledger.approval_control(p_tenant, p_item, p_now);
-    if v_control is null and p_call.state not in ('pending', 'approved')
+    if v_control is null and coalesce(p_call.state, '') not in ('pending', 'approved')
         and not spanledger.needs_approval(p_tenant, p_item -> 'approval', p_item, p_now) then
         return null;
     end if;
