@@ -1,4 +1,8 @@
-"""Commands that set up: try it, prepare a ledger, let roles use it, look whether a program would be guarded."""
+"""Commands that set up: try it, prepare a ledger, let roles use it, look whether a program would be guarded.
+
+Rules: all but `demo` act on the ledger that is configured here. `role` changes rights and makes no roles: that is the
+database administrator's.
+"""
 
 from __future__ import annotations
 
