@@ -49,7 +49,7 @@ def test_a_control_that_cannot_be_is_refused(make: Any, complaint: str) -> None:
         ("2026-11-24", "2026-11-24T00:00:00+00:00"),
         (dt.date(2026, 11, 24), "2026-11-24T00:00:00+00:00"),
         ("2026-11-24T12:00:00+02:00", "2026-11-24T12:00:00+02:00"),
-        (dt.datetime(2026, 11, 24, 12), "2026-11-24T12:00:00+00:00"),
+        (dt.datetime.fromisoformat("2026-11-24T12:00"), "2026-11-24T12:00:00+00:00"),
     ],
 )
 def test_a_rate_counts_from_the_first_moment_of_its_day_in_utc_or_from_its_moment(valid_from: Any, moment: str) -> None:
