@@ -1,4 +1,7 @@
-"""A real Postgres for the tests: one private server for the whole run, one database for each test."""
+"""A real Postgres for the tests: one private server for the whole run, one database for each test.
+
+Tests that keep to tenants of their own share a database.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +30,11 @@ TEMPLATE = "ledger_template"
 
 @pytest.fixture(autouse=True)
 def untouched_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """No test sees the settings or files of whoever runs it, nor what another test has instrumented."""
-    for name in os.environ:
+    """No test sees the settings or files of whoever runs it, nor what another test has instrumented.
+
+    But for which Postgres it is run on: `python -m tests.servers` runs on several.
+    """
+    for name in os.environ.keys() - {"SPANLEDGER_EMBEDDED"}:
         if name.startswith(("SPANLEDGER_", "OTEL_", "OPENAI_")):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
@@ -72,6 +78,13 @@ def empty_dsn(server: str) -> Iterator[str]:
 @pytest.fixture
 def dsn(server: str, template: str) -> Iterator[str]:
     """DSN of a database with an empty ledger."""
+    with _database(server, template) as dsn:
+        yield dsn
+
+
+@pytest.fixture(scope="session")
+def shared_dsn(server: str, template: str) -> Iterator[str]:
+    """DSN of a database with a ledger for all tests of a worker that keep to tenants of their own."""
     with _database(server, template) as dsn:
         yield dsn
 

@@ -225,14 +225,9 @@ def stood_for(inside: Inside, terms: Terms) -> Iterator[None]:
         inside.leave()
 
 
-@contextlib.contextmanager
-def within(workflow: Ambient) -> Iterator[Ambient]:
-    """Make a workflow the one around this code."""
-    token = _ambient.set(workflow)
-    try:
-        yield workflow
-    finally:
-        _reset(_ambient, token)
+def put_around(workflow: Ambient | None) -> None:
+    """Make a workflow, or none, the one around this code."""
+    _ambient.set(workflow)
 
 
 @dataclass(frozen=True, slots=True)

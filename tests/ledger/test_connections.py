@@ -235,7 +235,10 @@ def test_a_connection_that_breaks_while_the_outcome_is_told_is_asked_again(dsn: 
 
 
 def _kill_who_waits(sql: psycopg.Connection) -> None:
-    waiting = "select count(pg_terminate_backend(pid)) from pg_locks where not granted"
+    waiting = (
+        "select count(pg_terminate_backend(pid)) from pg_locks "
+        "where not granted and pg_backend_pid() = any (pg_blocking_pids(pid))"
+    )
     while sql.execute(waiting).fetchone() == (0,):
         pass
     sql.execute("rollback")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +14,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from proxies import Proxy, unix_socket
 from test_connections import _kill_server
 
 from spanledger import AsyncLedger, Budget, Calls, Config, Ledger, ToolCall
@@ -254,63 +253,18 @@ def test_of_two_who_tell_at_once_each_entry_is_told_by_one(spool) -> None:
 # an answer that is lost
 
 
-class Cutting:
-    """A proxy before a server: once armed, it passes one settle on, swallows the answer and cuts the connection."""
-
-    def __init__(self, socket_path: str) -> None:
-        self.armed = False
-        self.cut = 0
-        self._target = socket_path
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def close(self) -> None:
-        self._listener.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                server = socket.socket(socket.AF_UNIX)
-                server.connect(self._target)
-                threading.Thread(target=self._forward, args=(client, server), daemon=True).start()
-                threading.Thread(target=self._pass_on, args=(server, client), daemon=True).start()
-
-    def _forward(self, client: socket.socket, server: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := client.recv(65536):
-                if self.armed and b"spanledger_v1.settle" in data:
-                    self.armed = False
-                    self.cut += 1
-                    # Closed for the client first, so that the answer has nowhere to go.
-                    client.shutdown(socket.SHUT_RDWR)
-                server.sendall(data)
-        with contextlib.suppress(OSError):
-            server.shutdown(socket.SHUT_WR)
-
-    def _pass_on(self, server: socket.socket, client: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := server.recv(65536):
-                client.sendall(data)
-        client.close()
-        server.close()
-
-
 @either_way
-def test_a_settle_whose_answer_was_lost_is_asked_again_and_not_guessed(dsn, sql, run, tmp_path) -> None:
-    given = psycopg.conninfo.conninfo_to_dict(dsn)
-    cutting = Cutting(f"{given['host']}/.s.PGSQL.{given['port']}")
-    through = psycopg.conninfo.make_conninfo(dsn, host="127.0.0.1", port=cutting.port, sslmode="disable")
+def test_a_settle_whose_answer_was_lost_is_asked_again_and_not_guessed(dsn, run, tmp_path) -> None:
+    with Proxy(unix_socket(dsn)) as proxy:
+        config = Config(dsn=proxy.before(dsn), budgets=BUDGETS)
 
-    def handler() -> str:
-        cutting.armed = True
-        return "done"
+        def handler() -> str:
+            proxy.lose_answer_to = b"spanledger_v1.settle"
+            return "done"
 
-    with contextlib.closing(cutting):
-        assert run(Config(dsn=through, budgets=BUDGETS), handler) == "done"
-        assert cutting.cut == 1
-        assert run(Config(dsn=through, budgets=BUDGETS), never) == "done"
+        assert run(config, handler) == "done"
+        assert proxy.cuts == 1
+        assert run(config, never) == "done"
     with Ledger(dsn) as ledger:
         assert ledger.budget("refunds").spent == Calls(1)
     assert not list((tmp_path / "state").rglob("*.json")), "it was not kept on disk"

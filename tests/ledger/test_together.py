@@ -19,7 +19,10 @@ from spanledger.errors import BudgetExceeded, LedgerUnavailable
 from spanledger.ledger._embedded import EmbeddedPostgres
 
 LOCK_KEY = "select pg_advisory_xact_lock(hashtextextended('default' || %s, 0))"
-BLOCKED = "select pid from pg_locks where not granted"
+BLOCKED = (
+    "select pid from pg_locks where not granted "
+    "and database = (select oid from pg_database where datname = current_database())"
+)
 OURS = (
     "select pid from pg_stat_activity where datname = current_database() and application_name = 'spanledger' "
     "and backend_type = 'client backend' and pid <> pg_backend_pid()"
@@ -31,11 +34,12 @@ def numbered(n: int, tool: str = "refund") -> ToolCall:
     return ToolCall(tool, {"n": n}, workflow_id="w")
 
 
-def blocked(sql: psycopg.Connection) -> list[int]:
+async def blocked(sql: psycopg.Connection) -> list[int]:
     """Wait until somebody is blocked and return who."""
     end_s = time.monotonic() + 10
     while not (pids := [pid for (pid,) in sql.execute(BLOCKED).fetchall()]):
         assert time.monotonic() < end_s, "nobody was blocked"
+        await asyncio.sleep(0.01)
     return pids
 
 
@@ -104,8 +108,7 @@ def test_who_is_cancelled_breaks_nothing_for_the_others_and_claims_nothing(dsn: 
             with sql.transaction():
                 sql.execute(LOCK_KEY, (ledger.key(numbered(100)),))
                 tasks = [asyncio.create_task(ledger.run(numbered(n), lambda n=n: n)) for n in range(100, 120)]
-                await asyncio.sleep(0.02)
-                blocked(sql)
+                await blocked(sql)
                 for task in tasks[::2]:
                     task.cancel()
                 await asyncio.sleep(0)
@@ -128,8 +131,7 @@ def test_where_nobody_wants_the_answer_any_more_the_question_is_taken_back(dsn: 
             with sql.transaction():
                 sql.execute(LOCK_KEY, (ledger.key(numbered(100)),))
                 tasks = [asyncio.create_task(ledger.run(numbered(n), lambda: pytest.fail("ran"))) for n in (100, 101)]
-                await asyncio.sleep(0.02)
-                blocked(sql)
+                await blocked(sql)
                 for task in tasks:
                     task.cancel()
                 async with asyncio.timeout(5):
@@ -145,8 +147,7 @@ def test_a_call_that_hangs_holds_up_no_other_for_long(dsn: str, sql) -> None:
             with sql.transaction():
                 sql.execute(LOCK_KEY, (ledger.key(numbered(1)),))
                 hangs = asyncio.create_task(ledger.run(numbered(1), lambda: "in the end"))
-                await asyncio.sleep(0.02)
-                blocked(sql)
+                await blocked(sql)
                 async with asyncio.timeout(5):
                     assert await run(ledger, *range(2, 20)) == list(range(2, 20))
                 assert not hangs.done()
@@ -162,8 +163,7 @@ def test_a_connection_that_is_lost_under_many_is_asked_again_by_each(dsn: str, s
             with sql.transaction():
                 sql.execute(LOCK_KEY, (ledger.key(numbered(100)),))
                 asked = asyncio.create_task(run(ledger, *range(100, 130)))
-                await asyncio.sleep(0.02)
-                for pid in blocked(sql):
+                for pid in await blocked(sql):
                     sql.execute("select pg_terminate_backend(%s)", (pid,))
             assert await asked == list(range(100, 130))
 
@@ -216,7 +216,7 @@ def test_a_thread_that_is_interrupted_while_it_asks_claims_nothing(dsn: str, sql
         with Ledger(dsn) as ledger, sql.transaction():
             ledger.run(numbered(1), lambda: 1)
             sql.execute(LOCK_KEY, (ledger.key(numbered(2)),))
-            threading.Thread(target=lambda: (blocked(sql), os.kill(os.getpid(), signal.SIGUSR1))).start()
+            threading.Thread(target=lambda: (asyncio.run(blocked(sql)), os.kill(os.getpid(), signal.SIGUSR1))).start()
             with pytest.raises(_Interrupted):
                 ledger.run(numbered(2), lambda: pytest.fail("ran"))
         with Ledger(dsn) as ledger:

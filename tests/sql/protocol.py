@@ -11,6 +11,12 @@ import psycopg
 
 PROBE = {"on_unknown": "probe"}
 RETRY = {"on_unknown": "retry"}
+ASK = {"approval": True}
+CHAT = {"operation": "chat", "tool": "gpt"}
+
+
+def eur(amount: int) -> dict[str, Any]:
+    return {"reserve": {"calls": 1, "EUR": amount}}
 
 
 def key_of(name: str) -> str:
@@ -70,16 +76,49 @@ class Protocol:
     def resolve(self, name: str, outcome: str, **fields: Any) -> dict[str, Any]:
         return self.ask("resolve", [{"key": key_of(name), "outcome": outcome, "by": "ops"} | fields])[0]
 
-    def budget(self, name: str, limit: int, unit: str = "EUR", **fields: Any) -> None:
-        control = {"name": name, "unit": unit, "limit": limit, "match": "*", "operations": None} | fields
-        self.sql.execute(
-            "select spanledger_v1.apply(%s, %s::jsonb, 'ops')", (self.tenant, json.dumps({"budgets": [control]}))
-        )
+    def cancel(self, name: str, **fields: Any) -> dict[str, Any]:
+        return self.ask("cancel", [{"key": key_of(name), "by": "ops"} | fields])[0]
 
-    def balance(self, name: str) -> tuple[int, int]:
-        """Spent and held steps."""
+    def approve(self, asked: dict[str, Any], by: str = "boss", **fields: Any) -> dict[str, Any]:
+        """Say yes to what an answer of `begin` asked for."""
+        return self.ask("approve", [{"id": asked["approval_id"], "by": by} | fields])[0]
+
+    def deny(self, asked: dict[str, Any], by: str = "boss", **fields: Any) -> dict[str, Any]:
+        return self.ask("deny", [{"id": asked["approval_id"], "by": by} | fields])[0]
+
+    def peek(self, name: str) -> dict[str, Any]:
+        return self.ask("peek", [{"key": key_of(name)}])[0]
+
+    def apply(self, **controls: Any) -> None:
+        """Write controls into the ledger: budgets, approvals, switches, rates."""
+        self.sql.execute("select spanledger_v1.apply(%s, %s::jsonb, 'ops')", (self.tenant, json.dumps(controls)))
+
+    def budget(self, name: str, limit: int, unit: str = "EUR", **fields: Any) -> None:
+        control = {"name": name, "unit": unit, "limit": limit, "match": "*", "operations": None}
+        self.apply(budgets=[control | fields])
+
+    def rate(self, source: str, target: str, rate: str, valid_from: str = "2020-01-01T00:00:00Z") -> None:
+        self.apply(rates=[{"from_unit": source, "to_unit": target, "rate": rate, "valid_from": valid_from}])
+
+    def top_up(self, budget: str, unit: str, steps: int, scope: dict[str, Any] | None = None) -> bool:
+        statement = "select spanledger_v1.top_up(%s, %s, %s, %s, 'ops', %s::jsonb)"
+        arguments = (self.tenant, budget, unit, steps, json.dumps(scope or {}))
+        return self.sql.execute(statement, arguments).fetchone()[0]
+
+    def balance(self, name: str, **scope: Any) -> tuple[int, int]:
+        """Spent and held steps, of a budget that is kept apart those of one scope."""
         query = "select spent_steps, held_steps from spanledger_v1.budgets where tenant = %s and name = %s"
-        return self.sql.execute(query, (self.tenant, name)).fetchone()
+        if not scope:
+            return self.sql.execute(query, (self.tenant, name)).fetchone()
+        query += " and scope = (%s::jsonb)::text"
+        return self.sql.execute(query, (self.tenant, name, json.dumps(scope))).fetchone() or (0, 0)
+
+    def approvals(self, name: str) -> list[dict[str, Any]]:
+        """Every request for consent to a call, the oldest first."""
+        query = (
+            "select to_jsonb(a) from spanledger_v1.approvals a where tenant = %s and key = %s order by requested_at, id"
+        )
+        return [row for (row,) in self.sql.execute(query, (self.tenant, key_of(name)))]
 
     def call(self, name: str) -> dict[str, Any]:
         query = "select to_jsonb(c) from spanledger_v1.calls c where tenant = %s and key = %s"
@@ -104,6 +143,30 @@ class Protocol:
             (self.tenant, key_of(name)),
         )
 
+    def windows_ago(self, budget: str, seconds: float) -> None:
+        """Let time pass for what was reserved from a budget so far."""
+        for shift in (-1e9 - seconds, 1e9):  # far away first: no window may meet another on its way
+            self.sql.execute(
+                "update spanledger.account set window_start = window_start + make_interval(secs => %s) "
+                "where tenant = %s and budget = %s and window_start <> '-infinity'",
+                (shift, self.tenant, budget),
+            )
+
+    def history(self, event: str) -> list[dict[str, Any]]:
+        """The details of everything of this kind that happened."""
+        query = "select detail from spanledger_v1.history where tenant = %s and event = %s order by id"
+        return [detail for (detail,) in self.sql.execute(query, (self.tenant, event))]
+
+    def answer_due(self, name: str) -> None:
+        """Let the time pass in which a person can answer."""
+        self.sql.execute(
+            "with due as (update spanledger.approval set expires_at = clock_timestamp() "
+            "where tenant = %(tenant)s and key = decode(%(key)s, 'hex') and state = 'pending') "
+            "update spanledger.call set approval_until = clock_timestamp() "
+            "where tenant = %(tenant)s and key = decode(%(key)s, 'hex')",
+            {"tenant": self.tenant, "key": key_of(name)},
+        )
+
     def ended_ago(self, name: str, seconds: float) -> None:
         self.sql.execute(
             "update spanledger.call set ended_at = clock_timestamp() - make_interval(secs => %s) "
@@ -112,7 +175,7 @@ class Protocol:
         )
 
 
-# the four pasts that a call can have
+# the pasts that a call can have
 
 
 def running(acme: Protocol, **fields: Any) -> dict[str, Any]:
@@ -137,3 +200,39 @@ def succeeded(acme: Protocol, **fields: Any) -> dict[str, Any]:
     begun = running(acme, **fields)
     assert acme.settle("a", begun)
     return begun
+
+
+def pending(acme: Protocol, **fields: Any) -> dict[str, Any]:
+    asked = acme.begin("a", **(ASK | fields))
+    assert asked["verdict"] == "awaiting_approval"
+    return asked
+
+
+def approved(acme: Protocol, **fields: Any) -> dict[str, Any]:
+    asked = pending(acme, **fields)
+    assert acme.approve(asked)["done"]
+    return asked
+
+
+def denied(acme: Protocol, **fields: Any) -> dict[str, Any]:
+    asked = pending(acme, **fields)
+    assert acme.deny(asked, note="too much")["done"]
+    return asked
+
+
+def expired(acme: Protocol, **fields: Any) -> dict[str, Any]:
+    asked = pending(acme, **fields)
+    acme.answer_due("a")
+    return asked
+
+
+def cancelled(acme: Protocol, **fields: Any) -> dict[str, Any]:
+    asked = pending(acme, **fields)
+    assert acme.cancel("a", reason="not today")["done"]
+    return asked
+
+
+def consumed(acme: Protocol, **fields: Any) -> dict[str, Any]:
+    """A call that a person allowed, and that runs now."""
+    approved(acme, **fields)
+    return running(acme, **(ASK | fields))

@@ -53,7 +53,9 @@ def test_an_empty_batch_has_an_empty_answer(acme: Protocol) -> None:
     assert [acme.ask(function, []) for function in ("begin", "settle", "fail", "resolve")] == [[], [], [], []]
 
 
-def test_batches_that_overlap_in_any_order_never_wait_for_each_other_in_a_circle(dsn: str, acme: Protocol) -> None:
+def test_batches_that_overlap_in_any_order_never_wait_for_each_other_in_a_circle(
+    shared_dsn: str, acme: Protocol
+) -> None:
     acme.budget("eur", 10_000)
     acme.budget("count", 10_000, "calls")
     seed = random.randrange(2**32)
@@ -62,10 +64,10 @@ def test_batches_that_overlap_in_any_order_never_wait_for_each_other_in_a_circle
     def worker(number: int) -> int:
         order = random.Random(seed + number)
         settled = 0
-        with psycopg.connect(dsn, autocommit=True) as connection:
+        with psycopg.connect(shared_dsn, autocommit=True) as connection:
             # A lost race is an answer, a deadlock is an error.
             connection.execute("set deadlock_timeout = '20ms'")
-            protocol = Protocol(connection)
+            protocol = Protocol(connection, acme.tenant)
             for _ in range(12):
                 names = order.sample(KEYS, 6)
                 items = [item(name, replay_for_s=0, reserve={"calls": 1, "EUR": 1}) for name in names]
@@ -90,10 +92,10 @@ def test_batches_that_overlap_in_any_order_never_wait_for_each_other_in_a_circle
 
 
 @pytest.mark.parametrize("function", ["settle", "fail", "resolve"])
-def test_outcomes_and_begins_in_opposite_order_do_not_lock_each_other_out(dsn, acme: Protocol, function) -> None:
+def test_outcomes_and_begins_in_opposite_order_do_not_lock_each_other_out(shared_dsn, acme: Protocol, function) -> None:
     # Two batches that share a budget: each must have all its calls before it takes the budget.
     acme.budget("eur", 100)
-    with psycopg.connect(dsn, autocommit=True) as one, psycopg.connect(dsn, autocommit=True) as two:
+    with psycopg.connect(shared_dsn, autocommit=True) as one, psycopg.connect(shared_dsn, autocommit=True) as two:
         first, second = sorted(("a", "b"), key=key_of)
         begun = {name: acme.begin(name, reserve={"calls": 1, "EUR": 10}) for name in (first, second)}
         for name in (first, second):
@@ -101,11 +103,14 @@ def test_outcomes_and_begins_in_opposite_order_do_not_lock_each_other_out(dsn, a
         ended = [outcome(name, begun[name], outcome="failed") for name in (first, second)]
         with ThreadPoolExecutor(1) as pool, two.transaction():
             # Somebody has the second call; the batch has the first and must not have the budget yet.
-            two.execute("select from spanledger.call where key = decode(%s, 'hex') for update", (key_of(second),))
-            batch = pool.submit(Protocol(one).ask, function, ended)
+            two.execute(
+                "select from spanledger.call where tenant = %s and key = decode(%s, 'hex') for update",
+                (acme.tenant, key_of(second)),
+            )
+            batch = pool.submit(Protocol(one, acme.tenant).ask, function, ended)
             _until_blocked(acme.sql, one.info.backend_pid)
             two.execute("set local lock_timeout = '5s'")
-            two.execute("select from spanledger.account for update")
+            two.execute("select from spanledger.account where tenant = %s for update", (acme.tenant,))
         assert len(batch.result(10)) == 2
 
 

@@ -47,8 +47,7 @@ def test_a_refused_call_has_no_attempt_and_is_kept_with_the_reason(acme: Protoco
 def test_a_refused_call_may_run_after_a_top_up(acme: Protocol) -> None:
     acme.budget("eur", 10)
     acme.begin("a", **reserve(11))
-    (done,) = acme.sql.execute("select spanledger_v1.top_up('acme', 'eur', 'EUR', 1, 'ops')").fetchone()
-    assert done
+    assert acme.top_up("eur", "EUR", 1)
     again = acme.begin("a", **reserve(11))
     assert (again["verdict"], again["attempt"], again["attempts"]) == ("run", 1, 1)
     assert acme.call("a")["refusal"] is None
@@ -58,8 +57,7 @@ def test_a_refused_call_may_run_after_a_top_up(acme: Protocol) -> None:
 @pytest.mark.parametrize("budget", [("nothing", "EUR"), ("eur", "USD")])
 def test_a_top_up_of_a_budget_that_is_not_there_says_so(acme: Protocol, budget) -> None:
     acme.budget("eur", 10)
-    (done,) = acme.sql.execute("select spanledger_v1.top_up('acme', %s, %s, 1, 'ops')", budget).fetchone()
-    assert done is False
+    assert acme.top_up(*budget, 1) is False
 
 
 def test_a_refused_call_may_run_once_others_gave_back_what_they_held(acme: Protocol) -> None:
@@ -171,6 +169,18 @@ def test_budgets_of_other_tenants_are_not_touched(acme: Protocol, other: Protoco
     assert (acme.balance("eur"), other.balance("eur")) == ((0, 10), (0, 0))
 
 
+def test_booking_waits_for_no_account_but_its_own(shared_dsn: str, acme: Protocol, other: Protocol) -> None:
+    for tenant in (acme, other):
+        tenant.budget("eur", 100)
+        tenant.budget("count", 9, "calls")
+    begun = acme.begin("a", **reserve(10))
+    other.begin("a", **reserve(10))
+    with psycopg.connect(shared_dsn) as busy:
+        busy.execute("select from spanledger.account where tenant = %s for update", (other.tenant,))
+        acme.sql.execute("set statement_timeout = '5s'")
+        assert acme.settle("a", begun)
+
+
 def test_what_is_held_is_given_back_even_if_the_budget_covers_the_tool_no_more(acme: Protocol) -> None:
     acme.budget("eur", 100)
     begun = acme.begin("a", **reserve(10))
@@ -198,5 +208,7 @@ def test_a_budget_keeps_its_unit(acme: Protocol) -> None:
 def test_only_a_change_makes_a_new_version_of_a_budget(acme: Protocol) -> None:
     for limit in (100, 100, 200):
         acme.budget("eur", limit)
-    (version,) = acme.sql.execute("select version from spanledger_v1.budgets").fetchone()
+    (version,) = acme.sql.execute(
+        "select version from spanledger_v1.budgets where tenant = %s", (acme.tenant,)
+    ).fetchone()
     assert version == 2

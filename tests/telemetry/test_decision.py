@@ -15,6 +15,7 @@ from opentelemetry.trace import INVALID_SPAN, Span, StatusCode, format_span_id, 
 
 import spanledger
 from spanledger import Budget, Calls, Config, current_workflow, decide, errors, step, tool, tool_call, workflow
+from spanledger.guard import ambient
 
 
 @pytest.fixture
@@ -341,3 +342,28 @@ def test_telemetry_that_fails_costs_the_trace_and_not_the_call(get_tracer, instr
         with pytest.raises(errors.BudgetExceeded):
             refund("o-2")
     assert sorted(row["state"] for row in ledger.calls()) == ["refused"] + ["succeeded"] * 3
+
+
+def test_workflows_closed_in_any_order_leave_none_behind_and_the_open_one_around(instrument, spans):
+    instrument()
+
+    @tool
+    def look() -> str:
+        return current_workflow().workflow_id
+
+    before = trace.get_current_span()
+    first, second, third = workflow("first"), workflow("second"), workflow("third")
+    for opened in (first, second, third):
+        opened.__enter__()
+    second.__exit__(None, None, None)
+    assert current_workflow() is third
+    third.__exit__(None, None, None)
+    assert (current_workflow(), look()) == (first, "first")
+    fourth = workflow("fourth").__enter__()
+    first.__exit__(None, None, None)
+    assert (current_workflow(), look()) == (fourth, "fourth")
+    fourth.__exit__(None, None, None)
+    assert (current_workflow(), ambient(), trace.get_current_span()) == (None, None, before)
+    assert len(spans.all("invoke_agent")) == 4
+    under = {span.parent.span_id for span in spans.all("execute_tool look")}
+    assert under == {span.context.span_id for span in spans.all("invoke_agent")[2:]}

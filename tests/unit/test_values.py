@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from records import Colour, Customer, Item, Level, Method, Open, Place, Share
 
-from spanledger.core.values import DEPTH_MAX, NotJsonError, canonical, decode, encode, serialize
+from spanledger.core.values import DEPTH_MAX, NotJsonError, canonical, canonical_of, decode, encode, serialize
 
 unhurried = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 
@@ -48,6 +48,19 @@ def identity(value: Any) -> bytes:
 @given(documents)
 def test_canonical_agrees_with_the_reference_implementation_of_rfc_8785(document: Any) -> None:
     assert canonical(document) == rfc8785.dumps(document)
+
+
+@unhurried
+@given(documents | st.dictionaries(st.sampled_from(["a", "é", "\ue000", "\U00010000", "$", "$$a"]), documents))
+def test_the_fast_way_to_the_canonical_form_is_no_other_form(document: Any) -> None:
+    assert canonical_of(document) == identity(document)
+
+
+@pytest.mark.parametrize("value", ["\ud800", ["\udfff"], {"a": "\ud800"}, [10**5000]], ids=["1", "2", "3", "long"])
+def test_the_fast_way_refuses_what_the_other_refuses(value: Any) -> None:
+    for write in (identity, canonical_of):
+        with pytest.raises(NotJsonError):
+            write(value)
 
 
 @settings(deadline=None, max_examples=500)

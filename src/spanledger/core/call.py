@@ -198,14 +198,14 @@ class Identity:
         source: Which rule of identity made the key.
         fingerprint: SHA-256 of tool and arguments; None where the arguments are unknown.
         scope: The workflow id, narrowed where it was derived.
-        arguments: The arguments in canonical form; None where they are unknown or have none.
+        arguments: The arguments in canonical form, which is made once for hash and readers; None where there is none.
     """
 
     key: str
     source: str
     fingerprint: str | None
     scope: str
-    arguments: bytes | None = None
+    arguments: bytes | None = field(default=None, repr=False)
 
 
 class Holder:

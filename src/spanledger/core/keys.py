@@ -16,7 +16,7 @@ from typing import Any
 
 from spanledger.core.call import Call, Identity, ScopeSource
 from spanledger.core.rules import Terms, usable_call_id
-from spanledger.core.values import NotJsonError, canonical, encode
+from spanledger.core.values import NotJsonError, canonical, canonical_of
 from spanledger.errors import Undescribable
 
 _DERIVED = (ScopeSource.FRAMEWORK, ScopeSource.CONVERSATION)
@@ -114,7 +114,7 @@ def _canonical_arguments(call: Call) -> tuple[bytes | None, Undescribable]:
 
 def _canonical(value: Any, call: Call) -> bytes:
     try:
-        return canonical(encode(value))
+        return canonical_of(value)
     except NotJsonError as error:
         raise Undescribable(
             f"the arguments of {call.name!r} cannot be compared: {error}; "

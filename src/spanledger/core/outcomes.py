@@ -10,7 +10,13 @@ anything decides; of a group, one that may have had an effect. A rule's own type
 
 from __future__ import annotations
 
+import inspect
+from typing import TypeVar
+
 from spanledger.core.rules import Terms
+from spanledger.errors import ConfigError
+
+T = TypeVar("T")
 
 _LINKS_MAX = 256
 MESSAGE_CHARS_MAX = 2000
@@ -53,6 +59,21 @@ _DEFINITE = frozenset(
 def is_ambiguous(error: BaseException, terms: Terms) -> bool:
     """Tell whether the side effect may have happened although the tool raised `error`."""
     return _ambiguous(error, terms, set()) is True
+
+
+def no_coroutine(name: str, value: T) -> T:
+    """Pass on what a plain function returned, unless it is a coroutine: then nothing has happened yet.
+
+    Raises:
+        ConfigError: It is one, which must not be taken for a success; it is closed.
+    """
+    if inspect.iscoroutine(value):
+        value.close()
+        raise ConfigError(
+            f"{name!r} is a plain function and gave back a coroutine, which has not run: make it `async def`, "
+            "or guard the coroutine function itself"
+        )
+    return value
 
 
 def describe_error(error: BaseException) -> dict[str, str]:

@@ -39,6 +39,9 @@ _ZEROS_MAX = 6
 _KEPT = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _quoted = json.encoder.encode_basestring
 
+_PLAIN = frozenset({str, int, bool, type(None)})
+_PLAIN_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+
 _TAGS_OUT: dict[type, tuple[str, Callable[[Any], Any]]] = {
     Decimal: ("$decimal", EXACT.to_sci_string),
     datetime: ("$datetime", lambda v: (v.astimezone(UTC) if v.tzinfo else v).isoformat()),
@@ -141,12 +144,16 @@ def canonical(tree: Any) -> bytes:
     Raises:
         NotJsonError: A string that is not valid Unicode, or an integer too long to be written.
     """
-    try:
-        return _canonical(tree).encode()
-    except UnicodeEncodeError:
-        raise NotJsonError("a string holds half of a surrogate pair") from None
-    except ValueError as error:
-        raise NotJsonError(str(error)) from None
+    return _utf8(_canonical, tree)
+
+
+def canonical_of(value: Any) -> bytes:
+    """Write a value in canonical form: `canonical(encode(value))`, in a fraction of the time where it is plain JSON.
+
+    Raises:
+        NotJsonError: As `encode` and `canonical`.
+    """
+    return _utf8(_PLAIN_JSON.encode, value) if _is_plain(value) else canonical(encode(value))
 
 
 def serialize(tree: Any) -> bytes:
@@ -159,6 +166,33 @@ def serialize(tree: Any) -> bytes:
         return _KEPT.encode(tree).encode()
     except ValueError as error:
         raise NotJsonError(str(error)) from None
+
+
+def _utf8(write: Callable[[Any], str], tree: Any) -> bytes:
+    try:
+        return write(tree).encode()
+    except UnicodeEncodeError:
+        raise NotJsonError("a string holds half of a surrogate pair") from None
+    except ValueError as error:
+        raise NotJsonError(str(error)) from None
+
+
+def _is_plain(value: Any, levels: int = DEPTH_MAX) -> bool:
+    """Tell whether the standard library's encoder writes just what `canonical` would; it is ten times as fast.
+
+    It does for most arguments, as they came as JSON; not for floats, nor for keys that UTF-16 may order differently.
+    """
+    kind = type(value)
+    if kind is dict:
+        for key in value:
+            if type(key) is not str or not key.isascii() or key[:1] == "$":
+                return False
+        value = value.values()
+    elif kind is not list:
+        return kind in _PLAIN
+    if levels == 0:
+        return False
+    return all(type(item) in _PLAIN or _is_plain(item, levels - 1) for item in value)
 
 
 def _encode_object(value: Any, inner: Callable[[Any], Any], *, exact: bool) -> Any:

@@ -19,6 +19,7 @@ from opentelemetry.trace import Span
 
 from spanledger.core.asking import Asking
 from spanledger.core.call import EXECUTE_TOOL, Begun, Call, Codec, Ended, Outcome, Usage
+from spanledger.core.outcomes import no_coroutine
 from spanledger.core.rules import Rule
 from spanledger.core.settling import finished
 from spanledger.core.steps import admitted, guarded
@@ -125,7 +126,8 @@ class Engine:
             record.begun(span, begun)
             with running(asking, begun) as ran, record.current(span):
                 try:
-                    return job.ended(function(), ran)
+                    value = function()
+                    return job.ended(no_coroutine(job.call.name, value) if asking.terms.guarded else value, ran)
                 except BaseException as error:  # noqa: BLE001 - raised again by `_result`
                     return job.raised(error, ran)
 

@@ -261,10 +261,9 @@ def _guarded(function: Callable[..., Any], own: Rule) -> Any:
             job(args, kwargs, bound=instance is not None), lambda: wrapped(*args, **kwargs)
         )
 
-    return _Wrapper(
-        function,
-        awaiting if (inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(plain)) else blocking,
-    )
+    # An object that is called may be one whose `__call__` is a coroutine function.
+    awaits = any(map(inspect.iscoroutinefunction, (function, plain, type(function).__call__)))
+    return _Wrapper(function, awaiting if awaits else blocking)
 
 
 def _bound(

@@ -46,7 +46,7 @@ from spanledger.ledger._line import KEEPALIVES
 from spanledger.ledger._pools import AwaitingPool, BlockingPool
 from spanledger.ledger._spool import Spool, SpoolStatus, ledger_name
 from spanledger.ledger._wakeups import Wakeups
-from spanledger.ledger._wire import AwaitingWire, BlockingWire
+from spanledger.ledger._wire import AwaitingWire
 
 logger = logging.getLogger("spanledger.ledger")
 
@@ -272,18 +272,15 @@ class Database:
         return found
 
     def _connect_listening(self) -> psycopg.Connection:
-        parameters: dict[str, Any] = {**KEEPALIVES, **psycopg.conninfo.conninfo_to_dict(self.conninfo())}
-        connection = BoundedConnection.connect(psycopg.conninfo.make_conninfo(**parameters), autocommit=True)
+        given = psycopg.conninfo.conninfo_to_dict(self.conninfo())
+        conninfo = psycopg.conninfo.make_conninfo(**{**KEEPALIVES, **{k: str(v) for k, v in given.items()}})
+        connection = BoundedConnection.connect(conninfo, autocommit=True)
         connection.answer_timeout_s = self.timeout_s
         return connection
 
     def _peek(self, tenant: str, keys: list[str]) -> list[dict[str, Any]]:
         answers: list[dict[str, Any]] = self.reply(Run("peek", (tenant, [{"key": key} for key in keys])))
         return answers
-
-    def _connect_blocking(self) -> BlockingWire:
-        connection = self.connect()
-        return BlockingWire(connection, prepares=not is_pooled(connection))
 
     async def _connect_awaiting(self) -> AwaitingWire:
         conninfo = await asyncio.to_thread(self.conninfo)
@@ -319,7 +316,7 @@ class Database:
         self.prepare()
         with self._alone():
             if self._threads is None or self._threads.pool.pid != os.getpid():
-                pool = BlockingPool(self._connect_blocking, timeout_s=self.timeout_s)
+                pool = BlockingPool(self.conninfo, is_pooled, timeout_s=self.timeout_s)
                 self._threads = _Threads(pool, BlockingBatches(pool.lent, timeout_s=self.timeout_s))
             return self._threads
 

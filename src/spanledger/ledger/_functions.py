@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import psycopg
+import psycopg_pool
 
 from spanledger.config import Config
 from spanledger.core.asking import Ask
@@ -181,7 +182,9 @@ def no_answer(timeout_s: float) -> LedgerUnavailable:
 def lost(error: LedgerUnavailable) -> bool:
     """Tell whether something was asked and its answer lost; without a connection nothing was asked."""
     cause = error.__cause__
-    unconnected = isinstance(cause, psycopg.errors.ConnectionTimeout)
+    unconnected = isinstance(
+        cause, psycopg.errors.ConnectionTimeout | psycopg_pool.PoolTimeout | psycopg_pool.PoolClosed
+    )
     return isinstance(cause, psycopg.Error) and cause.pgconn is None and not unconnected
 
 

@@ -18,6 +18,7 @@ from spanledger.core.approvals import Approval
 from spanledger.core.budgets import Balance
 from spanledger.core.call import Begun, Ended, ToolCall
 from spanledger.core.money import Amount
+from spanledger.core.outcomes import no_coroutine
 from spanledger.core.steps import begun_once, guarded
 from spanledger.errors import ConfigError
 from spanledger.ledger import _requests as requests
@@ -98,7 +99,7 @@ class Ledger:
 
         def invoke(begun: Begun) -> Ended:  # noqa: ARG001 - the handler needs nothing of it
             try:
-                return Ended(handler())
+                return Ended(no_coroutine(call.tool, handler()))
             except BaseException as error:  # noqa: BLE001 - raised again below
                 return Ended(error=error)
 

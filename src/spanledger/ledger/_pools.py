@@ -1,11 +1,11 @@
 """Connections that are lent for one exchange: those of the threads of a process, and those of an event loop.
 
-Rules: pools start empty and stay small. Who needs a connection and finds none idle opens it; no thread and no task of
-ours opens or tends any. (A pool with workers would be one too many in a loop: the workers of `psycopg_pool` go on after
-a cancellation that meets them at work, and then `asyncio.run` waits for them for ever.) The one used last is lent
-first, so that the others grow old and are closed. What a loop has is closed with it: `asyncio.run` closes every
-asynchronous generator of its loop, and no other sign of the end exists. A pool belongs to one process; a fork's
-child makes its own and leaves the parent's alone.
+Rules: pools start empty and stay small. The threads' is one of `psycopg_pool`. In a loop, who needs a connection and
+finds none idle opens it, and no task of ours tends any: the workers of `psycopg_pool` go on after a cancellation that
+meets them at work, and then `asyncio.run` waits for them for ever. The one used last is lent first, so that the others
+grow old and are closed. What a loop has is closed with it: `asyncio.run` closes every asynchronous generator of its
+loop, and no other sign of the end exists. A pool belongs to one process; a fork's child makes its own and leaves the
+parent's alone.
 """
 
 from __future__ import annotations
@@ -13,10 +13,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
 
+import psycopg
+import psycopg_pool
+
+from spanledger.ledger._bounded import BoundedConnection
 from spanledger.ledger._functions import no_connection
 from spanledger.ledger._wire import AwaitingWire, BlockingWire
 
@@ -24,21 +28,32 @@ CONNECTIONS_MAX = 8
 IDLE_MAX_S = 300.0
 
 
+class WiredConnection(BoundedConnection):
+    """A pooled connection of threads, and the wire over it."""
+
+    wire: BlockingWire
+
+
 class BlockingPool:
     """Lends connections to the threads of this process.
 
     Args:
-        connect: Opens one.
+        conninfo: Says where the ledger is, anew for every connection.
+        pooled: Tells whether a pooler is between us and the server.
         timeout_s: How long a thread waits for one.
     """
 
-    def __init__(self, connect: Callable[[], BlockingWire], *, timeout_s: float) -> None:
+    def __init__(
+        self, conninfo: Callable[[], str], pooled: Callable[[psycopg.Connection[Any]], bool], *, timeout_s: float
+    ) -> None:
         self.pid = os.getpid()
-        self._connect = connect
+        self._pooled = pooled
         self._timeout_s = timeout_s
-        self._free = threading.Semaphore(CONNECTIONS_MAX)
-        self._idle: list[BlockingWire] = []
-        self._closed = False
+        self._pool = psycopg_pool.ConnectionPool(
+            conninfo, min_size=0, max_size=CONNECTIONS_MAX, max_idle=IDLE_MAX_S, open=True, timeout=timeout_s,
+            num_workers=1, reconnect_timeout=timeout_s, name="spanledger", kwargs={"autocommit": True},
+            connection_class=WiredConnection, configure=self._wire,
+        )  # fmt: skip
 
     @contextlib.contextmanager
     def lent(self) -> Iterator[BlockingWire]:
@@ -47,47 +62,29 @@ class BlockingPool:
         Raises:
             LedgerUnavailable: None was to be had in time.
         """
-        if not self._free.acquire(timeout=self._timeout_s):
-            raise no_connection()
         try:
-            wire = self._idle_one() or self._connect()
-            try:
-                yield wire
-            finally:
-                self._take_back(wire)
+            connection = self._pool.getconn()
+        except (psycopg_pool.PoolTimeout, psycopg_pool.PoolClosed) as error:
+            raise no_connection() from error
+        try:
+            yield connection.wire
         finally:
-            self._free.release()
+            if not connection.wire.usable:
+                connection.close()
+            self._pool.putconn(connection)
 
     def forget(self) -> None:
-        """Close the connections that nobody uses: one was found broken, so may be the others."""
-        while self._idle:
-            # Another thread may be quicker.
-            with contextlib.suppress(IndexError):
-                self._idle.pop().close()
+        """Replace the connections that are broken: one was found to be, so may be the others."""
+        with contextlib.suppress(psycopg.Error):
+            self._pool.check()
 
     def close(self) -> None:
         """Close the connections that nobody uses, and each of the others when it is given back."""
-        self._closed = True
-        self.forget()
+        self._pool.close()
 
-    def _idle_one(self) -> BlockingWire | None:
-        while self._idle:
-            with contextlib.suppress(IndexError):
-                wire = self._idle.pop()
-                if wire.usable and not _is_old(wire):
-                    return wire
-                wire.close()
-        return None
-
-    def _take_back(self, wire: BlockingWire) -> None:
-        if not wire.usable or self._closed:
-            wire.close()
-            return
-        wire.idle_since_s = time.monotonic()
-        self._idle.append(wire)
-        with contextlib.suppress(IndexError):
-            if _is_old(self._idle[0]):
-                self._idle.pop(0).close()
+    def _wire(self, connection: WiredConnection) -> None:
+        connection.answer_timeout_s = self._timeout_s
+        connection.wire = BlockingWire(connection, prepares=not self._pooled(connection))
 
 
 class AwaitingPool:
@@ -184,5 +181,5 @@ class AwaitingPool:
             await self.forget()
 
 
-def _is_old(wire: BlockingWire | AwaitingWire) -> bool:
+def _is_old(wire: AwaitingWire) -> bool:
     return time.monotonic() - wire.idle_since_s > IDLE_MAX_S

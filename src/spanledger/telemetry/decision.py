@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from contextlib import ExitStack
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Self
 
+from opentelemetry import context as otel_context
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 
 from spanledger.core.call import INVOKE_AGENT
-from spanledger.guard import Ambient, ambient, within
+from spanledger.guard import Ambient, ambient, put_around
 from spanledger.telemetry import record, semconv
 
 _current: ContextVar[Workflow | None] = ContextVar("spanledger_workflow", default=None)
@@ -40,7 +41,7 @@ class Workflow:
         self.goal = goal
         self._around = around
         self._span: Span = INVALID_SPAN
-        self._open = ExitStack()
+        self._before: tuple[Workflow | None, Ambient | None, Context] | None = None
 
     def step(self, text: str) -> None:
         """Record a step of reasoning.
@@ -93,14 +94,17 @@ class Workflow:
                 kind=SpanKind.INTERNAL,
                 attributes={name: value for name, value in attributes.items() if value is not None},
             )
-        token = _current.set(self)
-        self._open.callback(_reset, token)
-        self._open.enter_context(within(around))
-        self._open.enter_context(record.current(self._span))
+        self._before = _current.get(), ambient(), otel_context.get_current()
+        _put(self, around, trace.set_span_in_context(self._span))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._open.close()
+        above = _opened_on(self)
+        if above is not None:
+            above._before = self._before  # noqa: SLF001 - our own class
+        elif self._before is not None and _current.get() is self:
+            _put(*self._before)
+        self._before = None
         if error is not None:
             record.failed(self._span, error)
         record.end(self._span)
@@ -179,6 +183,17 @@ def _event(span: Span, name: str, attributes: dict[str, Any]) -> None:
     span.add_event(name, {key: value for key, value in attributes.items() if value is not None})
 
 
-def _reset(token: Any) -> None:
-    with contextlib.suppress(ValueError):
-        _current.reset(token)
+def _opened_on(below: Workflow) -> Workflow | None:
+    """Find the workflow that was opened right inside another one, in this context, and is still open."""
+    found = _current.get()
+    while found is not None and found._before is not None:  # noqa: SLF001 - our own class
+        if found._before[0] is below:  # noqa: SLF001 - our own class
+            return found
+        found = found._before[0]  # noqa: SLF001 - our own class
+    return None
+
+
+def _put(workflow: Workflow | None, around: Ambient | None, context: Context) -> None:
+    _current.set(workflow)
+    put_around(around)
+    otel_context.attach(context)

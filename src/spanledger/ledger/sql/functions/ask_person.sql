@@ -17,7 +17,8 @@ begin
         perform spanledger.book(p_call, p_call.held, null, true, false);
     end if;
     perform spanledger.write_call(p_tenant, p_item, p_call, p_now, 'pending', null, null);
-    update spanledger.call c set approval_id = v_id, approval_until = p_now + v_timeout
+    update spanledger.call c set approval_id = v_id, approval_until = p_now + v_timeout,
+        waited_until = greatest(c.waited_until, p_now + make_interval(secs => (p_item ->> 'wait_s')::double precision))
         where c.tenant = p_tenant and c.key = v_key;
     insert into spanledger.approval (
         tenant, id, key, fingerprint, state, tool, workflow_id, agent, actor, arguments, reserve, rule, control,

@@ -60,8 +60,11 @@ begin
                 select * into v_call from spanledger.call c
                     where c.tenant = p_tenant and c.key = decode(p_items -> (v_i - 1) ->> 'key', 'hex') for update;
                 if found then
-                    v_calls[v_i] := v_call;
                     v_answers[v_i] := spanledger.judge(v_call, p_items -> (v_i - 1), clock_timestamp(), true);
+                    if v_call.state = 'in_flight' and v_answers[v_i] is null then
+                        v_call.state := 'unknown';  -- it has just been found that its lease is over
+                    end if;
+                    v_calls[v_i] := v_call;
                 end if;
             end loop;
             v_answers := spanledger.claim(p_tenant, p_items, v_calls, v_answers);

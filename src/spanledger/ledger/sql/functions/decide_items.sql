@@ -34,7 +34,7 @@ begin
             continue;
         end if;
         if p_state = 'approved' and not v_approval.self_approval
-            and lower(btrim(v_item ->> 'by')) in (lower(v_approval.actor), lower(v_approval.agent)) then
+            and lower(btrim(v_item ->> 'by')) in (lower(btrim(v_approval.actor)), lower(btrim(v_approval.agent))) then
             v_answers[v_i] := '{"done": false, "state": "pending", "self": true}';
             continue;
         end if;

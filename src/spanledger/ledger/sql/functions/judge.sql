@@ -15,11 +15,13 @@ begin
     if v_state = 'in_flight' and p_call.attempt_id = (p_item ->> 'attempt_id')::uuid then
         -- The answer to this very begin was lost.
         return v_answer || jsonb_build_object('verdict', 'run', 'again', true, 'budgets', (
-            select coalesce(jsonb_agg(jsonb_build_object('name', b.name, 'unit', b.unit, 'reserved', r.amount,
-                'remaining', b.limit_steps + a.topped_up - a.spent - a.held) order by a.id), '[]')
+            select coalesce(jsonb_agg(jsonb_strip_nulls(jsonb_build_object('name', s.budget, 'unit', s.unit,
+                'scope', nullif(s.scope, ''), 'reserved', r.amount, 'remaining', s.remaining_steps)) order by s.budget), '[]')
             from unnest(p_call.accounts, p_call.reserved) r (id, amount)
-            join spanledger.account a on a.id = r.id
-            join spanledger.budget b on b.tenant = a.tenant and b.name = a.budget));
+            cross join lateral spanledger.standing(r.id) s))
+            || coalesce((select jsonb_build_object('approval_id', a.id) from spanledger.approval a
+                where a.tenant = p_call.tenant and a.id = p_call.approval_id
+                    and a.consumed_by = p_call.attempt_id), '{}');
     end if;
     if v_differs and p_item ->> 'on_mismatch' = 'refuse' then
         return v_answer || '{"verdict": "key_reused"}';

@@ -1,6 +1,6 @@
 -- Lock every account that is wanted, or that a call still holds from, by id, and say how each stands. An account of a
 -- rolling window stands as all its live slices together; its head row is the lock of them all. `own` is what the row
--- itself holds.
+-- itself holds; an older slice from which a call still holds `counts_in` the account of its window.
 create or replace function spanledger.lock_accounts(p_wanted jsonb, p_calls spanledger.call[])
 returns jsonb
 language plpgsql volatile
@@ -30,7 +30,8 @@ begin
         return v_accounts;
     end if;
     for v_slice in
-        select a.id, sum(s.spent)::bigint as spent, sum(s.held)::bigint as held, sum(s.topped_up)::bigint as topped_up
+        select a.id, array_agg(s.id) filter (where s.id = any (v_ids) and s.id <> a.id) as others,
+            sum(s.spent)::bigint as spent, sum(s.held)::bigint as held, sum(s.topped_up)::bigint as topped_up
         from (select distinct (w ->> 'id')::bigint as id from jsonb_each(p_wanted) e
             cross join jsonb_array_elements(e.value) w where w -> 'head' <> 'null') wanted
         join spanledger.account a on a.id = wanted.id
@@ -41,6 +42,9 @@ begin
     loop
         v_accounts := jsonb_set(v_accounts, array[v_slice.id::text], v_accounts -> v_slice.id::text
             || jsonb_build_object('spent', v_slice.spent, 'held', v_slice.held, 'topped_up', v_slice.topped_up));
+        select v_accounts || coalesce(jsonb_object_agg(o.id, v_accounts -> o.id::text
+                || jsonb_build_object('counts_in', v_slice.id)), '{}')
+            into v_accounts from unnest(v_slice.others) o (id);
     end loop;
     return v_accounts;
 end

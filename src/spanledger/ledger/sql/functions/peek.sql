@@ -7,8 +7,8 @@ as $$
 begin
     perform spanledger.require(p_tenant, 'peek');
     return (
-        select jsonb_agg(jsonb_build_object('changed', u.until is null or u.until <= clock_timestamp(),
-                'left_s', extract(epoch from u.until - clock_timestamp())) order by item.i)
+        select coalesce(jsonb_agg(jsonb_build_object('changed', u.until is null or u.until <= clock_timestamp(),
+                'left_s', extract(epoch from u.until - clock_timestamp())) order by item.i), '[]')
         from jsonb_array_elements(p_items) with ordinality item (item, i)
         left join spanledger.call c on c.tenant = p_tenant and c.key = decode(item.item ->> 'key', 'hex')
         cross join lateral (select case c.state when 'in_flight' then c.lease_until

@@ -11,11 +11,13 @@ declare
     v_item jsonb;
 begin
     perform spanledger.require(p_tenant, 'probed');
+    perform spanledger.lock_items(p_tenant, p_items);
     for v_item in select value from jsonb_array_elements(p_items) loop
-        if exists (
-            select from spanledger.call c
+        perform from spanledger.call c
             where c.tenant = p_tenant and c.key = decode(v_item ->> 'key', 'hex')
-                and c.probe_id = (v_item ->> 'probe_id')::uuid) then
+                and c.probe_id = (v_item ->> 'probe_id')::uuid and c.state = 'unknown'
+            for update;
+        if found then
             v_answers := v_answers || (spanledger.resolve_items(p_tenant, jsonb_build_array(v_item)) -> 0);
         else
             v_answers := v_answers || '{"done": false, "state": null}'::jsonb;

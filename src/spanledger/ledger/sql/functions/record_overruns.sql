@@ -6,11 +6,10 @@ as $$
 begin
     insert into spanledger.history (tenant, key, at, event, attempt, detail)
         select p_tenant, decode(o.key, 'hex'), clock_timestamp(), 'overrun', 0, jsonb_build_object(
-            'budget', s.name, 'scope', s.scope, 'unit', s.unit, 'limit', s.limit_steps, 'spent', s.spent_steps,
+            'budget', s.budget, 'scope', s.scope, 'unit', s.unit, 'limit', s.limit_steps, 'spent', s.spent_steps,
             'held', s.held_steps)
         from jsonb_to_recordset(p_booked) o (key text, id bigint)
-        join spanledger.account a on a.id = o.id
-        join spanledger.balance s on s.tenant = a.tenant and s.name = a.budget and s.scope = a.scope
+        cross join lateral spanledger.standing(o.id) s
         where s.remaining_steps < 0;
 end
 $$;

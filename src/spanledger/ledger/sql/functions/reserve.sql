@@ -26,6 +26,11 @@ begin
         v_accounts := jsonb_set(v_accounts, array[v_id], v_account || jsonb_build_object(
             'held', (v_account ->> 'held')::bigint - p_call.held[v_i],
             'own', (v_account ->> 'own')::bigint - p_call.held[v_i]));
+        v_id := v_account ->> 'counts_in';
+        if v_id is not null then
+            v_accounts := jsonb_set(v_accounts, array[v_id, 'held'],
+                to_jsonb((v_accounts -> v_id ->> 'held')::bigint - p_call.held[v_i]));
+        end if;
     end loop;
     for v_i in 0 .. coalesce(jsonb_array_length(p_wanted), 0) - 1 loop
         v_wants := p_wanted -> v_i;

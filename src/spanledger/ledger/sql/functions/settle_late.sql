@@ -5,6 +5,7 @@ language plpgsql volatile
 as $$
 declare
     v_call spanledger.call;
+    v_past jsonb;
 begin
     select * into v_call from spanledger.call c
         where c.tenant = p_tenant and c.key = decode(p_item ->> 'key', 'hex') for update;
@@ -12,8 +13,17 @@ begin
         return '{"owned": true}';  -- asked again: the answer was lost
     end if;
     perform spanledger.record_late(p_tenant, p_item, v_call, 'late_success', p_now);
-    if v_call.attempt_id is distinct from (p_item ->> 'attempt_id')::uuid
-        or v_call.state not in ('failed', 'reopened', 'released', 'approved', 'cancelled') then
+    if v_call.state in ('pending', 'approved', 'denied', 'expired') then
+        -- A person was asked since about the next attempt, with the same arguments, and that has not begun.
+        select h.detail into v_past from spanledger.history h
+            where h.tenant = p_tenant and h.key = v_call.key and h.event = 'superseded'
+                and h.attempt_id = (p_item ->> 'attempt_id')::uuid and h.attempt = v_call.attempt
+                and h.detail ->> 'state' in ('failed', 'reopened', 'released', 'unknown', 'cancelled')
+                and h.detail ->> 'fingerprint' = encode(v_call.fingerprint, 'hex')
+            order by h.id desc limit 1;
+    end if;
+    if v_past is null and (v_call.attempt_id is distinct from (p_item ->> 'attempt_id')::uuid
+        or v_call.state not in ('failed', 'reopened', 'released', 'approved', 'cancelled')) then
         return '{"owned": false}';
     end if;
     -- It was thought to have failed, perhaps by a person, and nobody has run it since: it must not run again.
@@ -23,8 +33,14 @@ begin
     update spanledger.call c set
         state = 'succeeded', result = p_item ->> 'result', error = null,
         result_kept = coalesce((p_item ->> 'result_kept')::boolean, false),
-        cost = p_item -> 'cost', held = '{}', ended_at = p_now
+        cost = p_item -> 'cost', held = '{}', ended_at = p_now, attempt_id = (p_item ->> 'attempt_id')::uuid,
+        trace_id = coalesce(v_past ->> 'trace_id', c.trace_id), span_id = coalesce(v_past ->> 'span_id', c.span_id)
         where c.tenant = v_call.tenant and c.key = v_call.key;
+    -- Consent that was given back was used after all; what was asked about the next attempt needs no answer.
+    update spanledger.approval a set state = case when v_past is null then 'consumed' else 'cancelled' end,
+        consumed_at = case when v_past is null then p_now end,
+        consumed_by = case when v_past is null then v_call.attempt_id end
+        where a.tenant = p_tenant and a.id = v_call.approval_id and a.state in ('pending', 'approved');
     perform spanledger.wake(v_call, p_now);
     return '{"owned": true}';
 end

@@ -1,12 +1,18 @@
--- Take the dead for dead: running calls whose lease is over and who reserved from these accounts, a bounded number. A
--- tool's outcome is unknown now, and what it holds stays held. Asking a model changes nothing that somebody would have to
+-- Take the dead for dead: running calls whose lease is over and who reserved from these accounts, or from older slices of
+-- the same rolling windows, a bounded number. A tool's outcome is unknown now, and what it holds stays held. Asking a model changes nothing that somebody would have to
 -- find out about: it failed, and what it held is released. Returns how many were released.
 create or replace function spanledger.sweep(p_tenant text, p_accounts jsonb, p_now timestamptz)
 returns integer
 language plpgsql volatile
 as $$
 declare
-    v_ids bigint[] := array(select k::bigint from jsonb_object_keys(p_accounts) k);
+    -- Those are locked. Others of the same budgets are if nobody else has them.
+    v_ids bigint[] := array(
+        select a.id from spanledger.account a
+        where p_accounts ? a.id::text or (a.held > 0 and (a.tenant, a.budget, a.scope) in (
+            select wanted.tenant, wanted.budget, wanted.scope from spanledger.account wanted
+            where wanted.id in (select k::bigint from jsonb_object_keys(p_accounts) k)))
+        for update of a skip locked);
     v_call spanledger.call;
     v_lost spanledger.call[] := '{}';
 begin

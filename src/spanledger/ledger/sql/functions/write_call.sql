@@ -32,7 +32,7 @@ begin
         values (p_tenant, p_call.key, p_now, 'superseded', p_call.attempt, p_call.attempt_id,
             jsonb_strip_nulls(jsonb_build_object(
                 'state', p_call.state, 'error', p_call.error, 'refusal', p_call.refusal, 'result', p_call.result,
-                'arguments', p_call.arguments, 'cost', p_call.cost,
+                'fingerprint', encode(p_call.fingerprint, 'hex'), 'arguments', p_call.arguments, 'cost', p_call.cost,
                 'accounts', p_call.accounts, 'reserved', p_call.reserved, 'units', p_call.units,
                 'approval_id', p_call.approval_id, 'rule', p_call.rule, 'rule_version', p_call.rule_version,
                 'trace_id', p_call.trace_id, 'span_id', p_call.span_id,
@@ -48,6 +48,8 @@ begin
         accounts = v_ids, reserved = v_amounts, held = v_amounts, units = v_units,
         result = null, result_kept = false, error = null, cost = null, probe_until = null, probe_id = null,
         lease_until = v_lease_until,
+        -- Consent to an earlier generation covers nothing of the next.
+        approval_id = case when p_call.state <> 'succeeded' then p_call.approval_id end,
         started_at = p_now, ended_at = null
         where c.tenant = p_call.tenant and c.key = p_call.key;
 end

@@ -13,4 +13,7 @@ left join lateral (
     from spanledger.account a
     where a.tenant = b.tenant and a.budget = b.name
         and a.window_start >= spanledger.live_since(b.window_kind, b.window_s, b.timezone, clock_timestamp())
+        -- Of a calendar's windows one counts, also where a budget had shorter ones before.
+        and (b.window_kind = 'rolling'
+            or a.window_start = spanledger.window_start(b.window_kind, b.window_s, b.timezone, clock_timestamp()))
     group by a.scope) a on true;

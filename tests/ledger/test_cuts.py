@@ -1,0 +1,143 @@
+"""A network that cuts, and a server that is started again: under load, and at the worst moments."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hosts import running
+from proxies import Proxy, unix_socket
+from worlds import World
+
+from spanledger import AsyncLedger, Budget, Calls, Config, Ledger, ToolCall
+from spanledger.errors import LedgerUnavailable
+
+REFUND = ToolCall("refund", {"order_id": "o-1"}, workflow_id="w")
+BUDGETS = (Budget("refunds", Calls(9)),)
+
+
+def run_blocking(config: Config, handler: Callable[[], object]) -> object:
+    with Ledger(config=config) as ledger:
+        return ledger.run(REFUND, handler)
+
+
+def run_awaiting(config: Config, handler: Callable[[], object]) -> object:
+    async def main() -> object:
+        async with AsyncLedger(config=config) as ledger:
+            return await ledger.run(REFUND, handler)
+
+    return asyncio.run(main())
+
+
+either_way = pytest.mark.parametrize("run", [run_blocking, run_awaiting])
+
+
+def figures(dsn: str) -> tuple[object, object, object]:
+    """State of the only call, and what the budget has spent and holds."""
+    with Ledger(dsn) as ledger:
+        (row,) = ledger.calls()
+        balance = ledger.budget("refunds")
+    return row["state"], balance.spent, balance.held
+
+
+# an answer that is lost, after the server has done what was asked
+
+
+@either_way
+def test_a_begin_whose_answer_was_lost_is_asked_again_and_runs_once(dsn: str, run) -> None:
+    ran: list[int] = []
+    with Proxy(unix_socket(dsn)) as proxy:
+        config = Config(dsn=proxy.before(dsn), budgets=BUDGETS)
+        proxy.lose_answer_to = b"spanledger_v1.begin"
+        assert run(config, lambda: ran.append(1) or "done") == "done"
+        assert proxy.cuts == 1
+    assert ran == [1]
+    assert figures(dsn) == ("succeeded", Calls(1), Calls(0))
+
+
+@either_way
+@pytest.mark.parametrize(("error", "state", "held"), [(ValueError, "failed", 0), (TimeoutError, "unknown", 1)])
+def test_a_failure_whose_answer_was_lost_is_told_again_and_counted_once(dsn, run, error, state, held) -> None:
+    with Proxy(unix_socket(dsn)) as proxy:
+        config = Config(dsn=proxy.before(dsn), budgets=BUDGETS)
+
+        def handler() -> None:
+            proxy.lose_answer_to = b"spanledger_v1.fail"
+            raise error
+
+        with pytest.raises(error):
+            run(config, handler)
+        assert proxy.cuts == 1
+    assert figures(dsn) == (state, Calls(0), Calls(held))
+    with Ledger(dsn) as ledger:
+        assert ledger.history(ledger.key(REFUND)) == []
+
+
+@either_way
+def test_a_ledger_behind_a_slow_network_is_slow_and_right(dsn: str, run) -> None:
+    with Proxy(unix_socket(dsn)) as proxy:
+        proxy.latency_s = 0.02
+        assert run(Config(dsn=proxy.before(dsn), budgets=BUDGETS), lambda: "done") == "done"
+    assert figures(dsn) == ("succeeded", Calls(1), Calls(0))
+
+
+@either_way
+def test_a_network_that_swallows_everything_is_given_up_and_the_call_does_not_run(dsn: str, run) -> None:
+    with Proxy(unix_socket(dsn)) as proxy:
+        config = Config(dsn=f"{proxy.before(dsn)} connect_timeout=2", ledger_timeout_s=0.5)
+        proxy.black_hole = True
+        with pytest.raises(LedgerUnavailable):
+            run(config, lambda: pytest.fail("it ran"))
+
+
+def test_an_outcome_that_a_network_swallowed_is_told_when_it_is_back(dsn: str, tmp_path: Path) -> None:
+    with Proxy(unix_socket(dsn)) as proxy:
+        config = Config(dsn=f"{proxy.before(dsn)} connect_timeout=2", budgets=BUDGETS, ledger_timeout_s=0.5)
+
+        def handler() -> str:
+            proxy.black_hole = True
+            return "done"
+
+        assert run_blocking(config, handler) == "done"
+        assert len(list((tmp_path / "state").rglob("*.json"))) == 1
+        proxy.black_hole = False
+        proxy.cut_all()
+        assert run_blocking(config, lambda: pytest.fail("it ran")) == "done"
+    assert figures(dsn) == ("succeeded", Calls(1), Calls(0))
+
+
+# at random, under load
+
+
+def test_connections_that_are_cut_anywhere_cost_no_effect_and_no_cent(dsn: str) -> None:
+    seed = random.SystemRandom().getrandbits(32)
+    drawn = random.Random(seed)
+    with Ledger(dsn) as ledger:
+        ledger.migrate()
+    with Proxy(unix_socket(dsn)) as proxy:
+        proxy.limits = lambda: (drawn.uniform(500, 15_000), drawn.uniform(800, 15_000))
+        world = World(proxy.before(dsn), orders=60, seed=seed)
+        with world.working(threads=3, tasks=5):
+            pass
+        proxy.limits = None
+        states = world.check()
+        assert proxy.cuts > 3
+    assert states["succeeded"] > 30
+
+
+@pytest.mark.parametrize("how", ["fast", "immediate"])
+def test_a_server_that_is_started_again_under_load_costs_no_effect_and_no_cent(tmp_path: Path, how: str) -> None:
+    with running(tmp_path / "server") as server:
+        with Ledger(server.dsn) as ledger:
+            ledger.migrate()
+        world = World(server.dsn, orders=60, seed=random.SystemRandom().getrandbits(32))
+        with world.working(threads=3, tasks=5):
+            for effects in (10, 30):
+                world.wait_for_effects(effects)
+                server.stop(how)
+                server.start()
+        states = world.check()
+    assert states["succeeded"] > 30

@@ -1,0 +1,120 @@
+"""Programs that make event loops as they please: one after the other, in threads, several at once."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+
+from spanledger import AsyncLedger, Budget, Calls, Config, Ledger, ToolCall
+
+LOOPS = 12
+CONNECTIONS = (
+    "select count(*) from pg_stat_activity where application_name = 'spanledger' and datname = current_database()"
+)
+
+
+def refund(n: int) -> ToolCall:
+    return ToolCall("refund", {"n": n}, workflow_id="w")
+
+
+def wait_until_nobody_is_connected(sql: psycopg.Connection) -> None:
+    until_s = time.monotonic() + 10
+    while sql.execute(CONNECTIONS).fetchone() != (0,):
+        assert time.monotonic() < until_s, sql.execute(CONNECTIONS).fetchone()
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def shared(dsn: str):
+    """One ledger for all loops, as a program has it that makes a loop for every call."""
+    return AsyncLedger(config=Config(dsn=dsn, budgets=[Budget("refunds", Calls(1_000))]))
+
+
+async def several(ledger: AsyncLedger, numbers: range) -> list[object]:
+    return await asyncio.gather(*(ledger.run(refund(n), lambda n=n: n) for n in numbers))
+
+
+def test_loop_after_loop_in_one_thread_leaves_no_connection_behind(shared, sql) -> None:
+    for number in range(LOOPS):
+        assert asyncio.run(several(shared, range(number, number + 4))) == list(range(number, number + 4))
+    shared._database.close()
+    wait_until_nobody_is_connected(sql)
+
+
+def test_loops_in_many_threads_at_once_share_a_ledger_and_leave_no_connection_behind(shared, sql) -> None:
+    barrier = threading.Barrier(8)
+
+    def work(number: int) -> list[object]:
+        barrier.wait(30)
+        return [value for _ in range(3) for value in asyncio.run(several(shared, range(number, number + 3)))]
+
+    with ThreadPoolExecutor(8) as pool:
+        given = list(pool.map(work, range(8)))
+    assert given == [list(range(number, number + 3)) * 3 for number in range(8)]
+    with Ledger(shared.config.dsn) as ledger:
+        assert ledger.budget("refunds").spent == Calls(10)
+    shared._database.close()
+    wait_until_nobody_is_connected(sql)
+
+
+def test_a_loop_that_ends_in_an_error_or_is_cancelled_leaves_no_connection_behind(shared, sql) -> None:
+    async def fails() -> None:
+        await several(shared, range(3))
+        raise ValueError
+
+    async def is_cancelled(first: int) -> None:
+        numbers = range(first, first + 3)
+        tasks = [asyncio.create_task(shared.run(refund(n), lambda: asyncio.sleep(60))) for n in numbers]
+        while (await shared.calls(state="in_flight")) == []:  # noqa: ASYNC110 - the event is another process's
+            await asyncio.sleep(0.01)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise asyncio.CancelledError
+
+    for number in range(3):
+        with pytest.raises(ValueError):
+            asyncio.run(fails())
+        with pytest.raises(asyncio.CancelledError):
+            asyncio.run(is_cancelled(10 + 3 * number))
+    shared._database.close()
+    wait_until_nobody_is_connected(sql)
+
+
+def test_a_ledger_for_every_loop_warns_of_nothing_that_was_left_open(dsn: str, sql) -> None:
+    async def main(number: int) -> object:
+        async with AsyncLedger(dsn) as ledger:
+            return await ledger.run(refund(number), lambda: number)
+
+    async def careless(number: int) -> object:
+        return await AsyncLedger(dsn).run(refund(number), lambda: number)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for number in range(LOOPS):
+            assert asyncio.run(main(number)) == number
+            assert asyncio.run(careless(number)) == number
+        gc.collect()
+    assert [str(warning.message) for warning in caught] == []
+    wait_until_nobody_is_connected(sql)
+
+
+def test_a_ledger_is_used_by_a_loop_and_by_threads_of_that_loop_at_once(dsn: str, sql) -> None:
+    with Ledger(dsn) as blocking:
+
+        async def main() -> list[object]:
+            async with AsyncLedger(dsn) as awaiting:
+                jobs = [awaiting.run(refund(n), lambda n=n: n) for n in range(20)]
+                jobs += [asyncio.to_thread(blocking.run, refund(n), lambda n=n: n) for n in range(20)]
+                return await asyncio.gather(*jobs)
+
+        for _ in range(3):
+            assert asyncio.run(main()) == [*range(20), *range(20)]
+    wait_until_nobody_is_connected(sql)
