@@ -35,12 +35,13 @@ def of_ledger(config: Config, found: Checkup, ledger: Ledger, database: Database
         ledger: To read controls.
         database: To look into what waits on disk.
     """
+    spool = database.spooled()  # before anything is asked: whoever asks starts to tell what waits
     balances, controls = ledger.budgets(), ledger.controls()
     yield from _of_server(found, embedded=database.embedded)
     yield from _of_role(found, config.tenant, embedded=database.embedded)
     yield from _of_calls(found)
     yield from _of_approvals(found)
-    yield from _of_spool(database.spooled())
+    yield from _of_spool(spool)
     yield from _few(Finding("controls", WARN, loose, "spanledger apply") for loose in found.looser)
     yield from _few(_of_switches(controls))
     yield from _few(_of_budgets(balances))
