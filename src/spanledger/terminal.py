@@ -74,14 +74,25 @@ def _told(span: ReceivedSpan, numbers: Mapping[str, int]) -> str:
 
 def rows(calls: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """Draw rows of the ledger."""
-    yield paint(f"{'workflow':<14}{'tool':<9}{'state':<12}{'attempts':<10}{'key':<12}{'trace':<10}since", "bold")
-    for call in calls:
-        since = dt.datetime.fromisoformat(call["created_at"]).astimezone()
-        state = paint(f"{call['state']:<12}", _VERDICT_COLOURS.get(call["state"], "red"))
-        yield (
-            f"{call['workflow_id']:<14}{call['tool']:<9}{state}{call['attempts']:<10}"
-            f"{call['key'][:8]:<12}{(call['trace_id'] or '-')[:8]:<10}{since:%H:%M:%S}"
+    columns = ("workflow", "tool", "state", "attempts", "key", "trace", "since")
+    cells = [
+        (
+            str(call["workflow_id"]),
+            str(call["tool"]),
+            str(call["state"]),
+            str(call["attempts"]),
+            call["key"][:8],
+            (call["trace_id"] or "-")[:8],
+            f"{dt.datetime.fromisoformat(call['created_at']).astimezone():%Y-%m-%d %H:%M:%S}",
         )
+        for call in calls
+    ]
+    widths = [max(len(row[n]) for row in (columns, *cells)) + 2 for n in range(len(columns))]
+    yield paint("".join(name.ljust(width) for name, width in zip(columns, widths, strict=True)).rstrip(), "bold")
+    for row in cells:
+        padded = [text.ljust(width) for text, width in zip(row, widths, strict=True)]
+        padded[2] = paint(padded[2], _VERDICT_COLOURS.get(row[2], "red"))
+        yield "".join(padded).rstrip()
 
 
 def _by_time(spans: Iterable[ReceivedSpan]) -> list[ReceivedSpan]:

@@ -51,11 +51,13 @@ def test_a_person_finds_and_resolves_a_call_of_unknown_outcome(run: Run, unknown
 def test_budgets_are_applied_from_the_file_and_shown(run: Run, dsn, tmp_path: Path):
     (tmp_path / "spanledger.toml").write_text((EXAMPLES / "spanledger.toml").read_text())
 
-    assert run("spanledger", "apply", SPANLEDGER_DSN=dsn).stdout == "applied budget refunds\n"
+    assert run("spanledger", "apply", SPANLEDGER_DSN=dsn).stdout == "applied budget refunds: 500.00 EUR\n"
     (budget,) = json.loads(run("spanledger", "budgets", "--json", SPANLEDGER_DSN=dsn).stdout)
 
-    assert budget == {
+    figures = {name: budget[name] for name in ("name", "match", "limit", "spent", "held", "remaining")}
+    assert figures == {
         "name": "refunds",
+        "match": "refund",
         "limit": "500.00 EUR",
         "spent": "0.00 EUR",
         "held": "0.00 EUR",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import uuid
 from pathlib import Path
@@ -10,8 +11,11 @@ import psycopg
 import pytest
 from tests.acceptance.conftest import Run
 
-from spanledger import Budget, Calls, Config, Ledger, ToolCall
+from spanledger import Budget, Calls, Config, Ledger, Money, Rule, Switch, ToolCall
 from spanledger.core.asking import Ask
+from spanledger.doctor.standing import _of_waiting
+from spanledger.errors import ApprovalPending
+from spanledger.ledger._checkup import Checkup
 from spanledger.ledger._ledger import open_database
 from spanledger.ledger._spool import Spool
 
@@ -28,6 +32,9 @@ def test_a_guarded_program_on_a_sound_ledger_is_told_so(run: Run, dsn):
     assert done.returncode == 0, done.stdout + done.stderr
     assert found["spans"]["says"] == "a refused tool span was tried, and its body did not run"
     assert found["calls"]["says"] == "no outcome is unknown, 0 running"
+    assert found["approvals"]["says"] == "nothing waits for a person"
+    assert found["waiting"]["says"] == "LISTEN works: who waits is woken by whoever changes the call"
+    assert found["clock"]["state"] == found["round trip"]["state"] == "ok"
     assert "password" not in done.stdout
     assert {item["state"] for item in found.values()} <= {"ok", "warn"}
 
@@ -81,7 +88,7 @@ def test_a_budget_that_is_used_up_and_one_that_was_never_applied_are_named(run: 
 
     assert done.returncode == 0, done.stderr
     assert "'mails' has 0 calls left of 1 call" in done.stdout
-    assert "'posts' is in the configuration only" in done.stdout
+    assert "the ledger has no budget 'posts'" in done.stdout
 
 
 def test_a_role_without_rights_is_named_with_what_it_may_not_use(run: Run, dsn, sql):
@@ -97,6 +104,75 @@ def test_a_role_without_rights_is_named_with_what_it_may_not_use(run: Run, dsn, 
         sql.execute("drop role reader")
 
     assert role["says"] == "reader may not use begin, settle, fail, renew, probed"
+
+
+def test_what_an_operator_has_to_look_at_is_named_with_what_to_do(run: Run, dsn):
+    budgets = (
+        Budget("mails", Calls(9), match="mail", soft=Calls(1), per=("actor",), window="day", timezone="Europe/Berlin"),
+        Budget("eur", Money(5, "EUR"), match="wire"),
+    )
+    config = Config(dsn=dsn, budgets=budgets, rules=(Rule("refund", approval=True, wait_timeout_s=0),))
+    with Ledger(config=config) as ledger:
+        for number in range(2):
+            ledger.run(ToolCall("mail", {"n": number}, workflow_id="w", actor="u_42"), lambda: None)
+        ledger.settle(ledger.begin(ToolCall("wire", {}, workflow_id="w")), None, cost=Money(7, "EUR"))
+        with pytest.raises(ApprovalPending):
+            ledger.run(ToolCall("refund", {}, workflow_id="w"), lambda: None)
+        ledger.apply(Config(switches=[Switch("stripe.*", allowed=False, reason="the bank is down")]), by="ops")
+        ledger.begin(ToolCall("search", {}, workflow_id="w"))
+
+    done = run("spanledger", "doctor", "--json", SPANLEDGER_DSN=dsn)
+    found = [(item["about"], item["state"], item["says"], item["do"]) for item in json.loads(done.stdout)]
+    said = {about: (state, says, do) for about, state, says, do in found if about != "budgets"}
+    assert said["approvals"][1].startswith("1 wait for a person, the oldest for ")
+    assert said["approvals"][2].startswith("spanledger approvals, then")
+    assert said["switches"][1].startswith("'stripe.*' is stopped by ops since ")
+    assert said["switches"][2] == "spanledger resume 'stripe.*', when it may go on"
+    assert "1 running, the oldest for " in said["calls"][1]
+    assert said["time zones"][1].startswith("budgets start anew by the calendar of Europe/Berlin")
+    assert [says for about, _, says, _ in found if about == "budgets"] == [
+        "'eur' is over its limit: -2.00 EUR of 5.00 EUR",
+        "'mails' of {'actor': 'u_42'} is past its soft limit 1 calls: 7 calls left of 9 calls",
+    ]
+
+
+def test_of_many_budgets_that_are_used_up_the_first_few_are_named(run: Run, dsn):
+    budgets = [Budget(f"b{number}", Calls(0)) for number in range(9)]
+    with Ledger(config=Config(dsn=dsn)) as ledger:
+        ledger.apply(Config(budgets=budgets))
+
+    found = json.loads(run("spanledger", "doctor", "--json", SPANLEDGER_DSN=dsn).stdout)
+    says = [item["says"] for item in found if item["about"] == "budgets"]
+    assert (len(says), says[-1]) == (6, "and 4 more")
+
+
+@pytest.mark.parametrize(
+    ("bound", "told"),
+    [
+        (("agent", "default"), ("ok", "may act for tenant default as agent")),
+        (("approver", "default"), ("warn", "may not use begin, settle")),
+        (("agent", "acme"), ("warn", "may act for tenant default not at all, so programs are refused")),
+    ],
+)
+def test_a_role_is_told_as_what_it_may_act_for_the_tenant(run: Run, ledger, sql, bound, told):
+    name = f"role_{uuid.uuid4().hex}"
+    dsn = psycopg.conninfo.make_conninfo(ledger.config.dsn, user=name)
+    sql.execute(f"create role {name} login")
+    try:
+        ledger.bind_role(name, kind=bound[0], tenant=bound[1], by="test")
+        role = findings(run("spanledger", "doctor", "--json", SPANLEDGER_DSN=dsn))["role"]
+    finally:
+        sql.execute(f"drop owned by {name}")
+        sql.execute(f"drop role {name}")
+
+    assert (role["state"], told[1] in role["says"]) == (told[0], True), role
+
+
+def test_behind_a_pooler_waiters_are_said_to_ask_again_and_again():
+    checkup = Checkup("a:1/b", "18", "r", False, 0.001, 0.0, True, {}, (), (0, 0, None), (0, None, None), (0, None),
+                      ("agent",), None, "UTC", ())  # fmt: skip
+    assert "nobody can LISTEN" in _of_waiting(checkup).says
+    assert _of_waiting(dataclasses.replace(checkup, listens=False)).state == "warn"
 
 
 @pytest.mark.parametrize(

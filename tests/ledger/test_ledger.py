@@ -185,7 +185,7 @@ async def coroutine_probe(call, key) -> None:
     [
         (lambda call, key: None, "the probe could not tell either"),
         (refusing_probe, "its probe failed: the bank is closed"),
-        (coroutine_probe, "a probe that is a coroutine function needs an asynchronous caller"),
+        (coroutine_probe, "a probe or hook that is a coroutine function needs an asynchronous caller"),
     ],
     ids=["cannot tell", "fails", "coroutine"],
 )

@@ -81,6 +81,13 @@ def hang(writer: Connection, dsn: str, lease_s: float) -> None:
     ledger.run(ToolCall("refund", workflow_id="w"), handler)
 
 
+def wait_for_consent(writer: Connection, dsn: str) -> None:
+    """Say so, then make a refund that a person has to allow."""
+    ledger = Ledger(config=Config(dsn=dsn, rules=[Rule("refund", approval=True, wait_timeout_s=TIMEOUT_S)]))
+    writer.send("waiting")
+    ledger.run(ToolCall("refund", {"order_id": "o-1"}, workflow_id="w"), lambda: "paid by the killed process")
+
+
 def fork_and_run(writer: Connection, dsn: str) -> None:
     """Use a ledger, fork, and use it in the child and in the parent at the same time."""
     with Ledger(config=Config(dsn=dsn)) as ledger:

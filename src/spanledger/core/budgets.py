@@ -11,13 +11,13 @@ from __future__ import annotations
 import datetime as dt
 import math
 import zoneinfo
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
 from spanledger.core.call import Call
-from spanledger.core.money import Amount, Calls, Money, Tokens, amount_of
+from spanledger.core.money import Amount, Calls, Money, Tokens
 from spanledger.core.rules import matches
 from spanledger.errors import ConfigError
 
@@ -108,6 +108,12 @@ class Balance:
         remaining: limit - spent - held.
         scope: Whose it is, for example ``{"actor": "u_42"}``; empty where it is not kept apart.
         window_start: When its present window began; None where it never starts anew.
+        match: As of `Budget`, like all that follows.
+        operations: Likewise.
+        per: Likewise.
+        window: Likewise.
+        timezone: Likewise.
+        soft: Likewise, as an amount.
     """
 
     name: str
@@ -117,25 +123,17 @@ class Balance:
     remaining: Amount
     scope: Mapping[str, str | None] = field(default_factory=dict)
     window_start: dt.datetime | None = None
+    match: str = "*"
+    operations: tuple[str, ...] | None = None
+    per: tuple[str, ...] = ()
+    window: str | float | None = None
+    timezone: str = "UTC"
+    soft: Amount | None = None
 
-
-def looser(wanted: Iterable[Mapping[str, Any]], held: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Say where the ledger is less strict than a program's own budgets.
-
-    Args:
-        wanted: What `Budget.control` gives.
-        held: Rows of the ledger's budgets.
-    """
-    limits = {row["name"]: row["limit_steps"] for row in held}
-    found = []
-    for budget in wanted:
-        limit = limits.get(budget["name"])
-        if limit is None:
-            found.append(f"the ledger has no budget {budget['name']!r}")
-        elif limit > budget["limit"]:
-            figures = [amount_of(budget["unit"], steps) for steps in (limit, budget["limit"])]
-            found.append(f"budget {budget['name']!r} is {figures[0]} in the ledger and {figures[1]} here")
-    return found
+    @property
+    def past_soft(self) -> bool:
+        """More is reserved or spent than the soft limit says."""
+        return self.soft is not None and self.limit.steps - self.remaining.steps > self.soft.steps
 
 
 def _check_scope(budget: Budget) -> None:

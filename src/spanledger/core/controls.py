@@ -1,18 +1,19 @@
 """What an operator says about calls besides budgets: switches and the rates of currencies.
 
-Rules: they live in the ledger and are matched there; a program's own file can only be stricter.
+Rules: they live in the ledger and are matched there; a program's own file can only be stricter. Where the ledger is
+less strict than that file, `looser` says so.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from spanledger.core.approvals import Over
-from spanledger.core.money import known_currency
+from spanledger.core.money import amount_of, known_currency
 from spanledger.core.rules import Rule, matches
 from spanledger.errors import ConfigError
 
@@ -113,6 +114,74 @@ def stopping(switches: Iterable[Switch], name: str) -> dict[str, Any] | None:
     """Say which switch of a program's own file stops a call; the first that matches counts."""
     switch = next((switch for switch in switches if matches(switch.match, name)), None)
     return None if switch is None or switch.allowed else {"match": switch.match, "reason": switch.reason}
+
+
+def looser(
+    wanted: Mapping[str, Any], budgets: Iterable[Mapping[str, Any]], controls: Iterable[Mapping[str, Any]]
+) -> list[str]:
+    """Say where the ledger is less strict than a program's own file.
+
+    Args:
+        wanted: What `Config.controls` gives.
+        budgets: Rows of the ledger's budgets.
+        controls: Rows of its other controls.
+    """
+    known = {row["name"]: row for row in budgets}
+    kept = list(controls)
+    found = [said for item in wanted["budgets"] for said in _looser_budget(item, known.get(item["name"]))]
+    for item in wanted["approvals"]:
+        held = [
+            row["spec"].get("approval")
+            for row in kept
+            if row["kind"] == "approval" and covers(row["match"], item["match"])
+        ]
+        if item["approval"] is not False and not any(_asks_as_much(one, item["approval"]) for one in held):
+            found.append(f"the ledger asks nobody to approve {item['match']!r} where this program's file does")
+    for item in wanted["switches"]:
+        stops = any(
+            row["kind"] == "switch" and stopping_row(row) and covers(row["match"], item["match"]) for row in kept
+        )
+        if not item["allowed"] and not stops:
+            found.append(f"the ledger does not stop {item['match']!r}, and this program's file does")
+    return found
+
+
+def stopping_row(row: Mapping[str, Any]) -> bool:
+    """Tell whether a row of the ledger's controls is a switch that stops calls."""
+    return row["kind"] == "switch" and not row["spec"].get("allowed", True)
+
+
+def covers(pattern: str, other: str) -> bool:
+    """Tell whether a match has every name that another one has; in doubt not."""
+    # No name has a * of its own, and what the other's * stands for only ever meets one of the pattern's.
+    return matches(pattern, other)
+
+
+def _looser_budget(wanted: Mapping[str, Any], row: Mapping[str, Any] | None) -> Iterator[str]:
+    name, unit = wanted["name"], wanted["unit"]
+    if row is None:
+        yield f"the ledger has no budget {name!r}"
+    elif row["unit"] != unit:
+        yield f"budget {name!r} is kept in {row['unit']} in the ledger and in {unit} here"
+    elif row["base_steps"] > wanted["limit"]:
+        limits = [amount_of(unit, steps) for steps in (row["base_steps"], wanted["limit"])]
+        yield f"budget {name!r} is {limits[0]} in the ledger and {limits[1]} here"
+    elif any(_as_said(wanted[ours]) != _as_said(row[theirs]) for ours, theirs in _TERMS):
+        yield f"budget {name!r} covers other calls in the ledger than here, is kept apart or starts anew in another way"
+
+
+_TERMS = (("match", "match"), ("operations", "operations"), ("per", "per"), ("window", "window_kind"),
+          ("window_s", "window_s"), ("timezone", "timezone"))  # fmt: skip
+
+
+def _as_said(value: Any) -> Any:
+    return set(value) if isinstance(value, list) else value
+
+
+def _asks_as_much(held: Any, wanted: Any) -> bool:
+    if isinstance(held, Mapping) and isinstance(wanted, Mapping):
+        return bool(held["unit"] == wanted["unit"] and held["steps"] <= wanted["steps"])
+    return held is True
 
 
 def _positive(rate: object, where: str) -> Decimal:

@@ -5,6 +5,7 @@ Rules: it is `Ledger` but for `await`, method by method; whatever the two share 
 
 from __future__ import annotations
 
+import datetime as dt
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
@@ -19,7 +20,7 @@ from spanledger.core.steps import begun_once, guarded
 from spanledger.ledger import _requests as requests
 from spanledger.ledger._database import Database
 from spanledger.ledger._drivers import AwaitingDriver
-from spanledger.ledger._functions import Prefix, Run, applying
+from spanledger.ledger._functions import Run, applying
 from spanledger.ledger._ledger import open_database
 
 
@@ -53,9 +54,9 @@ class AsyncLedger:
 
         return await asyncio.to_thread(self._database.migrate)
 
-    async def apply(self, config: Config, *, by: str = "apply") -> None:
+    async def apply(self, config: Config, *, by: str = "apply", tenant: str | None = None) -> None:
         """As `Ledger.apply`."""
-        await self._driver.query(applying(config, by))
+        await self._driver.query(applying(config, by, tenant))
 
     async def run(self, call: ToolCall, handler: Callable[[], Awaitable[Any] | Any]) -> Any:
         """As `Ledger.run`; the handler may be a coroutine function."""
@@ -88,7 +89,7 @@ class AsyncLedger:
 
     async def get(self, key: str) -> dict[str, Any] | None:
         """As `Ledger.get`."""
-        return next(iter(await self._driver.query(requests.calls(self.config, {"key": key}, 1))), None)
+        return next(iter(await self._driver.query(requests.call(self.config, key))), None)
 
     async def calls(  # noqa: PLR0917 - filters, given by name
         self,
@@ -98,10 +99,13 @@ class AsyncLedger:
         tenant: str | None = None,
         limit: int = 100,
         key: str | None = None,
+        agent: str | None = None,
+        actor: str | None = None,
+        since: dt.datetime | None = None,
     ) -> list[dict[str, Any]]:
         """As `Ledger.calls`."""
-        where = {"workflow_id": workflow_id, "state": state, "tool": tool, "tenant": tenant or self.config.tenant}
-        where |= {"key": Prefix(key)} if key else {}
+        where: dict[str, Any] = {"workflow_id": workflow_id, "state": state, "tool": tool, "tenant": tenant, "key": key}
+        where |= {"agent": agent, "actor": actor, "since": since}
         return list(await self._driver.query(requests.calls(self.config, where, limit)))
 
     async def history(self, key: str) -> list[dict[str, Any]]:
@@ -115,10 +119,16 @@ class AsyncLedger:
         )
 
     async def approvals(
-        self, tenant: str | None = None, state: str | None = "pending", limit: int = 100
+        self,
+        tenant: str | None = None,
+        state: str | None = "pending",
+        limit: int = 100,
+        key: str | None = None,
+        approval_id: str | None = None,
     ) -> list[Approval]:
         """As `Ledger.approvals`."""
-        return requests.approvals_of(await self._driver.query(requests.approvals(self.config, tenant, state, limit)))
+        where = {"tenant": tenant, "state": state, "key": key, "approval_id": approval_id}
+        return requests.approvals_of(await self._driver.query(requests.approvals(self.config, where, limit)))
 
     async def approve(self, approval_id: str, *, by: str, note: str | None = None) -> bool:
         """As `Ledger.approve`."""
@@ -150,6 +160,10 @@ class AsyncLedger:
         """As `Ledger.top_up`."""
         done = await self._driver.query(requests.top_up(self.config, name, amount, by, scope))
         requests.check_topped(done, name, amount)
+
+    async def controls(self, tenant: str | None = None) -> list[dict[str, Any]]:
+        """As `Ledger.controls`."""
+        return list(await self._driver.query(requests.controls(self.config, tenant)))
 
     async def bind_role(self, role: str, *, kind: str, tenant: str, by: str) -> None:
         """As `Ledger.bind_role`."""

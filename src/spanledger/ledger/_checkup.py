@@ -1,30 +1,42 @@
 """What an operator wants to know of a ledger before trusting it: how it is reached, and how it stands.
 
-Rules: no call is made and no control applied. Every answer is a plain value; what it means for the operator is said by
-`spanledger.doctor`.
+Rules: no call is made and no control applied; what a role may do is asked with empty lists, which do nothing. Every
+answer is a plain value; what it means for the operator is said by `spanledger.doctor`.
 """
 
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 
+from spanledger.config import Config
 from spanledger.ledger import _migrate
+from spanledger.ledger._controls import less_strict
 from spanledger.ledger._database import Database, is_pooled
 from spanledger.ledger._functions import translated
 
+# One function of each kind of role that takes an empty list for an answer.
+KINDS = {"agent": "begin", "operator": "resolve", "approver": "approve"}
+LISTEN_MAX_S = 2.0
 AGENT_FUNCTIONS = ("begin", "settle", "fail", "renew", "probed")
 DURABLE = ("fsync", "full_page_writes", "synchronous_commit")
 _STANDING = """
 select count(*) filter (where state = 'unknown') as unknown,
     count(*) filter (where state = 'unknown' and lease_until is not null) as lapsed,
     min(started_at) filter (where state = 'unknown') as unknown_since,
-    count(*) filter (where state = 'in_flight') as running
+    count(*) filter (where state = 'in_flight') as running,
+    extract(epoch from min(lease_until) filter (where state = 'in_flight') - clock_timestamp())::float8 as lease_left_s,
+    extract(epoch from clock_timestamp() - min(started_at) filter (where state = 'in_flight'))::float8 as running_s
 from spanledger_v1.calls where tenant = %s and state in ('unknown', 'in_flight')
+"""
+_PENDING = """
+select count(*), extract(epoch from clock_timestamp() - min(requested_at))::float8
+from spanledger_v1.approvals where tenant = %s and state = 'pending'
 """
 
 
@@ -43,7 +55,12 @@ class Checkup:
         risky: Settings with which a crash of the server may forget what it has confirmed, and their values.
         forbidden: Functions of the ledger that a guarded program needs and the role may not use.
         unknown: Calls of unknown outcome, those of them whose lease ran out unnoticed, and the start of the oldest.
-        running: Calls that run now.
+        running: Calls that run now, seconds until the first of their leases is over, seconds since the oldest began.
+        pending: Requests that wait for a person, and seconds since the oldest was made.
+        kinds: As what the role may act for the tenant: agent, operator, approver.
+        listens: A program is told of changes; None where a pooler is in between, through which that is not tried.
+        timezone: Of this program's connections to the server; the ledger does not depend on it.
+        looser: Where the ledger is less strict than the configuration.
     """
 
     address: str
@@ -56,11 +73,16 @@ class Checkup:
     risky: Mapping[str, str]
     forbidden: tuple[str, ...]
     unknown: tuple[int, int, Any]
-    running: int
+    running: tuple[int, float | None, float | None]
+    pending: tuple[int, float | None]
+    kinds: tuple[str, ...]
+    listens: bool | None
+    timezone: str
+    looser: tuple[str, ...]
 
 
-def look(database: Database, tenant: str) -> Checkup:
-    """Look at a ledger.
+def look(database: Database, config: Config) -> Checkup:
+    """Look at a ledger, for the tenant of a configuration.
 
     Raises:
         LedgerUnavailable: It does not answer.
@@ -71,12 +93,12 @@ def look(database: Database, tenant: str) -> Checkup:
             if database.embedded:
                 _migrate.migrate(connection)  # as the first call of a program does
             _migrate.check_schema(connection)
-            return _look(connection, tenant)
+            return _look(connection, config.tenant, less_strict(connection, config.tenant, config.controls()))
         except psycopg.Error as error:
             raise translated(error) from error
 
 
-def _look(connection: psycopg.Connection, tenant: str) -> Checkup:
+def _look(connection: psycopg.Connection, tenant: str, loose: list[str]) -> Checkup:
     info = connection.info
     role, superuser, server_s = _row(
         connection,
@@ -84,7 +106,8 @@ def _look(connection: psycopg.Connection, tenant: str) -> Checkup:
         "extract(epoch from clock_timestamp())::float8",
     )
     clock_ahead_s = server_s - time.time()
-    unknown, lapsed, since, running = _row(connection, _STANDING, (tenant,))
+    unknown, lapsed, since, *running = _row(connection, _STANDING, (tenant,))
+    pooled = is_pooled(connection)
     settings: dict[str, str] = dict(
         connection.execute("select name, setting from pg_settings where name = any (%s)", ([*DURABLE],)).fetchall()
     )
@@ -98,12 +121,42 @@ def _look(connection: psycopg.Connection, tenant: str) -> Checkup:
         superuser=superuser,
         round_trip_s=_round_trip_s(connection),
         clock_ahead_s=clock_ahead_s,
-        pooled=is_pooled(connection),
+        pooled=pooled,
         risky={name: value for name, value in settings.items() if value == "off"},
         forbidden=tuple(name for name in AGENT_FUNCTIONS if not rights.get(name)),
         unknown=(unknown, lapsed, since),
-        running=running,
+        running=(running[0], running[1], running[2]),
+        pending=_pending(connection, tenant),
+        kinds=tuple(kind for kind, function in KINDS.items() if _may(connection, function, tenant)),
+        listens=None if pooled else _listens(connection),
+        timezone=_row(connection, "show timezone")[0],
+        looser=tuple(loose),
     )
+
+
+def _pending(connection: psycopg.Connection, tenant: str) -> tuple[int, float | None]:
+    count, oldest_s = _row(connection, _PENDING, (tenant,))
+    return count, oldest_s
+
+
+def _may(connection: psycopg.Connection, function: str, tenant: str) -> bool:
+    try:
+        connection.execute(f"select spanledger_v1.{function}(%s, '[]')", (tenant,))
+    except psycopg.errors.InsufficientPrivilege:
+        return False
+    return True
+
+
+def _listens(connection: psycopg.Connection) -> bool:
+    channel = f"spanledger_{uuid.uuid4().hex}"
+    try:
+        connection.execute(f"listen {channel}")
+        connection.execute("select pg_notify(%s, '')", (channel,))
+        heard = any(True for _ in connection.notifies(timeout=LISTEN_MAX_S, stop_after=1))
+        connection.execute(f"unlisten {channel}")
+    except (psycopg.errors.ObjectNotInPrerequisiteState, psycopg.errors.ReadOnlySqlTransaction):
+        return False
+    return heard
 
 
 def _round_trip_s(connection: psycopg.Connection) -> float:

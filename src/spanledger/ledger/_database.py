@@ -24,20 +24,18 @@ import psycopg
 
 from spanledger.config import Dsn
 from spanledger.core.asking import Ask
-from spanledger.core.budgets import looser
 from spanledger.errors import ConfigError, LedgerUnavailable, SpanledgerError
 from spanledger.ledger import _migrate
 from spanledger.ledger._batch import AwaitingBatches, BlockingBatches
 from spanledger.ledger._binaries import find_binaries
 from spanledger.ledger._bounded import BoundedConnection
+from spanledger.ledger._controls import FileControls
 from spanledger.ledger._courier import Courier
 from spanledger.ledger._embedded import EmbeddedPostgres, default_state_dir, looks_like_cluster
 from spanledger.ledger._functions import (
     Query,
-    Read,
     Run,
     answer,
-    asked_of,
     no_connection,
     question,
     together,
@@ -108,7 +106,7 @@ class Database:
             controls: Writes the configuration's controls into the ledger before anything else is asked.
         """
         self._dsn = dsn
-        self._controls = controls
+        self._controls = FileControls(controls)
         self.timeout_s = timeout_s
         self.heartbeat = Heartbeat(self._renew)
         self.wakeups = Wakeups(self._connect_listening, self._peek)
@@ -181,6 +179,9 @@ class Database:
         if not isinstance(query, Ask) or query.function != "begin":
             return
         self.prepare()
+        if self._controls.due(query.tenant):
+            with self._alone(), self.connect() as connection:
+                self._controls.apply(connection, query.tenant)
         if self._spool is not None and self._spool.waiting():
             self._courier.start()
             self._spool.deliver(self._tell, self._spool.waiting(query), wait_s=self.timeout_s)
@@ -189,7 +190,8 @@ class Database:
         """As `deliver`; the loop is blocked by a look into a folder and no more."""
         if not isinstance(query, Ask) or query.function != "begin":
             return
-        if self._prepared_pid != os.getpid() or (self._spool is not None and self._spool.waiting()):
+        prepared = self._prepared_pid == os.getpid() and not self._controls.due(query.tenant)
+        if not prepared or (self._spool is not None and self._spool.waiting()):
             await asyncio.to_thread(self.deliver, query)
 
     def spooled(self) -> SpoolStatus | None:
@@ -334,8 +336,7 @@ class Database:
                     _migrate.migrate(connection)
                 else:
                     _migrate.check_schema(connection)
-                if self._controls is not None:
-                    self._apply(connection, self._controls)
+                self._controls.apply(connection, self._controls.tenant)
         except psycopg.Error as error:
             raise translated(error) from error
         if self._spool is not None and self._spool.waiting():
@@ -361,16 +362,6 @@ class Database:
         except psycopg.OperationalError:
             self.forget_connections()
             raise
-
-    def _apply(self, connection: psycopg.Connection, controls: Run) -> None:
-        try:
-            asked_of(connection, controls)
-        except psycopg.errors.InsufficientPrivilege:
-            # The ledger's budgets hold whatever is in this program's file; say where the file is stricter.
-            tenant, wanted = controls.arguments[0], controls.arguments[1]["budgets"]
-            rows = asked_of(connection, Read("budgets", {"tenant": tenant}))
-            for loose in looser(wanted, [row[0] for row in rows]):
-                logger.warning("%s; an operator has to `spanledger apply` this program's configuration", loose)
 
     def _renew(self, tenant: str, items: list[dict[str, object]]) -> None:
         self.reply(Run("renew", (tenant, {"items": items})))

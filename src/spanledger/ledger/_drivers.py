@@ -178,7 +178,9 @@ def _blocking_value(value: Any) -> Any:
     if inspect.isawaitable(value):
         if inspect.iscoroutine(value):
             value.close()
-        raise ConfigError("a probe that is a coroutine function needs an asynchronous caller; make it a plain function")
+        raise ConfigError(
+            "a probe or hook that is a coroutine function needs an asynchronous caller; make it a plain function"
+        )
     return value
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import psycopg
@@ -41,13 +41,19 @@ class Prefix(str):
     __slots__ = ()
 
 
+class Since(str):
+    """A moment that a column is not before."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Read:
     """Read rows of a view of `spanledger_v1`.
 
     Attributes:
         view: The view's name.
-        where: Column → value that it equals, or a `Prefix`; None is no condition.
+        where: Column → value that it equals, or a `Prefix` or `Since`; None is no condition.
         order: An ORDER BY clause of our own.
         rows_max: At most so many.
     """
@@ -89,9 +95,18 @@ class Question:
     name: bytes | None = None
 
 
-def applying(config: Config, by: str) -> Run:
-    """Write the controls of a configuration into the ledger."""
-    return Run("apply", (config.tenant, config.controls(), by))
+def applying(config: Config, by: str, tenant: str | None = None) -> Run:
+    """Write the controls of a configuration into the ledger of its tenant, or of another."""
+    return Run("apply", (tenant or config.tenant, config.controls(), by))
+
+
+def starting(config: Config) -> Run | None:
+    """Write the controls of a configuration with which a program starts; None where it has none.
+
+    A program that starts lets nothing go on that an operator has stopped: that takes `apply` or `resume`.
+    """
+    config = replace(config, switches=tuple(switch for switch in config.switches if not switch.allowed))
+    return applying(config, "process") if any(config.controls().values()) else None
 
 
 def question(query: Read | Run) -> Question:
@@ -101,13 +116,20 @@ def question(query: Read | Run) -> Question:
         values = tuple(json.dumps(a) if isinstance(a, dict | list) else a for a in query.arguments)
         return Question(f"select spanledger_v1.{query.function}({', '.join(marks)})".encode(), values)
     wanted = {column: value for column, value in query.where.items() if value is not None}
-    where = " and ".join(
-        f"starts_with({column}, ${n})" if isinstance(value, Prefix) else f"{column} = ${n}"
-        for n, (column, value) in enumerate(wanted.items(), 1)
-    )
+    where = " and ".join(_condition(*one, n) for n, one in enumerate(wanted.items(), 1))
     view = f"spanledger_v1.{query.view} v where {where or 'true'}"
     text = f"select to_jsonb(v) from {view} order by {query.order} limit ${len(wanted) + 1}"  # noqa: S608 - names are ours
     return Question(text.encode(), (*wanted.values(), query.rows_max))
+
+
+def _condition(column: str, value: Any, n: int) -> str:
+    match value:
+        case Prefix():
+            return f"starts_with({column}, ${n})"
+        case Since():
+            return f"{column} >= ${n}"
+        case _:
+            return f"{column} = ${n}"
 
 
 def together(function: str, tenant: str, items: Iterable[str]) -> Question:

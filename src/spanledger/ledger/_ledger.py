@@ -6,6 +6,7 @@ configuration and a database that others may share. `AsyncLedger` is alike but f
 
 from __future__ import annotations
 
+import datetime as dt
 import inspect
 import os
 from collections.abc import Callable, Mapping
@@ -24,18 +25,23 @@ from spanledger.ledger import _requests as requests
 from spanledger.ledger._database import Database, embedded_server
 from spanledger.ledger._drivers import BlockingDriver
 from spanledger.ledger._embedded import EmbeddedPostgres
-from spanledger.ledger._functions import Prefix, Run, applying
+from spanledger.ledger._functions import Run, applying, starting
 
 
-def open_database(config: Config, dsn: Dsn | None = None) -> Database:
+def open_database(config: Config, dsn: Dsn | None = None, *, apply: bool = True) -> Database:
     """Say where the ledger of a configuration is; nothing is opened yet.
+
+    Args:
+        config: The configuration.
+        dsn: Where it is, instead of what the configuration says.
+        apply: Write the configuration's controls into the ledger when it is opened, where the role may. People who look
+            or decide do not: whoever runs programs does, or who applies a file on purpose.
 
     Raises:
         ConfigError: No DSN is given and no private server can be used here.
     """
     where: Dsn | EmbeddedPostgres = dsn or config.dsn or dsn_of(os.environ) or embedded_server(config.embedded)
-    controls = applying(config, "process") if any(config.controls().values()) else None
-    return Database(where, controls=controls, timeout_s=config.ledger_timeout_s)
+    return Database(where, controls=starting(config) if apply else None, timeout_s=config.ledger_timeout_s)
 
 
 class Ledger:
@@ -70,9 +76,17 @@ class Ledger:
         """Bring the schema up to date and return what was applied; safe at any number of places at once."""
         return self._database.migrate()
 
-    def apply(self, config: Config, *, by: str = "apply") -> None:
-        """Write the controls of a configuration into the ledger: budgets, approvals, switches and rates."""
-        self._driver.query(applying(config, by))
+    def apply(self, config: Config, *, by: str = "apply", tenant: str | None = None) -> None:
+        """Write the controls of a configuration into the ledger: budgets, approvals, switches and rates.
+
+        They count from the next call on, in programs that run as well. Controls are added and changed, never removed.
+
+        Args:
+            config: The configuration.
+            by: Who says so.
+            tenant: Whose; the tenant of `config` if None.
+        """
+        self._driver.query(applying(config, by, tenant))
 
     def run(self, call: ToolCall, handler: Callable[[], Any]) -> Any:
         """Run `handler` at most once for this call and return its result, recorded or fresh.
@@ -128,7 +142,7 @@ class Ledger:
 
     def get(self, key: str) -> dict[str, Any] | None:
         """Return the row of a call, or None."""
-        return next(iter(self._driver.query(requests.calls(self.config, {"key": key}, 1))), None)
+        return next(iter(self._driver.query(requests.call(self.config, key))), None)
 
     def calls(  # noqa: PLR0917 - filters, given by name
         self,
@@ -138,10 +152,25 @@ class Ledger:
         tenant: str | None = None,
         limit: int = 100,
         key: str | None = None,
+        agent: str | None = None,
+        actor: str | None = None,
+        since: dt.datetime | None = None,
     ) -> list[dict[str, Any]]:
-        """Return rows of calls, the newest first; `key` is a key or the beginning of one."""
-        where = {"workflow_id": workflow_id, "state": state, "tool": tool, "tenant": tenant or self.config.tenant}
-        where |= {"key": Prefix(key)} if key else {}
+        """Return rows of calls, the newest first.
+
+        Args:
+            workflow_id: Only calls of this scope; likewise the others that say only what they are.
+            state: Only calls that are in this state now.
+            tool: The tool's or model's name.
+            tenant: Whose; the configured tenant if None.
+            limit: At most so many.
+            key: A key, or the beginning of one.
+            agent: The agent's name.
+            actor: On whose behalf.
+            since: Only calls that were first made at this moment or later.
+        """
+        where: dict[str, Any] = {"workflow_id": workflow_id, "state": state, "tool": tool, "tenant": tenant, "key": key}
+        where |= {"agent": agent, "actor": actor, "since": since}
         return list(self._driver.query(requests.calls(self.config, where, limit)))
 
     def history(self, key: str) -> list[dict[str, Any]]:
@@ -163,9 +192,25 @@ class Ledger:
         """
         return bool(self._driver.query(requests.resolve(self.config, key, by, (outcome, result, reason)))["done"])
 
-    def approvals(self, tenant: str | None = None, state: str | None = "pending", limit: int = 100) -> list[Approval]:
-        """Return requests for a person's consent, the oldest first; all states with ``state=None``."""
-        return requests.approvals_of(self._driver.query(requests.approvals(self.config, tenant, state, limit)))
+    def approvals(
+        self,
+        tenant: str | None = None,
+        state: str | None = "pending",
+        limit: int = 100,
+        key: str | None = None,
+        approval_id: str | None = None,
+    ) -> list[Approval]:
+        """Return requests for a person's consent, the oldest first.
+
+        Args:
+            tenant: Whose; the configured tenant if None.
+            state: Only requests in this state; None for all.
+            limit: At most so many.
+            key: Only requests of the call of this key.
+            approval_id: An id, or the beginning of one.
+        """
+        where = {"tenant": tenant, "state": state, "key": key, "approval_id": approval_id}
+        return requests.approvals_of(self._driver.query(requests.approvals(self.config, where, limit)))
 
     def approve(self, approval_id: str, *, by: str, note: str | None = None) -> bool:
         """Allow a call to run, once, with exactly the arguments that were asked about.
@@ -244,6 +289,10 @@ class Ledger:
             ConfigError: There is no such budget in that unit, or it is kept apart and no scope is given.
         """
         requests.check_topped(self._driver.query(requests.top_up(self.config, name, amount, by, scope)), name, amount)
+
+    def controls(self, tenant: str | None = None) -> list[dict[str, Any]]:
+        """Return rows of the approvals, switches and rates that the ledger holds, also those not in force."""
+        return list(self._driver.query(requests.controls(self.config, tenant)))
 
     def bind_role(self, role: str, *, kind: str, tenant: str, by: str) -> None:
         """Let a database role use the ledger for one tenant; only the ledger's owner may say so.

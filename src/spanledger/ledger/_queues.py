@@ -70,6 +70,11 @@ class Member:
         return answer_of(self.ask, self.value)
 
 
+def _subject(ask: Ask) -> Any:
+    """What a question is about: a call by its key, or a request for consent by its id."""
+    return ask.item["key"] if "key" in ask.item else ask.item["id"]
+
+
 class Batch:
     """What goes in one statement.
 
@@ -83,13 +88,13 @@ class Batch:
     def __init__(self, sender: Member) -> None:
         self.members = [sender]
         self.wire: BlockingWire | AwaitingWire | None = None
-        self._keys = {sender.ask.item["key"]}
+        self._keys = {_subject(sender.ask)}
         self._bytes = len(sender.text)
         sender.batch = self
 
     def takes(self, member: Member) -> bool:
         """Take another question in, if it fits."""
-        key, size = member.ask.item["key"], self._bytes + len(member.text)
+        key, size = _subject(member.ask), self._bytes + len(member.text)
         if member.turn or member.alone or self.members[0].alone:
             return False
         if key in self._keys or size > BYTES_MAX or len(self.members) >= ITEMS_MAX:

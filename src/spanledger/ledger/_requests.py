@@ -24,7 +24,7 @@ from spanledger.core.settling import keep_plain, kept_text
 from spanledger.core.steps import RESOLUTIONS
 from spanledger.core.values import decode, encode
 from spanledger.errors import ConfigError, NotAuthorized
-from spanledger.ledger._functions import Read, Run
+from spanledger.ledger._functions import Prefix, Read, Run, Since
 
 
 class PlainCodec:
@@ -125,9 +125,11 @@ def decided(answer: dict[str, Any], by: str) -> bool:
     return bool(answer["done"])
 
 
-def approvals(config: Config, tenant: str | None, state: str | None, limit: int) -> Read:
-    where = {"tenant": tenant or config.tenant, "state": state}
-    return Read("approvals", where, "requested_at, id", limit)
+def approvals(config: Config, where: Mapping[str, Any], limit: int) -> Read:
+    wanted = {"tenant": where["tenant"] or config.tenant, "state": where["state"], "key": where["key"]}
+    if where["approval_id"]:
+        wanted["id::text"] = Prefix(where["approval_id"].lower())
+    return Read("approvals", wanted, "requested_at, id", limit)
 
 
 def approvals_of(rows: Iterable[dict[str, Any]]) -> list[Approval]:
@@ -155,8 +157,20 @@ def approvals_of(rows: Iterable[dict[str, Any]]) -> list[Approval]:
     ]
 
 
-def calls(config: Config, where: dict[str, Any], limit: int) -> Read:
-    return Read("calls", {"tenant": config.tenant} | where, "created_at desc, key", limit)
+def call(config: Config, key: str) -> Read:
+    return Read("calls", {"tenant": config.tenant, "key": key}, "key", 1)
+
+
+def calls(config: Config, where: Mapping[str, Any], limit: int) -> Read:
+    wanted = dict(where) | {"tenant": where["tenant"] or config.tenant}
+    key, since = wanted.pop("key"), wanted.pop("since")
+    wanted["key"] = Prefix(key) if key else None
+    wanted["created_at"] = None if since is None else Since(since.isoformat())
+    return Read("calls", wanted, "created_at desc, key", limit)
+
+
+def controls(config: Config, tenant: str | None) -> Read:
+    return Read("controls", {"tenant": tenant or config.tenant}, "kind, match, applied_at")
 
 
 def history(config: Config, key: str) -> Read:
@@ -177,6 +191,7 @@ def balances(rows: Iterable[dict[str, Any]]) -> list[Balance]:
             remaining=amount_of(row["unit"], row["remaining_steps"]),
             scope=json.loads(row["scope"]) if row["scope"] else {},
             window_start=dt.datetime.fromisoformat(row["window_start"]) if row["window_start"] else None,
+            **_terms_of(row),
         )
         for row in rows
     ]
@@ -199,7 +214,19 @@ def only(rows: list[dict[str, Any]], name: str, scope: Mapping[str, str | None] 
 def _untouched(row: dict[str, Any], scope: Mapping[str, str | None]) -> Balance:
     """How a budget stands for somebody who has not used it in this window."""
     limit, nothing = amount_of(row["unit"], row["base_steps"]), amount_of(row["unit"], 0)
-    return Balance(row["name"], limit, nothing, nothing, limit, dict(scope))
+    return Balance(row["name"], limit, nothing, nothing, limit, dict(scope), **_terms_of(row))
+
+
+def _terms_of(row: dict[str, Any]) -> dict[str, Any]:
+    soft = row["soft_steps"]
+    return {
+        "match": row["match"],
+        "operations": None if row["operations"] is None else tuple(row["operations"]),
+        "per": tuple(row["per"]),
+        "window": row["window_s"] if row["window_kind"] == "rolling" else row["window_kind"],
+        "timezone": row["timezone"],
+        "soft": None if soft is None else amount_of(row["unit"], soft),
+    }
 
 
 def top_up(config: Config, name: str, amount: Amount, by: str, scope: Mapping[str, str | None] | None) -> Run:

@@ -12,40 +12,22 @@ import importlib
 import importlib.metadata
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
 
 from spanledger.config import Config, shown
-from spanledger.core.budgets import Balance
+from spanledger.doctor.finding import BAD, OK, WARN, Finding
 from spanledger.errors import SpanledgerError
 
-OK, WARN, BAD = "ok", "warn", "bad"
-ROUND_TRIP_MAX_S = 0.02
-CLOCK_MAX_S = 5.0
 
+def examine(tenant: str | None = None) -> list[Finding]:
+    """Look at everything that a guarded program depends on.
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        about: What was looked at, in a word.
-        state: ``"ok"``, ``"warn"``: works, but look at it; ``"bad"``: a program here is not guarded or does not start.
-        says: What was found.
-        do: What to do about it; None where nothing is to be done.
+    Args:
+        tenant: Whose calls and controls are looked at; the configured tenant if None.
     """
-
-    about: str
-    state: str
-    says: str
-    do: str | None = None
-
-
-def examine() -> list[Finding]:
-    """Look at everything that a guarded program depends on."""
     findings = [Finding("version", OK, _versions())]
     try:
         config = Config.from_env()
+        config = dataclasses.replace(config, tenant=tenant or config.tenant)
     except SpanledgerError as error:
         return [*findings, Finding("configuration", BAD, str(error), "correct it; nothing else was looked at")]
     off = "nothing is guarded: unset SPANLEDGER_MODE or remove `mode` from the file" if config.mode == "off" else None
@@ -70,91 +52,21 @@ def _versions() -> str:
 
 
 def _ledger(config: Config) -> Iterator[Finding]:
+    from spanledger.doctor.standing import of_ledger
     from spanledger.ledger import _checkup
     from spanledger.ledger._ledger import Ledger, open_database
 
-    database = open_database(dataclasses.replace(config, budgets=()))  # with them, it would apply them
+    database = open_database(config, apply=False)
     try:
-        found = _checkup.look(database, config.tenant)
+        found = _checkup.look(database, config)
         where = f"Postgres {found.server_version} at {found.address}, role {found.role}"
         local = (
             "every process and machine that shares calls needs the same SPANLEDGER_DSN" if database.embedded else None
         )
         yield Finding("ledger", OK, where + (" (private to this machine)" if local else ""), local)
-        yield from _of_server(found, embedded=database.embedded)
-        yield from _of_calls(found)
-        yield from _of_spool(database.spooled())
-        yield from _of_budgets(config, Ledger(config=config, database=database).budgets())
+        yield from of_ledger(config, found, Ledger(config=config, database=database), database)
     finally:
         database.close()
-
-
-def _of_server(found: Any, *, embedded: bool) -> Iterator[Finding]:
-    if found.round_trip_s > ROUND_TRIP_MAX_S:
-        yield Finding(
-            "round trip",
-            WARN,
-            f"{found.round_trip_s * 1e3:.1f} ms; a guarded call takes two of them",
-            "move the program and its ledger closer together",
-        )
-    if abs(found.clock_ahead_s) > CLOCK_MAX_S:
-        yield Finding(
-            "clock",
-            WARN,
-            f"the ledger's clock is {found.clock_ahead_s:+.0f} s from this machine's; verdicts use the ledger's alone",
-            "set the clocks, or spans and ledger rows are hard to compare",
-        )
-    if found.pooled:
-        yield Finding("pooler", OK, "a pooler is between this program and Postgres")
-    for name, value in found.risky.items():
-        yield Finding("durability", WARN, f"{name} = {value}", "a crash of the server may forget calls: set it to on")
-    if found.superuser and not embedded:
-        yield Finding(
-            "role", WARN, f"{found.role} is a superuser", "give programs a role with rights on the ledger only"
-        )
-    if found.forbidden:
-        names = ", ".join(found.forbidden)
-        yield Finding(
-            "role", WARN, f"{found.role} may not use {names}", f"spanledger role {found.role} --kind agent --tenant …"
-        )
-
-
-def _of_calls(found: Any) -> Iterator[Finding]:
-    count, lapsed, since = found.unknown
-    if count == 0:
-        yield Finding("calls", OK, f"no outcome is unknown, {found.running} running")
-        return
-    dead = f", {lapsed} of them died unnoticed" if lapsed else ""
-    yield Finding(
-        "calls",
-        WARN,
-        f"{count} of unknown outcome since {since:%Y-%m-%d %H:%M %Z}{dead}; what they reserved stays held",
-        "spanledger calls --state unknown, then spanledger resolve KEY --outcome …",
-    )
-
-
-def _of_spool(spool: Any) -> Iterator[Finding]:
-    if spool is None:
-        yield Finding(
-            "spool", WARN, "outcomes cannot be kept on disk while the ledger is down", "set SPANLEDGER_STATE_DIR"
-        )
-        return
-    if spool.entries:
-        age = f"{spool.entries} outcome(s) wait to be told, the oldest for {spool.oldest_age_s:.0f} s, in {spool.path}"
-        yield Finding("spool", WARN, age, "start any guarded program on this machine: it tells them")
-    if spool.aside:
-        yield Finding("spool", WARN, f"{spool.aside} file(s) were set aside in {spool.path}", "see the log for why")
-
-
-def _of_budgets(config: Config, balances: list[Balance]) -> Iterator[Finding]:
-    known = {balance.name for balance in balances}
-    for budget in config.budgets:
-        if budget.name not in known:
-            yield Finding("budgets", WARN, f"{budget.name!r} is in the configuration only", "spanledger apply")
-    for balance in balances:
-        if balance.remaining.steps <= 0:
-            left = f"{balance.name!r} has {balance.remaining} left of {balance.limit} ({balance.held} held)"
-            yield Finding("budgets", WARN, left, "raise the limit and `spanledger apply`, or resolve what holds it")
 
 
 def _libraries(config: Config) -> Iterator[Finding]:
