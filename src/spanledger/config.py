@@ -21,7 +21,7 @@ from spanledger.core.approvals import Approval, asked_for
 from spanledger.core.asking import Asking
 from spanledger.core.budgets import Budget
 from spanledger.core.call import Call, ScopeSource
-from spanledger.core.controls import Rate, Switch, approval_controls, stopping
+from spanledger.core.controls import Rate, Switch, approval_controls, stopping, switch_controls
 from spanledger.core.keys import identify
 from spanledger.core.rules import Rule, Terms, reserved_amounts, terms_for
 from spanledger.errors import ConfigError, LedgerUnavailable
@@ -161,7 +161,7 @@ class Config:
         return {
             "budgets": [budget.control() for budget in self.budgets],
             "approvals": approval_controls(self.rules),
-            "switches": [switch.control() for switch in self.switches],
+            "switches": switch_controls(self.switches),
             "rates": [rate.control() for rate in self.rates],
         }
 

@@ -235,7 +235,7 @@ TR-D6  a failed model call keeps its reservation
     instrument/test_openai_budgets.py::test_a_failed_call_and_a_dropped_stream_hold_nothing
     seeds/test_public_bugs.py::test_an_error_before_the_first_chunk_holds_nothing
 TR-D7  one bad item poisons a batch; what is recorded is not what was asked; losses are not counted; no fork handler
-    seeds/test_tracengent.py::test_one_item_that_makes_no_sense_does_not_take_the_others_with_it
+    ledger/test_together.py::test_one_that_the_ledger_refuses_fails_alone
     seeds/test_tracengent.py::test_what_is_recorded_is_what_the_call_was_begun_with
     seeds/test_tracengent.py::test_arguments_that_hold_themselves_refuse_their_own_call_and_no_other
     ledger/test_spool.py::test_a_full_spool_keeps_the_oldest_and_counts_what_it_refuses

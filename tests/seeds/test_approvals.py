@@ -17,7 +17,14 @@ from tests.ledger.workers import TIMEOUT_S, started
 from tests.seeds.parts import REFUND, never
 
 from spanledger import Budget, Calls, Config, Ledger, Rule, ToolCall, tool, workflow
-from spanledger.errors import ApprovalDenied, ApprovalPending, ConfigError, KeyReused, SpanledgerError
+from spanledger.errors import (
+    ApprovalDenied,
+    ApprovalPending,
+    ConfigError,
+    KeyReused,
+    OutcomeUnknown,
+    SpanledgerError,
+)
 
 ASKING = Rule("refund", approval=True, wait_timeout_s=0)
 WAITING = dataclasses.replace(ASKING, wait_timeout_s=TIMEOUT_S)
@@ -85,6 +92,9 @@ def test_what_a_worker_did_with_its_approval_before_it_died_is_not_done_again_wi
     dead = ledger.begin(REFUND)
     assert dead.verdict.value == "run"
     sql.execute("update spanledger.call set lease_until = clock_timestamp()")
+    with pytest.raises(OutcomeUnknown):
+        ledger.run(REFUND, never)
+    assert ledger.resolve(dead.key, by=BY, outcome="retry")
     pending(ledger)
 
 

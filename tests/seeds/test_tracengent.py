@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from opentelemetry.trace import StatusCode
 from tests.seeds.parts import REFUND, never
-from tests.sql.protocol import Protocol, item
 
 from spanledger import Budget, Config, Ledger, Money, ToolCall, current_workflow, errors, tool, workflow
 
@@ -117,13 +116,6 @@ def test_what_is_recorded_is_what_the_call_was_begun_with(ledger: Ledger) -> Non
     ledger.run(call, handler)
     assert json.loads(ledger.get(key)["arguments"]) == {"order_id": "o-1", "items": [1]}
     assert ledger.run(ToolCall("refund", {"order_id": "o-1", "items": [1]}, workflow_id="w"), never) == "done"
-
-
-@pytest.mark.xfail(strict=True, reason="one item that is no item aborts its whole batch")
-def test_one_item_that_makes_no_sense_does_not_take_the_others_with_it(sql) -> None:
-    acme = Protocol(sql, "acme")
-    answers = acme.ask("begin", [item("a"), item("b", attempt_id="no uuid"), item("c")])
-    assert [answers[n]["verdict"] for n in (0, 2)] == ["run", "run"]
 
 
 def test_arguments_that_hold_themselves_refuse_their_own_call_and_no_other(ledger: Ledger) -> None:

@@ -542,3 +542,12 @@ def test_a_success_that_comes_while_a_person_is_asked_about_the_next_attempt_nee
 def test_consent_to_a_call_that_succeeded_elsewhere_is_not_needed(acme: Protocol) -> None:
     succeeded(acme)
     assert acme.begin("a", **ASK)["verdict"] == "replay"
+
+
+def test_while_somebody_waits_for_one_answer_the_same_key_with_other_arguments_waits_too(acme: Protocol) -> None:
+    first = acme.begin("a", **ASK, wait_s=60)
+    other = acme.begin("a", **ASK | OTHER_ARGUMENTS, wait_s=60)
+    assert (other["verdict"], 50 < other["left_s"] <= 60) == ("in_progress", True)
+    assert acme.begin("a", **ASK)["approval_id"] == first["approval_id"]
+    acme.sql.execute("update spanledger.call set waited_until = clock_timestamp() where tenant = %s", (acme.tenant,))
+    assert acme.begin("a", **ASK | OTHER_ARGUMENTS)["approval_id"] != first["approval_id"]

@@ -127,3 +127,9 @@ def test_the_programs_own_file_cannot_allow_what_the_ledger_stops(acme: Protocol
     stop(acme, "*", reason=None)
     assert acme.begin("a")["reason"] is None
     assert acme.begin("a", **STOPPED)["reason"] == "the file says so"
+
+
+def test_an_exception_that_stands_before_a_switch_is_left_alone_by_it(acme: Protocol) -> None:
+    acme.apply(switches=[{"match": "*", "allowed": False, "reason": None, "except": ["mail_*"]}])
+    assert acme.begin("a")["verdict"] == "unauthorized"
+    assert acme.begin("b", tool="mail_send")["verdict"] == "run"

@@ -41,7 +41,7 @@ class Budget:
         window: When it starts anew: every calendar ``"hour"``, ``"day"`` or ``"month"``; a number of seconds, rolling:
             what was reserved so long ago counts no more, to a sixtieth of it; None never.
         timezone: Where the calendar is, an IANA name.
-        soft: A warning is given, and nothing refused, when more than this is reserved or spent: an amount of the
+        soft: A warning is given, and nothing refused, when a call's reservation goes past it: an amount of the
             limit's unit, or a share of the limit, for example ``0.8``.
     """
 

@@ -110,6 +110,15 @@ def approval_controls(rules: Iterable[Rule]) -> list[dict[str, Any]]:
     return controls
 
 
+def switch_controls(switches: Iterable[Switch]) -> list[dict[str, Any]]:
+    """Switches as the ledger's `apply` takes them; as of rules, the first that matches counts."""
+    controls: dict[str, dict[str, Any]] = {}
+    for switch in switches:
+        earlier = [] if switch.allowed else [c["match"] for c in controls.values() if c["allowed"]]
+        controls.setdefault(switch.match, switch.control() | {"except": earlier})
+    return list(controls.values())
+
+
 def stopping(switches: Iterable[Switch], name: str) -> dict[str, Any] | None:
     """Say which switch of a program's own file stops a call; the first that matches counts."""
     switch = next((switch for switch in switches if matches(switch.match, name)), None)

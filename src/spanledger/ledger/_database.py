@@ -13,6 +13,7 @@ import contextlib
 import functools
 import json
 import logging
+import math
 import os
 import threading
 import weakref
@@ -52,7 +53,8 @@ logger = logging.getLogger("spanledger.ledger")
 
 _BACKEND = "select pg_backend_pid()"
 # Fails within seconds where libpq's defaults would hang: a blackholed peer is noticed by tcp_user_timeout only.
-_DEFAULTS = {"connect_timeout": "5", "tcp_user_timeout": "10000", "application_name": "spanledger"}
+CONNECT_TIMEOUT_S_MAX = 5
+_DEFAULTS = {"tcp_user_timeout": "10000", "application_name": "spanledger"}
 
 
 def embedded_server(choice: str | None) -> EmbeddedPostgres:
@@ -134,7 +136,9 @@ class Database:
             # libpq would fall back to whatever database is nearest.
             raise ConfigError("the ledger's DSN is empty; see SPANLEDGER_DSN and SPANLEDGER_DSN_FILE")
         self._spool = self._spool_of(given)
-        defaults = {name: value for name, value in _DEFAULTS.items() if name not in given}
+        # Whole seconds, and libpq knows none below 2.
+        connect = {"connect_timeout": str(min(max(math.ceil(self.timeout_s), 2), CONNECT_TIMEOUT_S_MAX))}
+        defaults = {name: value for name, value in (_DEFAULTS | connect).items() if name not in given}
         return psycopg.conninfo.make_conninfo(text, **defaults, client_encoding="UTF8")
 
     def reply(self, query: Query) -> Any:

@@ -2,7 +2,8 @@
 --
 -- Order of locks, the same in every transaction: claims (advisory, by hash), calls (by key), accounts (by id).
 -- Items are decided in the order they came, each as if it were alone. A call is written once: claimed and
--- reserved together, or refused.
+-- reserved together, or refused. An item that makes no sense (an id that is no UUID) is an error of the whole statement,
+-- which then has done nothing: whoever asked asks again about each item alone.
 --
 -- In every transaction, PL/pgSQL prepares each expression that it meets anew. So the two ways that nearly all calls take,
 -- a replay and a fresh call that nothing restricts, are one statement each.

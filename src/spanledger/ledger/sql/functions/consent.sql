@@ -32,6 +32,11 @@ begin
             -- The answer to the very begin that asked for it was lost.
             'requested', p_call.attempt_id = (p_item ->> 'attempt_id')::uuid);
     end if;
+    if p_call.state in ('pending', 'approved') and p_call.waited_until > p_now and not v_same then
+        -- Somebody waits for an answer about other arguments; to ask about these instead would go back and forth.
+        return v_answer || jsonb_build_object('verdict', 'in_progress',
+            'left_s', extract(epoch from p_call.waited_until - p_now));
+    end if;
     v_control := spanledger.approval_control(p_tenant, p_item, p_now);
     if v_control is null and coalesce(p_call.state, '') not in ('pending', 'approved')
         and not spanledger.needs_approval(p_tenant, p_item -> 'approval', p_item, p_now) then

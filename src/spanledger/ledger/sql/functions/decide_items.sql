@@ -23,6 +23,9 @@ begin
         select * into v_approval from spanledger.approval a
             where a.tenant = p_tenant and a.id = (v_item ->> 'id')::uuid for update;
         v_now := clock_timestamp();
+        if coalesce(btrim(v_item ->> 'by'), '') = '' then
+            raise exception 'an answer to a request for consent needs a name: by' using errcode = 'SL001';
+        end if;
         if v_approval.state = 'pending' and v_approval.expires_at <= v_now then
             perform spanledger.expire(v_call, v_now);
             v_approval.state := 'expired';

@@ -11,7 +11,7 @@ begin
             'version', c.version)
         from spanledger.control c
         where c.tenant = p_tenant and c.kind = 'switch' and c.active
-            and p_item ->> 'tool' like c.match_like
+            and p_item ->> 'tool' like c.match_like and not p_item ->> 'tool' like any (c.except_like)
         order by c.match limit 1);
 end
 $$;
