@@ -7,11 +7,15 @@
 --
 -- In every transaction, PL/pgSQL prepares each expression that it meets anew. So the two ways that nearly all calls take,
 -- a replay and a fresh call that nothing restricts, are one statement each.
+--
+-- Plans are made once for all calls (generic), here and in what this calls: the planner takes one made for the items at hand to
+-- be cheaper, and would plan anew at each call. So no statement may leave it to estimates whether a key is looked up.
 create or replace function spanledger_v1.begin(p_tenant text, p_items jsonb)
 returns jsonb
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set lock_timeout = '10s'
+set plan_cache_mode = force_generic_plan
 as $$
 declare
     v_answers jsonb[] := array_fill(null::jsonb, array[jsonb_array_length(p_items)]);

@@ -55,7 +55,7 @@ begin
                 (w.budget ->> 'limit')::bigint + a.topped_up as limit_steps,
                 a.spent + a.held + (sum(coalesce(w.amount, 0)) over (partition by w.id order by w.i))::bigint as used
             from unnest(v_items, v_ids, v_amounts, v_budgets) with ordinality w (i, id, amount, budget, n)
-            join spanledger.account a on a.id = w.id
+            cross join lateral (select * from spanledger.account k where k.id = w.id offset 0) a
             order by w.n
         ) u
         group by u.i

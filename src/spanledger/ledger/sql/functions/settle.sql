@@ -1,11 +1,12 @@
 -- These calls succeeded. Per item: owned is false where a newer attempt owns the call, or a person said what came of
 -- it; the outcome is then recorded as late and what it cost counts as spent, because money that left is money that
--- left. What the attempts that own their calls are booked on is written together.
+-- left. What the attempts that own their calls are booked on is written together. Plans are generic, as in `begin`.
 create or replace function spanledger_v1.settle(p_tenant text, p_items jsonb)
 returns jsonb
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set lock_timeout = '10s'
+set plan_cache_mode = force_generic_plan
 as $$
 declare
     v_count integer := jsonb_array_length(p_items);
