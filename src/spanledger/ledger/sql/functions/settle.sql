@@ -32,6 +32,8 @@ begin
                 and c.attempt_id = (v_item ->> 'attempt_id')::uuid and c.state in ('in_flight', 'unknown')
             returning c.accounts, c.reserved, c.units, c.started_at, c.waited_until into v_call;
         if not found then
+            -- Locked here and not later, when calls of greater keys are: that would be out of order.
+            perform from spanledger.call c where c.tenant = p_tenant and c.key = decode(v_item ->> 'key', 'hex') for update;
             v_late := v_late || v_i;
             continue;
         end if;
