@@ -6,6 +6,7 @@ returns jsonb[]
 language plpgsql volatile
 as $$
 declare
+    v_run constant jsonb := '{"verdict": "run", "attempt": 1, "attempts": 1, "budgets": []}';
     v_found jsonb;
     v_item integer;
 begin
@@ -25,8 +26,8 @@ begin
         end if;
     end if;
     foreach v_item in array spanledger.insert_calls(p_tenant, p_items, p_fresh, v_found) loop
-        p_answers[v_item] := jsonb_build_object('verdict', 'run', 'attempt', 1, 'attempts', 1,
-            'budgets', coalesce(v_found -> v_item::text -> 'budgets', '[]'));
+        p_answers[v_item] := case when v_found ? v_item::text
+            then v_run || jsonb_build_object('budgets', v_found -> v_item::text -> 'budgets') else v_run end;
     end loop;
     if v_found @? '$.*.budgets[*].soft' then
         perform spanledger.record_soft_limits(p_tenant, p_items -> (i::integer - 1), 1, v_found -> i -> 'budgets',

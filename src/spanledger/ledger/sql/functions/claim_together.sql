@@ -44,8 +44,8 @@ begin
     select bool_and(r.fits), jsonb_object_agg(r.i, r.found) into v_fits, v_found
     from (
         select u.i, bool_and(u.used <= u.limit_steps and (u.amount is not null or u.used < u.limit_steps)) as fits,
-            jsonb_build_object('ids', jsonb_agg(u.id), 'amounts', jsonb_agg(coalesce(u.amount, 0)),
-                'units', jsonb_agg(u.budget -> 'unit'), 'budgets', jsonb_agg(jsonb_strip_nulls(jsonb_build_object(
+            jsonb_build_object('ids', array_agg(u.id)::text, 'amounts', array_agg(coalesce(u.amount, 0))::text,
+                'units', array_agg(u.budget ->> 'unit')::text, 'budgets', jsonb_agg(jsonb_strip_nulls(jsonb_build_object(
                     'name', u.budget -> 'name', 'unit', u.budget -> 'unit', 'reserved', coalesce(u.amount, 0),
                     'remaining', u.limit_steps - u.used,
                     'soft', case when u.used - coalesce(u.amount, 0) <= u.soft and u.used > u.soft then u.soft end))))
