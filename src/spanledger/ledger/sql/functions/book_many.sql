@@ -4,34 +4,31 @@ returns void
 language plpgsql volatile
 as $$
 declare
-    v_changes jsonb := '{}';
-    v_overrun jsonb := '[]';
-    v_booking jsonb;
-    v_id text;
-    v_amount bigint;
-    v_spent bigint;
-    v_i integer;
+    v_overrun jsonb;
+    v_change record;
 begin
-    for v_booking in select value from jsonb_array_elements(p_bookings) loop
-        for v_i in 0 .. jsonb_array_length(v_booking -> 'accounts') - 1 loop
-            v_id := v_booking -> 'accounts' ->> v_i;
-            v_amount := (v_booking -> 'amounts' ->> v_i)::bigint;
-            v_spent := spanledger.spent_of(p_tenant, v_booking, v_booking -> 'units' ->> v_i, v_amount);
-            v_amount := case when (v_booking -> 'release')::boolean then v_amount else 0 end;
-            if v_spent > v_amount then
-                v_overrun := v_overrun || jsonb_build_object('key', v_booking -> 'key', 'id', v_id::bigint);
-            end if;
-            v_changes := v_changes || jsonb_build_object(v_id, jsonb_build_array(
-                coalesce((v_changes -> v_id ->> 0)::bigint, 0) + v_amount,
-                coalesce((v_changes -> v_id ->> 1)::bigint, 0) + v_spent));
-        end loop;
+    for v_change in
+        select b.id, sum(b.released)::bigint as released, sum(b.spent)::bigint as spent,
+            jsonb_agg(jsonb_build_object('key', b.key, 'id', b.id)) filter (where b.spent > b.released) as overrun
+        from (
+            select booking ->> 'key' as key, (account.value #>> '{}')::bigint as id,
+                case when (booking -> 'release')::boolean then k.amount else 0 end as released,
+                -- What it costs to ask `spent_of` is paid by those who say what they cost.
+                case when coalesce(booking -> 'cost', '{}') in ('{}', 'null')
+                    then case when (booking -> 'spend')::boolean then k.amount else 0 end
+                    else spanledger.spent_of(p_tenant, booking, booking -> 'units' ->> k.i, k.amount) end as spent
+            from jsonb_array_elements(p_bookings) booking
+            cross join lateral jsonb_array_elements(booking -> 'accounts') with ordinality account (value, n)
+            cross join lateral (select account.n::integer - 1 as i,
+                (booking -> 'amounts' ->> (account.n::integer - 1))::bigint as amount) k
+        ) b
+        group by b.id order by b.id
+    loop
+        update spanledger.account a set held = a.held - v_change.released, spent = a.spent + v_change.spent
+            where a.id = v_change.id;
+        v_overrun := coalesce(v_overrun || v_change.overrun, v_change.overrun, v_overrun);
     end loop;
-    for v_id in select k from jsonb_object_keys(v_changes) k order by k::bigint loop
-        update spanledger.account a set
-            held = a.held - (v_changes -> v_id ->> 0)::bigint, spent = a.spent + (v_changes -> v_id ->> 1)::bigint
-            where a.id = v_id::bigint;
-    end loop;
-    if v_overrun <> '[]' then
+    if v_overrun is not null then
         perform spanledger.record_overruns(p_tenant, v_overrun);
     end if;
 end

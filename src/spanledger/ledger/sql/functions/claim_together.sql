@@ -11,16 +11,20 @@ declare
     v_amounts bigint[];
     v_budgets jsonb[];
     v_special boolean;
+    v_accounts bigint[] := '{}';
+    v_sums bigint[] := '{}';
+    v_used bigint[] := '{}';
+    v_topped_up bigint[] := '{}';
     v_fits boolean;
     v_found jsonb;
     v_now timestamptz := clock_timestamp();
     v_account record;
+    v_i integer;
 begin
-    select array_agg(w.i order by w.i, w.name), array_agg(w.id order by w.i, w.name),
-        array_agg(w.amount order by w.i, w.name), array_agg(w.budget order by w.i, w.name), bool_or(w.special)
+    select array_agg(w.i), array_agg(w.id), array_agg(w.amount), array_agg(w.budget), bool_or(w.special)
         into v_items, v_ids, v_amounts, v_budgets, v_special
     from (
-        select f.i, b.name, k.id, (k.reserve ->> b.unit)::bigint as amount,
+        select f.i, k.id, (k.reserve ->> b.unit)::bigint as amount,
             jsonb_build_object('name', b.name, 'unit', b.unit, 'limit', b.limit_steps, 'soft', b.soft_steps) as budget,
             -- No account yet, a rolling window, a scope to be told, or a currency to be converted.
             k.id is null or b.window_kind = 'rolling' or b.per <> '{}' or not k.reserve ? b.unit
@@ -32,30 +36,36 @@ begin
             (select a.id from spanledger.account a where a.tenant = p_tenant and a.budget = b.name and a.scope = ''
                 and a.window_start = case when b.window_kind is null then '-infinity' else spanledger.window_start(
                     b.window_kind, b.window_s, b.timezone, v_now) end) as id offset 0) k
+        order by f.i, b.name
     ) w;
-    if v_special then
+    if v_items is null then
+        return '{}';
+    elsif v_special then
         return null;
     end if;
     for v_account in select u.id, sum(coalesce(u.amount, 0))::bigint as amount
         from unnest(v_ids, v_amounts) u (id, amount) group by u.id order by u.id
     loop
-        perform from spanledger.account a where a.id = v_account.id for update;
+        v_accounts := v_accounts || v_account.id;
+        v_sums := v_sums || v_account.amount;
+        select v_used || (a.spent + a.held), v_topped_up || a.topped_up into v_used, v_topped_up
+            from spanledger.account a where a.id = v_account.id for update;
     end loop;
     select bool_and(r.fits), jsonb_object_agg(r.i, r.found) into v_fits, v_found
     from (
         select u.i, bool_and(u.used <= u.limit_steps and (u.amount is not null or u.used < u.limit_steps)) as fits,
-            jsonb_build_object('ids', jsonb_agg(u.id), 'amounts', jsonb_agg(coalesce(u.amount, 0)),
-                'units', jsonb_agg(u.budget -> 'unit'), 'budgets', jsonb_agg(jsonb_strip_nulls(jsonb_build_object(
+            jsonb_build_object('ids', array_agg(u.id)::text, 'amounts', array_agg(coalesce(u.amount, 0))::text,
+                'units', array_agg(u.budget ->> 'unit')::text, 'budgets', jsonb_agg(jsonb_strip_nulls(jsonb_build_object(
                     'name', u.budget -> 'name', 'unit', u.budget -> 'unit', 'reserved', coalesce(u.amount, 0),
                     'remaining', u.limit_steps - u.used,
                     'soft', case when u.used - coalesce(u.amount, 0) <= u.soft and u.used > u.soft then u.soft end))))
                 as found
         from (
             select w.i, w.id, w.amount, w.budget, (w.budget ->> 'soft')::bigint as soft,
-                (w.budget ->> 'limit')::bigint + a.topped_up as limit_steps,
-                a.spent + a.held + (sum(coalesce(w.amount, 0)) over (partition by w.id order by w.i))::bigint as used
+                (w.budget ->> 'limit')::bigint + v_topped_up[k.n] as limit_steps,
+                v_used[k.n] + (sum(coalesce(w.amount, 0)) over (partition by w.id order by w.i))::bigint as used
             from unnest(v_items, v_ids, v_amounts, v_budgets) with ordinality w (i, id, amount, budget, n)
-            join spanledger.account a on a.id = w.id
+            cross join lateral (select array_position(v_accounts, w.id) as n offset 0) k
             order by w.n
         ) u
         group by u.i
@@ -63,11 +73,11 @@ begin
     if not v_fits then
         return null;
     end if;
-    for v_account in select u.id, sum(u.amount)::bigint as amount
-        from unnest(v_ids, v_amounts) u (id, amount) group by u.id having sum(u.amount) > 0 order by u.id
-    loop
-        update spanledger.account a set held = a.held + v_account.amount where a.id = v_account.id;
+    for v_i in 1 .. cardinality(v_accounts) loop
+        if v_sums[v_i] > 0 then
+            update spanledger.account a set held = a.held + v_sums[v_i] where a.id = v_accounts[v_i];
+        end if;
     end loop;
-    return coalesce(v_found, '{}');
+    return v_found;
 end
 $$;

@@ -16,12 +16,11 @@ begin
         item ->> 'tool', item ->> 'operation', item ->> 'workflow_id', item ->> 'key_source',
         decode(item ->> 'fingerprint', 'hex'), item ->> 'call_id', item ->> 'agent', item ->> 'actor',
         item ->> 'rule', item ->> 'rule_version', item ->> 'arguments', item ->> 'trace_id', item ->> 'span_id',
-        case when p_found is null then '{}' else spanledger.numbers(p_found -> f.i::text -> 'ids') end,
-        case when p_found is null then '{}' else spanledger.numbers(p_found -> f.i::text -> 'amounts') end,
-        case when p_found is null then '{}' else spanledger.numbers(p_found -> f.i::text -> 'amounts') end,
-        case when p_found is null then '{}' else spanledger.texts(p_found -> f.i::text -> 'units') end,
+        coalesce((took ->> 'ids')::bigint[], '{}'), coalesce((took ->> 'amounts')::bigint[], '{}'),
+        coalesce((took ->> 'amounts')::bigint[], '{}'), coalesce((took ->> 'units')::text[], '{}'),
         v_now + make_interval(secs => (item ->> 'lease_s')::double precision), v_now, v_now
-    from unnest(p_fresh) f (i) cross join lateral (select p_items -> (f.i - 1) as item offset 0) t
+    from unnest(p_fresh) f (i) cross join lateral (
+        select p_items -> (f.i - 1) as item, p_found -> f.i::text as took offset 0) t
     on conflict (tenant, key) do nothing;
     get diagnostics v_count = row_count;
     if v_count = cardinality(p_fresh) then

@@ -1,5 +1,5 @@
 -- What one item takes from each account it wants: {accounts, ids, amounts, budgets}, or {refusal} of the first budget, by
--- name, that has too little left. Nothing is written here.
+-- name, that has too little left. Ids, amounts and units are arrays as Postgres writes them. Nothing is written here.
 create or replace function spanledger.reserve(
     p_tenant text, p_item jsonb, p_call spanledger.call, p_wanted jsonb, p_accounts jsonb, p_now timestamptz)
 returns jsonb
@@ -66,7 +66,7 @@ begin
                 'held', (v_account ->> 'held')::bigint + v_amount, 'own', (v_account ->> 'own')::bigint + v_amount));
         end if;
     end loop;
-    return jsonb_build_object('accounts', v_accounts, 'ids', v_ids, 'amounts', v_amounts, 'units', v_units,
-        'budgets', v_budgets);
+    return jsonb_build_object('accounts', v_accounts, 'ids', v_ids::text, 'amounts', v_amounts::text,
+        'units', v_units::text, 'budgets', v_budgets);
 end
 $$;

@@ -8,9 +8,9 @@ language plpgsql volatile
 as $$
 declare
     v_ran integer := case when p_state = 'in_flight' then 1 else 0 end;
-    v_ids bigint[] := spanledger.numbers(p_found -> 'ids');
-    v_amounts bigint[] := spanledger.numbers(p_found -> 'amounts');
-    v_units text[] := spanledger.texts(p_found -> 'units');
+    v_ids bigint[] := coalesce((p_found ->> 'ids')::bigint[], '{}');
+    v_amounts bigint[] := coalesce((p_found ->> 'amounts')::bigint[], '{}');
+    v_units text[] := coalesce((p_found ->> 'units')::text[], '{}');
     v_lease_until timestamptz := case when p_state = 'in_flight'
         then p_now + make_interval(secs => (p_item ->> 'lease_s')::double precision) end;
 begin
