@@ -17,7 +17,7 @@ import pytest
 from proxies import Proxy, unix_socket
 from test_connections import _kill_server
 
-from spanledger import AsyncLedger, Budget, Calls, Config, Ledger, ToolCall
+from spanledger import AsyncLedger, Budget, Calls, Config, Ledger, Rule, ToolCall
 from spanledger.core.asking import Ask
 from spanledger.ledger import _spool
 from spanledger.ledger._embedded import EmbeddedPostgres
@@ -96,6 +96,40 @@ def test_a_server_that_dies_during_the_call_costs_neither_the_result_nor_the_out
         balance = ledger.budget("refunds")
         assert (balance.spent, balance.held) == (Calls(1), Calls(0))
         assert ledger._database.spooled().entries == 0
+
+
+def test_an_outcome_told_by_hand_is_kept_as_well(mortal) -> None:
+    dsn = mortal.dsn()
+    with Ledger(dsn) as ledger:
+        ledger.migrate()
+    with Ledger(config=Config(dsn=dsn, ledger_timeout_s=0.5, budgets=BUDGETS)) as ledger:
+        begun = ledger.begin(REFUND)
+        _kill_server(dsn)
+        assert ledger.settle(begun, "done")
+
+    assert mortal.dsn() == dsn
+    assert run_blocking(Config(dsn=dsn), never) == "done"
+
+
+@pytest.mark.parametrize("left", [9, 0])
+@either_way
+def test_a_call_that_ran_unguarded_is_recorded_when_the_ledger_is_back_and_not_run_again(mortal, run, left) -> None:
+    dsn = mortal.dsn()
+    with Ledger(dsn) as ledger:
+        ledger.migrate()
+    rules = [Rule("refund", on_ledger_down="continue")]
+    config = Config(dsn=dsn, ledger_timeout_s=0.5, rules=rules, budgets=[Budget("refunds", Calls(left))])
+    with Ledger(config=config) as ledger:
+        ledger.calls()
+    _kill_server(dsn)
+    assert run(config, lambda: "done") == "done"
+
+    assert mortal.dsn() == dsn
+    assert run(config, never) == "done"
+    with Ledger(config=config) as ledger:
+        (call,) = ledger.calls()
+        assert (call["state"], call["attempt"]) == ("succeeded", 1 if left else 0)
+        assert (ledger.budget("refunds").spent, ledger.budget("refunds").held) == (Calls(min(left, 1)), Calls(0))
 
 
 CRASHES = """

@@ -47,8 +47,9 @@ def one(dsn: str, bank: Path, seed: int, workers: int) -> int:
     own = psycopg.conninfo.make_conninfo(dsn, dbname="round")
     with Ledger(config=Config(dsn=own)) as ledger:
         ledger.migrate()
-    plan = Plan(own, str(bank), seed, random.Random(seed).choice(("ask", "probe")), workers=workers)
-    print(f"seed {seed} ({plan.on_unknown})", end=" ", flush=True)
+    drawn = random.Random(seed)
+    plan = Plan(own, str(bank), seed, drawn.choice(("ask", "probe")), drawn.random() < 0.5, workers=workers)
+    print(f"seed {seed} ({plan.on_unknown}{', approvals' if plan.approval else ''})", end=" ", flush=True)
     played = play(plan)
     check(plan, played)
     print(f"{played.deaths} killed, {sorted(played.states.values())}")

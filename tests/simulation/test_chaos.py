@@ -12,7 +12,7 @@ from tests.simulation.chaos import PRICE, Plan, Played, play
 
 from spanledger import Money
 
-ROUNDS = 2
+ROUNDS = 1
 
 
 def price_of(calls: int) -> Money:
@@ -28,16 +28,26 @@ def check(plan: Plan, played: Played) -> None:
     assert {order for order in succeeded if played.effects.get(order) != 1} == set(), told
     # What was paid is known as paid, or as something nobody knows.
     assert played.effects.keys() - succeeded - unknown == set(), told
-    assert set(played.states.values()) <= {"succeeded", "failed", "unknown", "released"}, told
+    ends = {"succeeded", "failed", "unknown", "released"} | (
+        {"denied", "approved", "pending"} if plan.approval else set()
+    )
+    assert set(played.states.values()) <= ends, told
+    if plan.approval:
+        denied = {order for order, state in played.states.items() if state == "denied"}
+        assert denied.isdisjoint(played.effects), told
+        assert played.effects.keys() <= played.consents.keys(), f"paid without consent; {told}"
     assert played.spent == price_of(len(succeeded)), told
     assert played.held == price_of(len(unknown)), told
 
 
 @pytest.mark.parametrize("number", range(ROUNDS))
+@pytest.mark.parametrize("approval", [False, True])
 @pytest.mark.parametrize("on_unknown", ["ask", "probe"])
-def test_killed_workers_neither_pay_twice_nor_leave_a_lie(dsn: str, tmp_path, on_unknown: str, number: int) -> None:
+def test_killed_workers_neither_pay_twice_nor_leave_a_lie(
+    dsn: str, tmp_path, on_unknown: str, approval: bool, number: int
+) -> None:
     seed = random.SystemRandom().getrandbits(32)  # anew in every run; what fails is printed with it
-    plan = Plan(dsn, str(tmp_path / "bank"), seed, on_unknown)
+    plan = Plan(dsn, str(tmp_path / "bank"), seed, on_unknown, approval)
 
     played = play(plan)
 

@@ -287,10 +287,10 @@ def test_without_an_answer_the_call_does_not_run() -> None:
 def test_where_the_rule_says_so_the_call_runs_unguarded_and_is_recorded_later() -> None:
     continuing = asking(Rule("refund", on_ledger_down="continue"))
     lost = LedgerUnavailable("no answer", asked=True)
-    asked, outcome = played(guarded(continuing, Exact()), lost, Ended("done"), True, True)
-    assert functions(asked) == ["begin", "Invoke", "Keep", "Keep"]
-    assert [step.ask.function for step in asked[2:]] == ["begin", "settle"]
-    assert {step.ask.item["attempt_id"] for step in asked[2:]} == {"a-1"}
+    asked, outcome = played(guarded(continuing, Exact()), lost, Ended("done"), True)
+    assert functions(asked) == ["begin", "Invoke", "Keep"]
+    assert [asked[2].begin.function, asked[2].ask.function] == ["begin", "settle"]
+    assert {asked[2].begin.item["attempt_id"], asked[2].ask.item["attempt_id"]} == {"a-1"}
     ran = outcome.begun
     assert (ran.unguarded, ran.tool, ran.tenant, ran.key_source) == (True, "refund", "acme", "arguments")
     assert (ran.key, ran.attempt, outcome.ended.value) == (continuing.identity.key, 0, "done")

@@ -40,9 +40,15 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """Keep an outcome on disk that the ledger did not take; answered with whether that was possible."""
+    """Keep an outcome on disk that the ledger did not take; answered with whether that was possible.
+
+    Attributes:
+        ask: What the ledger is told later.
+        begin: What it is told before that, of a call that ran unguarded and that the ledger has never heard of.
+    """
 
     ask: Ask
+    begin: Ask | None = None
 
 
 @dataclass(frozen=True, slots=True)

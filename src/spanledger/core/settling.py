@@ -13,6 +13,7 @@ from spanledger.core.asking import Ask, Asking, Keep, Steps
 from spanledger.core.call import EXECUTE_TOOL, Begun, Codec, Ended, Outcome
 from spanledger.core.outcomes import describe_error, is_ambiguous, storable
 from spanledger.core.values import encode, serialize
+from spanledger.errors import LedgerUnavailable
 
 logger = logging.getLogger("spanledger.core")
 
@@ -29,7 +30,7 @@ def finished(asking: Asking, begun: Begun, ended: Ended, codec: Codec) -> Steps[
     ask = Ask("settle" if recorded == "succeeded" else "fail", asking.tenant, item, shielded=True)
     if begun.unguarded:
         # The ledger hears of it later: that it began, and how it ended.
-        kept = (yield Keep(asking.ask())) and (yield Keep(ask))
+        kept = yield Keep(ask, begin=asking.ask())
         return Outcome(begun, ended, recorded="spooled" if kept else None)
     try:
         answer = yield ask
@@ -42,6 +43,23 @@ def finished(asking: Asking, begun: Begun, ended: Ended, codec: Codec) -> Steps[
         return Outcome(begun, ended, recorded=kept)
     late = not answer["owned"]
     return Outcome(begun, ended, recorded=recorded, late=late, result_kept=bool(item.get("result_kept")) and not late)
+
+
+def told(name: str, ask: Ask) -> Steps[bool]:
+    """Tell the ledger how a call ended that somebody has run by hand.
+
+    Returns:
+        Whether the attempt owns the call; True as well where the ledger did not answer and the outcome is on disk.
+
+    Raises:
+        LedgerUnavailable: It did not answer, and the outcome could not be kept either.
+    """
+    try:
+        return bool((yield ask)["owned"])
+    except LedgerUnavailable as error:
+        if not (yield from _spooled(name, ask.function, ask, error)):
+            raise
+        return True
 
 
 def _spooled(name: str, recorded: str, ask: Ask, error: BaseException) -> Steps[str | None]:

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import psycopg
 
 from spanledger.config import Dsn
-from spanledger.core.asking import Ask
+from spanledger.core.asking import Ask, Keep
 from spanledger.errors import ConfigError, LedgerUnavailable, SpanledgerError
 from spanledger.ledger import _migrate
 from spanledger.ledger._batch import AwaitingBatches, BlockingBatches
@@ -163,13 +163,13 @@ class Database:
         async with loop.pool.lent() as wire:
             return answer(query, (await wire.ask(question(query), self.timeout_s)).rows())
 
-    def keep(self, ask: Ask) -> bool:
+    def keep(self, step: Keep) -> bool:
         """Keep an outcome on disk that the ledger did not take, until it does.
 
         Returns:
             True; False where it is lost, which was logged.
         """
-        if self._spool is None or not self._spool.keep(ask):
+        if self._spool is None or not self._spool.keep(step.ask, step.begin):
             return False
         self._courier.start()
         return True

@@ -59,7 +59,7 @@ class BlockingDriver:
             case Look():
                 return _blocking_value(step.probe())
             case Keep():
-                return self._database.keep(step.ask)
+                return self._database.keep(step)
             case _:
                 return self.query(step)
 
@@ -125,7 +125,7 @@ class AwaitingDriver:
             case Look():
                 return await _awaited_value(step.probe)
             case Keep():
-                return await _shielded(asyncio.to_thread(self._database.keep, step.ask))
+                return await _shielded(asyncio.to_thread(self._database.keep, step))
             case Ask(shielded=True):
                 return await _shielded(self.query(step))
             case _:

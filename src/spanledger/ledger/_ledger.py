@@ -19,6 +19,7 @@ from spanledger.core.budgets import Balance
 from spanledger.core.call import Begun, Ended, ToolCall
 from spanledger.core.money import Amount
 from spanledger.core.outcomes import no_coroutine
+from spanledger.core.settling import told
 from spanledger.core.steps import begun_once, guarded
 from spanledger.errors import ConfigError
 from spanledger.ledger import _requests as requests
@@ -111,7 +112,7 @@ class Ledger:
         return requests.shown_begun(self._driver.drive(begun_once(requests.asking(self.config, call))))
 
     def settle(self, begun: Begun, result: Any, cost: Amount | None = None) -> bool:
-        """Record that a call succeeded.
+        """Record that a call succeeded; if the ledger does not answer, it is kept on disk and recorded later.
 
         Args:
             begun: What `begin` answered.
@@ -121,10 +122,10 @@ class Ledger:
         Returns:
             True; False where a newer attempt owns the call, and this outcome was recorded as late.
         """
-        return bool(self._driver.query(requests.settle(self.config, begun, result, cost))["owned"])
+        return self._driver.drive(told(begun.tool, requests.settle(self.config, begun, result, cost)))
 
     def fail(self, begun: Begun, error: BaseException, outcome_unknown: bool | None = None) -> bool:
-        """Record that a call failed.
+        """Record that a call failed; if the ledger does not answer, it is kept on disk and recorded later.
 
         Args:
             begun: What `begin` answered.
@@ -134,7 +135,7 @@ class Ledger:
         Returns:
             True; False where a newer attempt owns the call.
         """
-        return bool(self._driver.query(requests.fail(self.config, begun, error, outcome_unknown))["owned"])
+        return self._driver.drive(told(begun.tool, requests.fail(self.config, begun, error, outcome_unknown)))
 
     def key(self, call: ToolCall) -> str:
         """Return the key of a call, without asking the ledger."""

@@ -52,8 +52,7 @@ ASIDE_MAX = 100
 # A file that is still being written is younger.
 PART_AGE_S_MAX = 60.0
 VERSION = 1
-# A begin is of a call that ran unguarded, as its rule allows; its outcome is the entry after it.
-FUNCTIONS = frozenset({"begin", "settle", "fail"})
+FUNCTIONS = frozenset({"settle", "fail"})
 # What the ledger will say of this entry however often it is asked.
 REFUSALS = (psycopg.DataError, psycopg.IntegrityError)
 _ADDRESS = ("host", "hostaddr", "port", "dbname", "service")
@@ -106,10 +105,15 @@ class Spool:
         self.directory = state_dir.absolute() / "spool" / ledger
         self._refused = 0
 
-    def keep(self, ask: Ask) -> bool:
-        """Write an outcome to disk; True once it would survive a loss of power. Never raises: false is logged."""
+    def keep(self, ask: Ask, begin: Ask | None = None) -> bool:
+        """Write an outcome to disk; True once it would survive a loss of power. Never raises: false is logged.
+
+        Args:
+            ask: The outcome.
+            begin: What the ledger has to be told before that, of a call that ran unguarded.
+        """
         try:
-            self._keep(ask)
+            self._keep(ask, begin)
         except Exception as error:
             self._refused += 1
             logger.exception("an outcome could not be kept in %s either: %s", self.directory, error)  # noqa: TRY401
@@ -155,8 +159,10 @@ class Spool:
         oldest_age_s = max(0.0, now_s - int(waiting[0].name.split("-")[0]) / 1e9) if waiting else None
         return SpoolStatus(self.directory, len(waiting), _size(waiting), oldest_age_s, self._aside(), self._refused)
 
-    def _keep(self, ask: Ask) -> None:
+    def _keep(self, ask: Ask, begin: Ask | None) -> None:
         content = {"version": VERSION, "function": ask.function, "tenant": ask.tenant, "item": dict(ask.item)}
+        if begin is not None:
+            content["begin"] = dict(begin.item)
         data = json.dumps(content).encode()
         waiting = self.waiting()
         if len(waiting) >= ENTRIES_MAX or _size(waiting) + len(data) > BYTES_MAX:
@@ -181,13 +187,15 @@ class Spool:
 
     def _deliver(self, tell: Tell, path: Path) -> None:
         try:
-            ask = _read(path)
+            begin, ask = _read(path)
         except FileNotFoundError:
             return
         except (OSError, ValueError, KeyError, TypeError) as error:
             self._set_aside(path, f"it cannot be read: {error!r}")
             return
         try:
+            if begin is not None:
+                tell(begin)
             tell(ask)
         except REFUSALS as error:
             self._set_aside(path, f"the ledger refused it: {str(error).strip()}")
@@ -238,11 +246,13 @@ def _claimed(path: Path, wait_s: float) -> Iterator[bool]:
         os.close(entry_fd)
 
 
-def _read(path: Path) -> Ask:
+def _read(path: Path) -> tuple[Ask | None, Ask]:
     content = json.loads(path.read_bytes())
     if content["version"] != VERSION or content["function"] not in FUNCTIONS:
         raise ValueError(f"version {content['version']} of {content['function']!r} is not known here")
-    return Ask(content["function"], content["tenant"], dict(content["item"]), shielded=True)
+    tenant, begin = content["tenant"], content.get("begin")
+    ask = Ask(content["function"], tenant, dict(content["item"]), shielded=True)
+    return None if begin is None else Ask("begin", tenant, dict(begin)), ask
 
 
 def _write(path: Path, data: bytes) -> None:
