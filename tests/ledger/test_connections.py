@@ -150,6 +150,13 @@ def test_continue_is_no_way_around_a_configuration_that_is_wrong(empty_dsn: str,
         run(Config(dsn=empty_dsn, rules=[Rule("refund", on_ledger_down="continue")]), REFUND, never)
 
 
+@either_way
+def test_a_ledger_that_cannot_take_a_call_is_no_ledger_that_is_down(dsn: str, run) -> None:
+    rules = [Rule("refund", on_ledger_down="continue", lease_s=1e300)]
+    with pytest.raises(ConfigError, match="the ledger cannot take this"):
+        run(Config(dsn=dsn, rules=rules), REFUND, never)
+
+
 # where the address comes from
 
 

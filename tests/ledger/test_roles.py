@@ -76,6 +76,26 @@ def test_a_bound_role_touches_no_table(as_role, dsn: str, role_dsn) -> None:
             connection.execute("update spanledger_v1.history set event = 'resolved'")
 
 
+def test_a_function_of_a_roles_own_is_shown_no_row_of_another_tenant(as_role, ledger_with, dsn: str, role_dsn) -> None:
+    other = ledger_with(tenant="other", rules=(Rule("refund", approval=True),), budgets=(Budget("b", Calls(9)),))
+    other.begin(REFUND)
+    other.run(ToolCall("lookup", {"card": "4111"}, workflow_id="order-1"), lambda: "theirs")
+    as_role(("agent", "acme"))
+    seen: list[str | None] = []
+
+    with psycopg.connect(role_dsn(dsn), autocommit=True) as connection:
+        connection.add_notice_handler(lambda notice: seen.append(notice.message_primary))
+        # So cheap that the planner would like to ask it before it asks whose the row is.
+        connection.execute(
+            "create function pg_temp.spy(text) returns boolean language plpgsql cost 0.0000001 "
+            "as $$ begin raise notice '%', $1; return true; end $$"
+        )
+        for view in ("approvals", "budgets", "calls", "controls", "history"):
+            connection.execute(f"select * from spanledger_v1.{view} v where pg_temp.spy(v.tenant)")
+
+    assert seen == []
+
+
 def test_an_agents_role_probes_what_it_may_not_resolve(as_role) -> None:
     found = Resolution("succeeded", result="seen at the provider")
     agent = as_role(("agent", "acme"), rules=(Rule("refund", probe=lambda _call, _key: found),))

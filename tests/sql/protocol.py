@@ -8,6 +8,7 @@ import uuid
 from typing import Any
 
 import psycopg
+import pytest
 
 PROBE = {"on_unknown": "probe"}
 RETRY = {"on_unknown": "retry"}
@@ -240,3 +241,11 @@ def consumed(acme: Protocol, **fields: Any) -> dict[str, Any]:
     """A call that a person allowed, and that runs now."""
     approved(acme, **fields)
     return running(acme, **(ASK | fields))
+
+
+def until_blocked(sql: psycopg.Connection, pid: int) -> None:
+    """Return as soon as a session waits for another."""
+    for _ in range(10_000):
+        if sql.execute("select cardinality(pg_blocking_pids(%s))", (pid,)).fetchone() != (0,):
+            return
+    pytest.fail("nobody waited")

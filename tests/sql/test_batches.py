@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
-from protocol import Protocol, item, key_of, new_attempt
+from protocol import Protocol, item, key_of, new_attempt, until_blocked
 
 KEYS = [f"call {n}" for n in range(12)]
 
@@ -109,17 +109,10 @@ def test_outcomes_and_begins_in_opposite_order_do_not_lock_each_other_out(shared
                 (acme.tenant, key_of(second)),
             )
             batch = pool.submit(Protocol(one, acme.tenant).ask, function, ended)
-            _until_blocked(acme.sql, one.info.backend_pid)
+            until_blocked(acme.sql, one.info.backend_pid)
             two.execute("set local lock_timeout = '5s'")
             two.execute("select from spanledger.account where tenant = %s for update", (acme.tenant,))
         assert len(batch.result(10)) == 2
-
-
-def _until_blocked(sql: psycopg.Connection, pid: int) -> None:
-    for _ in range(10_000):
-        if sql.execute("select cardinality(pg_blocking_pids(%s))", (pid,)).fetchone() != (0,):
-            return
-    pytest.fail("nobody waited")
 
 
 def test_whatever_is_asked_at_once_nobody_waits_in_a_circle_and_accounts_are_exact(shared_dsn, acme: Protocol) -> None:

@@ -212,3 +212,15 @@ def test_only_a_change_makes_a_new_version_of_a_budget(acme: Protocol) -> None:
         "select version from spanledger_v1.budgets where tenant = %s", (acme.tenant,)
     ).fetchone()
     assert version == 2
+
+
+def test_nothing_costs_less_than_nothing(acme: Protocol) -> None:
+    acme.budget("eur", 100)
+    acme.rate("USD", "EUR", "2")
+    begun = acme.begin("a", **reserve(90))
+    for unit in ("EUR", "USD"):
+        below = acme.begin(unit, **reserve(-80, unit))
+        assert (below["verdict"], acme.balance("eur")) == ("run", (0, 90))
+        acme.settle(unit, below, cost={unit: -80})
+    acme.settle("a", begun, cost={"EUR": -80})
+    assert acme.balance("eur") == (0, 0)

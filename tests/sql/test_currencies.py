@@ -106,3 +106,10 @@ def test_a_person_who_resolves_a_call_may_give_its_cost_in_another_currency(acme
     unknown(acme, **usd(40))
     acme.resolve("a", "succeeded", cost={"USD": 20})
     assert acme.balance("eur") == (40, 0)
+
+
+def test_an_amount_beyond_counting_is_beyond_every_limit(acme: Protocol) -> None:
+    acme.budget("eur", 10**15)
+    acme.rate("USD", "EUR", "1e30")
+    refused = acme.begin("a", **usd(10**15))
+    assert (refused["verdict"], refused["requested"]) == ("budget_exceeded", 10**18)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
 import pytest
-from protocol import RETRY, Protocol, failed, key_of, new_attempt, running, succeeded, unknown
+from protocol import RETRY, Protocol, failed, item, key_of, new_attempt, running, succeeded, unknown, until_blocked
 
 
 def late(acme: Protocol) -> tuple[dict, dict]:
@@ -116,3 +119,55 @@ def test_a_failure_that_is_told_again_after_the_next_attempt_began_is_no_news(ac
 
     assert second["verdict"] == "run"
     assert acme.events("a") == ["superseded"]
+
+
+RAN = {"tool": "refund", "operation": "execute_tool", "actor": "u_1", "reserve": {"calls": 1, "EUR": 30}}
+
+
+@pytest.mark.parametrize(("cost", "spent"), [({"EUR": 33}, 33), ({}, 30)])
+def test_what_ran_unguarded_and_is_not_admitted_later_is_spent_all_the_same(acme: Protocol, cost, spent) -> None:
+    acme.budget("eur", 10, per=["actor"])
+    acme.budget("count", 9, "calls", match="other")
+    refused = acme.begin("a", actor="u_1", reserve=RAN["reserve"])
+    assert refused["verdict"] == "budget_exceeded"
+    assert [acme.settle("a", refused, cost=cost, ran=RAN) for _ in range(2)] == [True, True]
+    assert (acme.balance("eur", actor="u_1"), acme.balance("count")) == ((spent, 0), (0, 0))
+    assert acme.call("a")["state"] == "succeeded"
+
+
+def test_what_ran_unguarded_beside_another_worker_is_late_and_spent_once(acme: Protocol) -> None:
+    acme.budget("eur", 100)
+    running(acme, reserve=RAN["reserve"])
+    unguarded = acme.begin("a", reserve=RAN["reserve"])
+    assert unguarded["verdict"] == "in_progress"
+    assert [acme.settle("a", unguarded, cost={"EUR": 40}, ran=RAN) for _ in range(2)] == [False, False]
+    assert acme.balance("eur") == (40, 30)
+    assert acme.events("a") == ["late_success"]
+
+
+def test_what_ran_unguarded_and_is_admitted_later_is_spent_once(acme: Protocol) -> None:
+    acme.budget("eur", 100)
+    begun = acme.begin("a", reserve=RAN["reserve"])
+    assert [acme.settle("a", begun, cost={"EUR": 40}, ran=RAN) for _ in range(2)] == [True, True]
+    assert acme.balance("eur") == (40, 0)
+
+
+def test_a_claim_that_is_given_back_while_it_is_being_made_is_not_left_behind(acme: Protocol, shared_dsn) -> None:
+    acme.budget("eur", 100)
+    acme.settle("other", acme.begin("other", reserve={"EUR": 1}))
+    asked = item("a", reserve={"calls": 1, "EUR": 30})
+    with (
+        psycopg.connect(shared_dsn, autocommit=True) as one,
+        psycopg.connect(shared_dsn, autocommit=True) as two,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        with psycopg.connect(shared_dsn) as busy:
+            busy.execute("select from spanledger.account where tenant = %s for update", (acme.tenant,))
+            begin = pool.submit(Protocol(one, acme.tenant).ask, "begin", [asked])
+            until_blocked(acme.sql, one.info.backend_pid)
+            back = {"key": asked["key"], "attempt_id": asked["attempt_id"], "not_invoked": True}
+            fail = pool.submit(Protocol(two, acme.tenant).ask, "fail", [back])
+            until_blocked(acme.sql, two.info.backend_pid)
+        assert begin.result()[0]["verdict"] == "run"
+        assert fail.result() == [{"owned": True}]
+    assert (acme.call("a")["state"], acme.balance("eur")) == ("released", (1, 0))

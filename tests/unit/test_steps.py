@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 from by_hand import ASKING, CALL, NOW_S, RUN, Exact, asking, begun, functions, played, refused
 
-from spanledger import Money, Rule
+from spanledger import Calls, Money, Rule, over
 from spanledger.core.approvals import Approval
 from spanledger.core.asking import Ask, Asking, Invoke, Listen, Look, Wait
 from spanledger.core.call import Begun, Call, Ended, Outcome, Resolution
+from spanledger.core.controls import Switch
 from spanledger.core.steps import admitted, guarded
 from spanledger.core.values import encode
 from spanledger.errors import (
@@ -310,6 +311,39 @@ def test_a_ledger_that_can_never_answer_is_no_ledger_that_is_down() -> None:
     assert functions(refused(ConfigError, admitted(continuing), ConfigError("run `spanledger migrate`"))[0]) == [
         "begin"
     ]
+
+
+@pytest.mark.parametrize("said", ["in_progress", "awaiting_approval"])
+def test_what_the_ledger_has_said_holds_when_it_is_down_a_moment_later(said: str) -> None:
+    continuing = asking(Rule("refund", on_ledger_down="continue"))
+    lost = LedgerUnavailable("no answer", asked=True)
+    asked, _ = refused(LedgerUnavailable, guarded(continuing, Exact()), begun(said), "waiter", lost, True)
+    assert functions(asked) == ["begin", "Listen", "begin", "Keep"]
+    assert asked[-1].ask.item["not_invoked"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "config"),
+    [
+        ({"approval": True}, {}),
+        ({"approval": over(Calls(0))}, {}),
+        ({"approval": over(Money("1", "EUR")), "reserve": Money("2", "EUR")}, {}),
+        ({"approval": over(Money("1", "EUR")), "reserve": Money("1", "USD")}, {}),
+        ({}, {"switches": (Switch("ref*", allowed=False),)}),
+    ],
+)
+def test_what_a_person_has_to_allow_or_a_switch_stops_does_not_run_unguarded(
+    rule: dict[str, Any], config: dict[str, Any]
+) -> None:
+    continuing = asking(Rule("refund", on_ledger_down="continue", **rule), **config)
+    asked, _ = refused(LedgerUnavailable, guarded(continuing, Exact()), LedgerUnavailable("no connection"))
+    assert functions(asked) == ["begin"]
+
+
+def test_a_call_too_small_to_need_an_approval_runs_unguarded() -> None:
+    small = Rule("refund", approval=over(Money("2", "EUR")), reserve=Money("2", "EUR"), on_ledger_down="continue")
+    asked, _ = played(guarded(asking(small), Exact()), LedgerUnavailable("no connection"), Ended("done"), True)
+    assert functions(asked) == ["begin", "Invoke", "Keep"]
 
 
 # --- interruptions

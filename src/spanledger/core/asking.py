@@ -138,6 +138,13 @@ class Asking:
             run_max_s=self.terms.run_max_s,
         )
 
+    def may_run_unguarded(self) -> bool:
+        """Tell whether the call may run where the ledger does not answer: its rule allows it, and asks no person."""
+        asks = self.approval
+        if isinstance(asks, Mapping):
+            asks = asks["unit"] not in self.reserve or self.reserve[asks["unit"]] > asks["steps"]
+        return self.terms.on_ledger_down == "continue" and self.stopped is None and not asks
+
     def item(self) -> dict[str, Any]:
         """The item for the ledger's `begin`."""
         call, terms = self.call, self.terms

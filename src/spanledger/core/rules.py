@@ -164,7 +164,8 @@ class Rule:
         wait_timeout_s: How long a caller waits for another worker that runs the same call, or for a person.
         keep_result: Keep results, so that they can be replayed.
         on_refusal: ``"raise"``, or ``"tell"`` the model where the framework can.
-        on_ledger_down: ``"refuse"`` or ``"continue"``. None: refuse where a rule names the tool or it opted in.
+        on_ledger_down: ``"refuse"`` or ``"continue"``. None: refuse where a rule names the tool or it opted in. What a
+            person has to approve, or the program's own switch stops, is refused in any case.
     """
 
     match: str

@@ -17,6 +17,9 @@ from spanledger.errors import LedgerUnavailable
 
 logger = logging.getLogger("spanledger.core")
 
+# What says on which budgets a call is booked, and how much where nothing else is known.
+_BOOKED_BY = ("tool", "operation", "workflow", "workflow_id", "agent", "actor", "reserve")
+
 
 def finished(asking: Asking, begun: Begun, ended: Ended, codec: Codec) -> Steps[Outcome]:
     """Tell the ledger how the call ended; what fails is logged, never raised, and told later if it can be."""
@@ -29,8 +32,10 @@ def finished(asking: Asking, begun: Begun, ended: Ended, codec: Codec) -> Steps[
     }
     ask = Ask("settle" if recorded == "succeeded" else "fail", asking.tenant, item, shielded=True)
     if begun.unguarded:
-        # The ledger hears of it later: that it began, and how it ended.
-        kept = yield Keep(ask, begin=asking.ask())
+        # The ledger hears of it later: that it began, how it ended, and what it cost even if it may not have begun.
+        begin = asking.ask()
+        item["ran"] = {name: begin.item[name] for name in _BOOKED_BY}
+        kept = yield Keep(ask, begin=begin)
         return Outcome(begun, ended, recorded="spooled" if kept else None)
     try:
         answer = yield ask

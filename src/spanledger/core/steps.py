@@ -51,10 +51,12 @@ def admitted(asking: Asking) -> Steps[Begun]:
     waiter: Any = None
     asked = False
     while True:
+        # Once the ledger has answered, what it said holds: that somebody runs this call, or has to allow it.
+        unguarded = deadline_s is None and asking.may_run_unguarded()
         try:
-            begun = yield from claimed(asking, wait_s)
+            begun = yield from claimed(asking, wait_s, or_unguarded=unguarded)
         except LedgerUnavailable as error:
-            if asking.terms.on_ledger_down == "continue":
+            if unguarded:
                 return _unguarded(asking)
             error.key = asking.identity.key
             raise
@@ -134,14 +136,20 @@ def replayed(asking: Asking, begun: Begun, codec: Codec) -> Outcome:
     return Outcome(begun, Ended(value), replayed=True, recorded="succeeded", result_kept=True)
 
 
-def claimed(asking: Asking, wait_s: float | None = None) -> Steps[Begun]:
-    """Ask once. What was claimed without the caller's learning it is given back, because it will not be invoked."""
+def claimed(asking: Asking, wait_s: float | None = None, *, or_unguarded: bool = False) -> Steps[Begun]:
+    """Ask once. What was claimed without the caller's learning it is given back, because it will not be invoked.
+
+    Args:
+        asking: The call.
+        wait_s: Whoever asks will wait so long to be woken.
+        or_unguarded: It will be invoked where there is no answer.
+    """
     item = {"key": asking.identity.key, "attempt_id": asking.attempt_id, "not_invoked": True, "tool": asking.call.name}
     unclaim = Ask("fail", asking.tenant, item, shielded=True)
     try:
         return (yield asking.ask(wait_s))  # type: ignore[no-any-return]
     except LedgerUnavailable as error:
-        if error.asked and asking.terms.on_ledger_down == "refuse":
+        if error.asked and not or_unguarded:
             yield Keep(unclaim)
         raise
     except (Exception, GeneratorExit):

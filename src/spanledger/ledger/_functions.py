@@ -166,6 +166,9 @@ def translated(error: psycopg.Error) -> Exception:
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
         return ConfigError(f"the database role may not do this: {error.diag.message_primary}")
     words = str(error).strip() or type(error).__name__
+    if isinstance(error, psycopg.DataError | psycopg.IntegrityError):
+        # It is there and will say so every time; a rule for when it is down does not apply.
+        return ConfigError(f"the ledger cannot take this: {words}")
     return LedgerUnavailable(f"the ledger did not answer: {words}", asked=_was_asked(error))
 
 

@@ -26,8 +26,9 @@ begin
     from (
         select f.i, k.id, (k.reserve ->> b.unit)::bigint as amount,
             jsonb_build_object('name', b.name, 'unit', b.unit, 'limit', b.limit_steps, 'soft', b.soft_steps) as budget,
-            -- No account yet, a rolling window, a scope to be told, or a currency to be converted.
-            k.id is null or b.window_kind = 'rolling' or b.per <> '{}' or not k.reserve ? b.unit
+            -- No account yet, a rolling window, a scope to be told, a currency to be converted, or no amount at all.
+            k.id is null or b.window_kind = 'rolling' or b.per <> '{}' or (k.reserve ->> b.unit)::bigint < 0
+                or not k.reserve ? b.unit
                 and b.unit not in ('calls', 'tokens') and spanledger.currency_of(k.reserve) is not null as special
         from unnest(p_fresh) f (i)
         join spanledger.budget b on b.tenant = p_tenant and (p_items -> (f.i - 1) ->> 'tool') like b.match_like

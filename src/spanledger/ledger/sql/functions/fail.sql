@@ -16,6 +16,11 @@ declare
     v_i integer;
 begin
     perform spanledger.require(p_tenant, 'fail');
+    if p_items @? '$[*] ? (@.not_invoked == true)' then
+        -- Whoever gives a claim back may have had no answer to its begin, which may be about to make it.
+        perform spanledger.lock_claims(p_tenant, p_items, array(
+            select i from generate_series(1, jsonb_array_length(p_items)) i where p_items -> (i - 1) -> 'not_invoked' = 'true'));
+    end if;
     perform spanledger.lock_items(p_tenant, p_items);
     for v_i, v_item in select item.i, item.item from jsonb_array_elements(p_items) with ordinality item (item, i)
         order by item.item ->> 'key', item.i

@@ -1,4 +1,5 @@
--- The outcome of an attempt that no longer owns its call: kept in history, once; a success is booked as spent.
+-- The outcome of an attempt that no longer owns its call: kept in history, once; a success is booked as spent. One that
+-- was never admitted, and ran all the same while the ledger was down, is booked on the budgets that cover what `ran`.
 create or replace function spanledger.record_late(
     p_tenant text, p_item jsonb, p_call spanledger.call, p_event text, p_now timestamptz)
 returns void
@@ -36,6 +37,16 @@ begin
         v_booked.started_at := (v_past ->> 'started_at')::timestamptz;
         perform spanledger.book(v_booked, spanledger.numbers(v_past -> 'reserved'),
             p_item -> 'cost', false, true);
+    end if;
+    if p_event = 'late_success' and p_item ? 'ran' and coalesce(v_past ->> 'state', '') <> 'succeeded'
+        and coalesce(v_past -> 'accounts', '[]') = '[]' then
+        perform spanledger.book_many(p_tenant, jsonb_build_array(jsonb_build_object(
+            'key', p_item -> 'key', 'accounts', jsonb_agg(w -> 'id'), 'units', jsonb_agg(w -> 'unit'),
+            'amounts', jsonb_agg(coalesce(
+                spanledger.amount_in(p_tenant, p_item -> 'ran' -> 'reserve', w ->> 'unit', p_now), 0)),
+            'cost', coalesce(p_item -> 'cost', '{}'), 'spend', true, 'release', false, 'at', p_now)))
+            from jsonb_array_elements(spanledger.wanted(p_tenant, jsonb_build_array(p_item -> 'ran'), '{1}') -> '1') w
+            having count(*) > 0;
     end if;
 end
 $$;

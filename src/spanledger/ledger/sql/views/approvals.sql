@@ -1,5 +1,5 @@
 -- Requests for a person's consent, as people and programs read them; one whose time is over shows as expired.
-create or replace view spanledger_v1.approvals as
+create or replace view spanledger_v1.approvals with (security_barrier) as
 select
     a.tenant, a.id, encode(a.key, 'hex') as key, encode(a.fingerprint, 'hex') as fingerprint,
     case when a.state = 'pending' and a.expires_at <= clock_timestamp() then 'expired' else a.state end as state,

@@ -1,6 +1,7 @@
+-- A barrier: no function of whoever reads, however cheap, is asked about rows of other tenants.
 -- One row a call, as people and programs read it. A lease that is over shows as unknown before anybody asks, a request
 -- that nobody answered as expired.
-create or replace view spanledger_v1.calls as
+create or replace view spanledger_v1.calls with (security_barrier) as
 select
     c.tenant, encode(c.key, 'hex') as key, c.tool, c.operation, c.workflow_id,
     case when c.state = 'in_flight' and c.lease_until <= clock_timestamp() then 'unknown'
