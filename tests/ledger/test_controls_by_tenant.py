@@ -182,6 +182,13 @@ def test_they_are_applied_once_by_each_process_and_tenant(ledger_with, ledger: L
     assert program.budget("few", tenant="acme").limit == Calls(3)
 
 
+def test_a_program_that_starts_takes_no_approval_away(ledger_with, ledger: Ledger) -> None:
+    ledger.apply(Config(rules=[Rule("refund", approval=True)]), by="ops")
+    program = ledger_with(rules=[Rule("refund", wait_timeout_s=0)])
+    with pytest.raises(ApprovalPending):
+        program.run(call("refund"), never)
+
+
 def test_apply_is_for_the_configuration_s_tenant_or_the_one_that_is_named(ledger: Ledger) -> None:
     ledger.apply(Config(tenant="acme", **STRICT))
     ledger.apply(Config(tenant="acme", **STRICT), tenant="globex")

@@ -77,6 +77,18 @@ def test_a_failure_whose_answer_was_lost_is_told_again_and_counted_once(dsn, run
         assert ledger.history(ledger.key(REFUND)) == []
 
 
+def test_a_top_up_whose_answer_was_lost_is_done_once(dsn: str) -> None:
+    with Ledger(config=Config(dsn=dsn)) as ledger:
+        ledger.apply(Config(budgets=BUDGETS))
+    with Proxy(unix_socket(dsn)) as proxy, Ledger(proxy.before(dsn)) as ledger:
+        ledger.calls()
+        proxy.lose_answer_to = b"spanledger_v1.top_up"
+        ledger.top_up("refunds", Calls(10), by="ops@example.com")
+        assert (proxy.cuts, ledger.budget("refunds").limit) == (1, Calls(19))
+        ledger.top_up("refunds", Calls(10), by="ops@example.com")
+        assert ledger.budget("refunds").limit == Calls(29)
+
+
 @either_way
 def test_a_ledger_behind_a_slow_network_is_slow_and_right(dsn: str, run) -> None:
     with Proxy(unix_socket(dsn)) as proxy:

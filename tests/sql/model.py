@@ -285,7 +285,8 @@ class Model:
         if owned:
             if call.request and call.request.state in ("pending", "approved"):
                 # It was given back and used after all, or asked for in vain.
-                call.request.state = "cancelled" if asked_since else "consumed"
+                used = call.request.state == "approved" and not asked_since
+                call.request.state = "consumed" if used else "cancelled"
             self._release(call)
             call.state, call.result, call.attempt_id, call.prober = "succeeded", item["result"], attempt_id, None
         self._spend(attempt_id, item["cost"])

@@ -6,7 +6,19 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
-from protocol import RETRY, Protocol, failed, item, key_of, new_attempt, running, succeeded, unknown, until_blocked
+from protocol import (
+    RETRY,
+    Protocol,
+    failed,
+    item,
+    key_of,
+    new_attempt,
+    pending,
+    running,
+    succeeded,
+    unknown,
+    until_blocked,
+)
 
 
 def late(acme: Protocol) -> tuple[dict, dict]:
@@ -171,3 +183,10 @@ def test_a_claim_that_is_given_back_while_it_is_being_made_is_not_left_behind(ac
         assert begin.result()[0]["verdict"] == "run"
         assert fail.result() == [{"owned": True}]
     assert (acme.call("a")["state"], acme.balance("eur")) == ("released", (1, 0))
+
+
+def test_what_ran_without_the_consent_that_was_asked_for_is_never_shown_as_consented_to(acme: Protocol) -> None:
+    asked = pending(acme)
+    assert acme.settle("a", asked)
+    assert [(a["state"], a["by_name"]) for a in acme.approvals("a")] == [("cancelled", None)]
+    assert acme.approve(asked) == {"done": False, "state": "cancelled", "by": None}

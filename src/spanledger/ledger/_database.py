@@ -169,7 +169,10 @@ class Database:
         Returns:
             True; False where it is lost, which was logged.
         """
-        if self._spool is None or not self._spool.keep(step.ask, step.begin):
+        if self._spool is None:
+            logger.error("an outcome is lost: where the ledger is has never been known, nor where to keep it")
+            return False
+        if not self._spool.keep(step.ask, step.begin):
             return False
         self._courier.start()
         return True

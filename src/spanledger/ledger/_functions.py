@@ -103,10 +103,13 @@ def applying(config: Config, by: str, tenant: str | None = None) -> Run:
 def starting(config: Config) -> Run | None:
     """Write the controls of a configuration with which a program starts; None where it has none.
 
-    A program that starts lets nothing go on that an operator has stopped: that takes `apply` or `resume`.
+    A program that starts lets nothing go on that an operator has stopped, and takes no approval away: that takes
+    `apply` or `resume`.
     """
     config = replace(config, switches=tuple(switch for switch in config.switches if not switch.allowed))
-    return applying(config, "process") if any(config.controls().values()) else None
+    controls = config.controls()
+    controls["approvals"] = [control for control in controls["approvals"] if control["approval"] is not False]
+    return Run("apply", (config.tenant, controls, "process")) if any(controls.values()) else None
 
 
 def question(query: Read | Run) -> Question:

@@ -230,7 +230,8 @@ def _terms_of(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def top_up(config: Config, name: str, amount: Amount, by: str, scope: Mapping[str, str | None] | None) -> Run:
-    return Run("top_up", (config.tenant, name, amount.unit, amount.steps, by, dict(scope or {})))
+    given = (config.tenant, name, amount.unit, amount.steps, by, dict(scope or {}))
+    return Run("top_up", (*given, str(uuid.uuid4())))
 
 
 def check_topped(done: bool, name: str, amount: Amount) -> None:

@@ -36,10 +36,12 @@ begin
         cost = p_item -> 'cost', held = '{}', ended_at = p_now, attempt_id = (p_item ->> 'attempt_id')::uuid,
         trace_id = coalesce(v_past ->> 'trace_id', c.trace_id), span_id = coalesce(v_past ->> 'span_id', c.span_id)
         where c.tenant = v_call.tenant and c.key = v_call.key;
-    -- Consent that was given back was used after all; what was asked about the next attempt needs no answer.
-    update spanledger.approval a set state = case when v_past is null then 'consumed' else 'cancelled' end,
-        consumed_at = case when v_past is null then p_now end,
-        consumed_by = case when v_past is null then v_call.attempt_id end
+    -- Consent that was given back was used after all; what nobody has answered, or was asked about the next attempt, needs
+    -- no answer any more.
+    update spanledger.approval a set
+        state = case when v_past is null and a.state = 'approved' then 'consumed' else 'cancelled' end,
+        consumed_at = case when v_past is null and a.state = 'approved' then p_now end,
+        consumed_by = case when v_past is null and a.state = 'approved' then v_call.attempt_id end
         where a.tenant = p_tenant and a.id = v_call.approval_id and a.state in ('pending', 'approved');
     perform spanledger.wake(v_call, p_now);
     return '{"owned": true}';
