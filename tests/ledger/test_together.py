@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from spanledger import AsyncLedger, Budget, Calls, Config, Ledger, ToolCall
-from spanledger.errors import BudgetExceeded, LedgerUnavailable
+from spanledger.errors import BudgetExceeded, ConfigError, LedgerUnavailable
 from spanledger.ledger._embedded import EmbeddedPostgres
 
 LOCK_KEY = "select pg_advisory_xact_lock(hashtextextended('default' || %s, 0))"
@@ -84,7 +84,7 @@ def test_one_that_the_ledger_refuses_fails_alone(dsn: str, sql) -> None:
         async with AsyncLedger(dsn) as ledger:
             bad = asyncio.create_task(ledger.run(numbered(1, "bad"), lambda: pytest.fail("ran")))
             assert await run(ledger, *range(30)) == list(range(30))
-            with pytest.raises(LedgerUnavailable, match="good"):
+            with pytest.raises(ConfigError, match="good"):
                 await bad
 
     asyncio.run(main())
@@ -98,7 +98,7 @@ def test_threads_are_not_harmed_by_one_that_is_refused(dsn: str, sql) -> None:
             if n % 4:
                 assert future.result() == n
             else:
-                assert isinstance(future.exception(), LedgerUnavailable)
+                assert isinstance(future.exception(), ConfigError)
 
 
 def test_who_is_cancelled_breaks_nothing_for_the_others_and_claims_nothing(dsn: str, sql) -> None:

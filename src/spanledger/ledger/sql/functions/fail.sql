@@ -17,9 +17,17 @@ declare
 begin
     perform spanledger.require(p_tenant, 'fail');
     if p_items @? '$[*] ? (@.not_invoked == true)' then
-        -- Whoever gives a claim back may have had no answer to its begin, which may be about to make it.
-        perform spanledger.lock_claims(p_tenant, p_items, array(
-            select i from generate_series(1, jsonb_array_length(p_items)) i where p_items -> (i - 1) -> 'not_invoked' = 'true'));
+        -- Whoever gives a claim back may have had no answer to its begin, which may be about to make it. But it may be
+        -- somebody else who is stuck there, and whoever was interrupted wants to go.
+        begin
+            perform set_config('lock_timeout', '1s', true);
+            perform spanledger.lock_claims(p_tenant, p_items, array(
+                select i from generate_series(1, jsonb_array_length(p_items)) i
+                where p_items -> (i - 1) -> 'not_invoked' = 'true'));
+            perform set_config('lock_timeout', '10s', true);
+        exception when lock_not_available then
+            null;
+        end;
     end if;
     perform spanledger.lock_items(p_tenant, p_items);
     for v_i, v_item in select item.i, item.item from jsonb_array_elements(p_items) with ordinality item (item, i)
