@@ -206,9 +206,9 @@ def _was_asked(error: psycopg.Error) -> bool:
 
 
 def _begun(ask: Ask, answer: dict[str, Any]) -> Begun:
-    details = dict(answer)
+    details = answer
     if "budget" in answer:
-        details |= {name: amount_of(answer["unit"], answer[name]) for name in _AMOUNTS}
+        details = answer | {name: amount_of(answer["unit"], answer[name]) for name in _AMOUNTS}
     result = answer.get("result")
     return Begun(
         verdict=Verdict(answer["verdict"]),
