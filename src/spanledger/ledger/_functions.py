@@ -171,7 +171,8 @@ def translated(error: psycopg.Error) -> Exception:
     words = str(error).strip() or type(error).__name__
     if isinstance(error, psycopg.DataError | psycopg.IntegrityError):
         # It is there and will say so every time; a rule for when it is down does not apply.
-        return ConfigError(f"the ledger cannot take this: {words}")
+        # The primary message, because the rest may show the row.
+        return ConfigError(f"the ledger cannot take this: {error.diag.message_primary or words}")
     return LedgerUnavailable(f"the ledger did not answer: {words}", asked=_was_asked(error))
 
 
@@ -212,9 +213,9 @@ def _was_asked(error: psycopg.Error) -> bool:
 
 
 def _begun(ask: Ask, answer: dict[str, Any]) -> Begun:
-    details = dict(answer)
+    details = answer
     if "budget" in answer:
-        details |= {name: amount_of(answer["unit"], answer[name]) for name in _AMOUNTS}
+        details = answer | {name: amount_of(answer["unit"], answer[name]) for name in _AMOUNTS}
     result = answer.get("result")
     return Begun(
         verdict=Verdict(answer["verdict"]),
