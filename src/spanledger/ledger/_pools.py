@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
@@ -27,12 +28,35 @@ from spanledger.ledger._wire import AwaitingWire, BlockingWire
 
 CONNECTIONS_MAX = 8
 IDLE_MAX_S = 300.0
+NAME = "spanledger"
+REPEAT_S = 60.0
 
 
 class WiredConnection(BoundedConnection):
     """A pooled connection of threads, and the wire over it."""
 
     wire: BlockingWire
+
+
+class _OnceAMinute(logging.Filter):
+    """Lets our pools say a thing once a minute: while a server is down they try, and would tell, again and again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said_s: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        first = record.args[0] if isinstance(record.args, tuple) and record.args else None
+        if first != NAME and not isinstance(first, WiredConnection):
+            return True  # of a pool of the program's own
+        now_s = time.monotonic()
+        if now_s - self._said_s.get(record.msg, -REPEAT_S) < REPEAT_S:
+            return False
+        self._said_s[record.msg] = now_s
+        return True
+
+
+logging.getLogger("psycopg.pool").addFilter(_OnceAMinute())
 
 
 class BlockingPool:
@@ -52,7 +76,7 @@ class BlockingPool:
         self._timeout_s = timeout_s
         self._pool = psycopg_pool.ConnectionPool(
             conninfo, min_size=0, max_size=CONNECTIONS_MAX, max_idle=IDLE_MAX_S, open=True, timeout=timeout_s,
-            num_workers=1, reconnect_timeout=timeout_s, name="spanledger", kwargs={"autocommit": True},
+            num_workers=1, reconnect_timeout=timeout_s, name=NAME, kwargs={"autocommit": True},
             connection_class=WiredConnection, configure=self._wire,
         )  # fmt: skip
 
