@@ -9,6 +9,7 @@ import pytest
 from tests.acceptance.conftest import Run
 
 from spanledger import Budget, Calls, Config, Ledger, Money, Rate, Rule, Switch, ToolCall, cli
+from spanledger.demo import main
 from spanledger.errors import ApprovalPending, NotAuthorized
 
 REFUND = ToolCall("refund", {"order_id": "o-1", "amount": "10"}, workflow_id="order-1", agent="support", actor="u_42")
@@ -148,6 +149,12 @@ def test_times_in_json_are_all_written_alike(as_json, asked):
     (call,) = as_json("calls")
 
     assert shown["requested_at"] == call["created_at"]
+
+
+def test_the_demo_prints_json_as_every_command(as_json, monkeypatch):
+    monkeypatch.setattr(main, "main", lambda: print("paid 1 refund\nNext") or 0)
+
+    assert as_json("demo") == {"told": ["paid 1 refund", "Next"]}
 
 
 def test_a_person_who_has_waited_enough_is_not_shown_a_traceback(typed, monkeypatch):
