@@ -6,6 +6,7 @@ Tests that keep to tenants of their own share a database.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import uuid
 from collections.abc import Callable, Iterator
@@ -40,6 +41,7 @@ def untouched_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> It
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     yield
+    logging.getLogger("spanledger").setLevel(logging.NOTSET)  # the command line sets it
     spanledger.uninstrument()
 
 

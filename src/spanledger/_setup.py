@@ -149,7 +149,7 @@ def pre_instrument() -> None:
             "  To run it without a guard: SPANLEDGER_MODE=off\n"
         )
         logger.debug("the guard cannot be attached", exc_info=True)
-        raise SystemExit(1) from error
+        raise SystemExit(1) from None  # Python shows it with all it came from
 
 
 def _configure_sdk() -> None:

@@ -23,7 +23,8 @@ from spanledger.core.budgets import Budget
 from spanledger.core.call import Call, ScopeSource
 from spanledger.core.controls import Rate, Switch, approval_controls, stopping, switch_controls
 from spanledger.core.keys import identify
-from spanledger.core.rules import Rule, Terms, reserved_amounts, terms_for
+from spanledger.core.known import KnownTerms
+from spanledger.core.rules import Rule, Terms, reserved_amounts
 from spanledger.errors import ConfigError, LedgerUnavailable
 
 FILE_NAME = "spanledger.toml"
@@ -112,6 +113,7 @@ class Config:
     ledger_timeout_s: float = 10.0
     arguments_bytes_max: int = 1_048_576
     result_bytes_max: int = 1_048_576
+    _known_terms: KnownTerms = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("rules", "budgets", "switches", "rates"):
@@ -119,6 +121,7 @@ class Config:
         for name, (admits, meant) in _VALUES.items():
             if not admits(getattr(self, name)):
                 raise ConfigError(f"{name} is {meant}")
+        object.__setattr__(self, "_known_terms", KnownTerms(self.rules))
         names = [budget.name for budget in self.budgets]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -172,7 +175,7 @@ class Config:
             call: The call.
             own: What the developer gave at the tool itself.
         """
-        return terms_for(call, self.rules, own)
+        return self._known_terms.of(call, own)
 
     def asking(
         self, call: Call, *, attempt_id: str, own: Rule | None = None, trace: tuple[str, str] | None = None

@@ -34,7 +34,7 @@ def read(path: str | Path) -> dict[str, Any]:
             return tomllib.load(file)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}") from None
 
 
@@ -124,7 +124,7 @@ def made(cls: type[M], values: Mapping[str, Any], where: str) -> M:
     Raises:
         ConfigError: A name is not known, or one that is needed is missing.
     """
-    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    fields = [field for field in dataclasses.fields(cls) if field.init]  # type: ignore[arg-type]
     known = [field.name for field in fields]
     unknown = sorted(values.keys() - set(known))
     if unknown:

@@ -45,7 +45,7 @@ def tree(spans: Sequence[ReceivedSpan]) -> Iterator[str]:
 
 def _branch(span: ReceivedSpan, spans: Sequence[ReceivedSpan], numbers: Mapping[str, int], depth: int) -> Iterator[str]:
     label = f"{numbers[span.span_id]:>2}  {'  ' * (depth - 1)}{span.name}"
-    yield f"{label:<36}{_told(span, numbers)}"
+    yield f"{label:<36}{_told(span, numbers)}".rstrip()
     if semconv.REASON in span.attributes:
         indent = "    " + "  " * depth
         reason = str(span.attributes[semconv.REASON])

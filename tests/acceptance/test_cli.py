@@ -112,6 +112,14 @@ def test_a_database_without_a_ledger_says_how_to_make_one(run: Run, empty_dsn):
     assert "spanledger migrate" in done.stderr
 
 
+def test_a_configuration_that_is_no_text_is_no_traceback(run: Run, dsn, tmp_path: Path):
+    (tmp_path / "spanledger.toml").write_bytes(b"tenant = '\xff'")
+
+    done = run("spanledger", "calls", SPANLEDGER_DSN=dsn)
+
+    assert (done.returncode, "spanledger.toml is not TOML" in done.stderr, done.stderr.count("\n")) == (2, True, 1)
+
+
 @pytest.mark.parametrize(
     "command", ["demo", "migrate", "apply", "calls", "show", "budgets", "resolve", "cancel", "role", "doctor"]
 )

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from tests.acceptance.conftest import Run
 
-from spanledger import Budget, Calls, Config, Money, Rate, Rule, Switch, ToolCall, cli
+from spanledger import Budget, Calls, Config, Ledger, Money, Rate, Rule, Switch, ToolCall, cli
+from spanledger.demo import main
 from spanledger.errors import ApprovalPending, NotAuthorized
 
 REFUND = ToolCall("refund", {"order_id": "o-1", "amount": "10"}, workflow_id="order-1", agent="support", actor="u_42")
@@ -102,9 +103,68 @@ def test_an_id_that_no_request_has_or_two_have_is_not_guessed(typed, asked):
     assert typed("approve", "beef" if not approval_id.startswith("beef") else "cafe")[0] == 1
     with pytest.raises(ApprovalPending):
         ledger.run(ToolCall("refund", {}, workflow_id="order-2"), lambda: None)
-    code, _, complaint = typed("deny", "")
+    # By chance they begin alike, sooner or later.
+    while len({approval.id[0] for approval in ledger.approvals()}) == len(ledger.approvals()):
+        with pytest.raises(ApprovalPending):
+            ledger.run(ToolCall("refund", {}, workflow_id=f"order-{len(ledger.approvals()) + 1}"), lambda: None)
+    first = [approval.id[0] for approval in ledger.approvals()]
+    code, _, complaint = typed("deny", max(first, key=first.count))
     assert (code, "more than one request has" in complaint) == (1, True)
     assert {approval.state for approval in ledger.approvals(state=None)} == {"pending"}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["approve", ""],
+        ["approve", "ID", "--by", ""],
+        ["approve", "ID", "--by", "ops", "--tenant", " "],
+        ["deny", ""],
+        ["cancel", ""],
+        ["resolve", "", "--outcome", "retry"],
+        ["show", ""],
+        ["budgets", "set", "mails", "20 calls", "--match", ""],
+        ["role", "somebody", "--kind", "agent", "--tenant", ""],
+    ],
+)
+def test_a_variable_that_nobody_set_is_not_taken_for_the_only_request_person_or_tenant(typed, asked, command):
+    ledger, approval_id = asked
+
+    code, out, complaint = typed(*(approval_id if word == "ID" else word for word in command))
+
+    assert (code, out, "it is empty" in complaint) == (2, "", True)
+    assert [approval.state for approval in ledger.approvals(state=None)] == ["pending"]
+    assert ledger.budgets() == []
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "many", "1.5"])
+def test_how_many_are_listed_is_a_number_of_them(typed, limit):
+    code, _, complaint = typed("calls", "--limit", limit)
+
+    assert (code, "is not a whole number, at least 1" in complaint) == (2, True)
+
+
+def test_times_in_json_are_all_written_alike(as_json, asked):
+    (shown,) = as_json("approvals")
+    (call,) = as_json("calls")
+
+    assert shown["requested_at"] == call["created_at"]
+
+
+def test_the_demo_prints_json_as_every_command(as_json, monkeypatch):
+    monkeypatch.setattr(main, "main", lambda: print("paid 1 refund\nNext") or 0)
+
+    assert as_json("demo") == {"told": ["paid 1 refund", "Next"]}
+
+
+def test_a_person_who_has_waited_enough_is_not_shown_a_traceback(typed, monkeypatch):
+    def waits(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Ledger, "calls", waits)
+    code, _, complaint = typed("calls")
+
+    assert (code, complaint) == (130, "spanledger: interrupted; look whether it was done before you do it again\n")
 
 
 def test_what_a_model_wrote_cannot_steer_the_terminal_of_who_approves(typed, ledger_with):

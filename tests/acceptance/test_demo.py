@@ -30,4 +30,5 @@ def test_the_demo_shows_two_refunds_without_us_and_one_with_us(run: Run, tmp_pat
     assert "paid 0 refunds" in over
     assert "budget_exceeded" in over
     assert "20.00 EUR spent, 0.00 EUR held, 480.00 EUR left" in ledger
+    assert not any(line != line.rstrip() for line in without.splitlines() + over.splitlines())
     assert not list(tmp_path.glob("spanledger-demo-*")), "the demo leaves nothing behind"

@@ -39,6 +39,15 @@ def test_a_guarded_program_on_a_sound_ledger_is_told_so(run: Run, dsn):
     assert {item["state"] for item in found.values()} <= {"ok", "warn"}
 
 
+def test_who_has_named_no_tool_is_told_where_to(run: Run, dsn, tmp_path: Path):
+    def configuration():
+        return findings(run("spanledger", "doctor", "--json", SPANLEDGER_DSN=dsn))["configuration"]
+
+    assert "name the tools" in configuration()["do"]
+    (tmp_path / "spanledger.toml").write_text('[[rules]]\nmatch = "refund"')
+    assert configuration()["do"] is None
+
+
 def test_settings_that_forget_what_was_confirmed_are_named(run: Run, dsn):
     done = run("spanledger", "doctor", "--json", SPANLEDGER_DSN=dsn)  # the tests' server runs without fsync
 

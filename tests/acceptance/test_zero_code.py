@@ -117,6 +117,7 @@ def test_a_guard_that_cannot_be_attached_ends_the_process_before_the_program_run
     assert "ran" not in done.stdout
     assert reason in done.stderr
     assert "SPANLEDGER_MODE=off" in done.stderr
+    assert "direct cause" not in done.stderr
 
 
 def test_in_mode_off_the_program_runs_as_if_we_were_not_there(run: Run, tmp_path: Path):

@@ -253,6 +253,59 @@ def test_a_task_that_is_cancelled_while_it_settles_has_settled(dsn: str, sql: ps
     asyncio.run(main())
 
 
+def test_tasks_that_are_cancelled_while_their_settles_wait_behind_another_have_settled(dsn, sql) -> None:
+    calls = [ToolCall("refund", {"n": n}, workflow_id="w") for n in range(5)]
+
+    async def main() -> None:
+        async with opened(dsn) as ledger:
+            blocked = asyncio.Event()
+
+            async def handler() -> str:
+                await blocked.wait()
+                return "done"
+
+            def holding() -> str:
+                sql.execute(LOCK_CALL, (ledger.key(calls[0]),))
+                return "done"
+
+            tasks = [asyncio.create_task(ledger.run(call, handler)) for call in calls[1:]]
+            await until_it_is(sql, "count(*) = 4 from spanledger.call")
+            with sql.transaction():
+                tasks.append(asyncio.create_task(ledger.run(calls[0], holding)))
+                await until_it_is(sql, SOMEBODY_BLOCKED)
+                blocked.set()
+                await asyncio.sleep(0.01)
+                for task in tasks:
+                    task.cancel()
+                await asyncio.sleep(0)
+            ended = await asyncio.gather(*tasks, return_exceptions=True)
+            assert {type(end) for end in ended} == {asyncio.CancelledError}
+            assert [await ledger.run(call, never) for call in calls] == ["done"] * 5
+
+    asyncio.run(main())
+
+
+def test_a_task_that_is_cancelled_again_and_again_while_it_settles_goes_and_is_settled(dsn, sql) -> None:
+    async def main() -> None:
+        async with opened(dsn) as ledger:
+            with sql.transaction():
+
+                def handler() -> str:
+                    sql.execute(LOCK_CALL, (ledger.key(REFUND),))
+                    return "done"
+
+                task = asyncio.create_task(ledger.run(REFUND, handler))
+                await until_it_is(sql, SOMEBODY_BLOCKED)
+                async with asyncio.timeout(5):
+                    while not task.done():
+                        task.cancel()
+                        await asyncio.sleep(0.05)
+                assert task.cancelled()
+            assert await ledger.run(REFUND, never) == "done"
+
+    asyncio.run(main())
+
+
 def test_a_program_that_is_interrupted_while_it_settles_has_settled(dsn: str, sql: psycopg.Connection) -> None:
     # As Ctrl-C does: the main task is cancelled, and with its end the loop cuts off all that is left.
     ledger = AsyncLedger(dsn)

@@ -299,6 +299,11 @@ def test_what_the_call_itself_says_it_costs_wins_over_the_rule() -> None:
     assert reserved(Money("40", "EUR"), {}, cost=Money("1", "USD")) == {"calls": 1, "USD": 1_000_000}
 
 
+def test_words_where_an_amount_should_be_are_repeated_to_whoever_is_refused() -> None:
+    with pytest.raises(Undescribable, match="cannot be read from its arguments: ValueError: 'ten' is not an amount"):
+        reserved(IN_EUR, {"amount": "ten"})
+
+
 @pytest.mark.parametrize(
     "bad", [None, True, "ten", "", -1, -0.01, math.nan, math.inf, "NaN", "1e-7", 1e300, 10**12, [1], {"eur": 1}]
 )

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from spanledger.cli import control, decide, look, set_up
-from spanledger.cli.common import EXIT_NOT_DONE, EXIT_UNAVAILABLE, EXIT_USAGE, Commands
+from spanledger.cli.common import EXIT_INTERRUPTED, EXIT_NOT_DONE, EXIT_UNAVAILABLE, EXIT_USAGE, Commands
 from spanledger.errors import ConfigError, LedgerUnavailable, SpanledgerError
 
 
@@ -34,6 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SpanledgerError as error:
         print(f"spanledger: {error}", file=sys.stderr)
         return EXIT_NOT_DONE
+    except KeyboardInterrupt:
+        print("spanledger: interrupted; look whether it was done before you do it again", file=sys.stderr)
+        return EXIT_INTERRUPTED
     except BrokenPipeError:
         # `spanledger calls | head`: the reader has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import datetime as dt
 import getpass
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +17,7 @@ from typing import Any
 
 from spanledger.errors import ConfigError, SpanledgerError
 
-EXIT_NOT_DONE, EXIT_USAGE, EXIT_UNAVAILABLE = 1, 2, 3
+EXIT_NOT_DONE, EXIT_USAGE, EXIT_UNAVAILABLE, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 Run = Callable[[argparse.Namespace], int]
 
@@ -60,6 +61,7 @@ class Commands:
         if tenant:
             command.add_argument(
                 "--tenant",
+                type=words,
                 default=argparse.SUPPRESS if self._nested else None,
                 help="whose (SPANLEDGER_TENANT, else the file's)",
             )
@@ -81,7 +83,7 @@ def opened(arguments: argparse.Namespace) -> Iterator[Any]:
 
 def name_decider(command: argparse.ArgumentParser) -> None:
     """Let a command be told who decides."""
-    command.add_argument("--by", default=None, help="who says so (your user name)")
+    command.add_argument("--by", type=words, help="who says so (your user name)")
 
 
 def decider(arguments: argparse.Namespace) -> str:
@@ -96,6 +98,28 @@ def decider(arguments: argparse.Namespace) -> str:
         return getpass.getuser()
     except (KeyError, OSError, ImportError):
         raise ConfigError("this machine does not know who you are: say so by --by") from None
+
+
+def words(text: str) -> str:
+    """Read a text that names something: an empty one is a variable that nobody set, and never whatever there is.
+
+    Raises:
+        argparse.ArgumentTypeError: It is empty.
+    """
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"it is empty: {text!r}")
+    return text
+
+
+def count(text: str) -> int:
+    """Read how many.
+
+    Raises:
+        argparse.ArgumentTypeError: It is not a whole number, at least 1.
+    """
+    if not (text.isascii() and text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, at least 1")
+    return int(text)
 
 
 def found_call(ledger: Any, key: str) -> dict[str, Any]:
@@ -114,4 +138,8 @@ def shown(value: object) -> str:
 
 def answer(arguments: argparse.Namespace, data: Any, lines: Iterable[str]) -> None:
     """Print JSON where that was asked for, else lines."""
-    print(json.dumps(data, indent=2, default=str) if arguments.json else "\n".join(lines))
+    print(json.dumps(data, indent=2, default=_plain) if arguments.json else "\n".join(lines))
+
+
+def _plain(value: object) -> str:
+    return value.isoformat() if isinstance(value, dt.datetime) else str(value)

@@ -11,7 +11,7 @@ import argparse
 import dataclasses
 from typing import Any
 
-from spanledger.cli.common import Commands, answer, decider, name_decider, opened, shown
+from spanledger.cli.common import Commands, answer, decider, name_decider, opened, shown, words
 from spanledger.cli.look import control_text
 from spanledger.config import Config
 from spanledger.core.approvals import Over
@@ -72,10 +72,10 @@ def _add_budget_commands(commands: Commands) -> None:
         command.add_argument("name", help="the budget's name")
         command.add_argument(figure, help=text)
         name_decider(command)
-    change.add_argument("--match", help="name of the tools or models it covers; * stands for any text")
+    change.add_argument("--match", type=words, help="name of the tools or models it covers; * stands for any text")
     change.add_argument("--per", help="what it is kept apart by, for example actor,tool; or none")
     change.add_argument("--window", help="hour, day, month, a number of seconds (rolling), or none")
-    change.add_argument("--timezone", help="where the calendar is, for example Europe/Berlin")
+    change.add_argument("--timezone", type=words, help="where the calendar is, for example Europe/Berlin")
     change.add_argument("--soft", help="warn beyond this: an amount, a share such as 0.8, or none")
     top_up.add_argument(
         "--scope",

@@ -11,7 +11,7 @@ import dataclasses
 import json
 from typing import Any
 
-from spanledger.cli.common import Commands, answer, decider, found_call, name_decider, opened, shown
+from spanledger.cli.common import Commands, answer, decider, found_call, name_decider, opened, shown, words
 from spanledger.core.approvals import Approval
 from spanledger.errors import ConfigError, SpanledgerError
 
@@ -46,9 +46,11 @@ def add_to(commands: Commands) -> None:
         'spanledger cancel 1cc4d506 --reason "the customer changed their mind"',
     )
     for command in (approve, deny):
-        command.add_argument("id", help="the request's id, or its beginning; `spanledger approvals` lists them")
+        command.add_argument(
+            "id", type=words, help="the request's id, or its beginning; `spanledger approvals` lists them"
+        )
     for command in (resolve, cancel):
-        command.add_argument("key", help="the call's key, or its beginning")
+        command.add_argument("key", type=words, help="the call's key, or its beginning")
     for command in (deny, resolve, cancel):
         command.add_argument("--reason", help="kept in the ledger")
     for command in (approve, deny, resolve, cancel):

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from spanledger.cli.common import Commands, answer, found_call, opened, shown
+from spanledger.cli.common import Commands, answer, count, found_call, opened, shown, words
 from spanledger.core.approvals import Approval
 from spanledger.core.controls import stopping_row
 from spanledger.core.money import amount_of
@@ -33,18 +33,18 @@ def add_to(commands: Commands) -> None:
     for name in ("workflow", "tool", "agent", "actor"):
         calls.add_argument(f"--{name}", help=f"only calls of this {name}")
     calls.add_argument("--since", type=moment, help="only calls first made since then: 30m, 2h, 7d, or 2026-11-24")
-    calls.add_argument("--limit", type=int, default=100, help="at most so many (100)")
+    calls.add_argument("--limit", type=count, default=100, help="at most so many (100)")
     show = commands.add(
         "show", _show, "Show one call, who was asked about it, and its history.", "spanledger show 1cc4d506"
     )
-    show.add_argument("key", help="the call's key, or its beginning")
+    show.add_argument("key", type=words, help="the call's key, or its beginning")
     approvals = commands.add(
         "approvals", _approvals, "List what waits for a person's consent, the oldest first.", "spanledger approvals"
     )
     which = approvals.add_mutually_exclusive_group()
     which.add_argument("--state", choices=APPROVAL_STATES, default="pending", help="in this state instead of pending")
     which.add_argument("--all", action="store_true", help="in every state")
-    approvals.add_argument("--limit", type=int, default=100, help="at most so many (100)")
+    approvals.add_argument("--limit", type=count, default=100, help="at most so many (100)")
     controls = commands.add(
         "controls", _controls, "List switches, approvals and rates that are in force.", "spanledger controls"
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from spanledger.cli.common import EXIT_NOT_DONE, Commands, answer, decider, name_decider, opened
+from spanledger.cli.common import EXIT_NOT_DONE, Commands, answer, decider, name_decider, opened, words
 from spanledger.errors import SpanledgerError
 
 _KINDS = {
@@ -43,25 +43,34 @@ def add_to(commands: Commands) -> None:
         "spanledger role acme_agents --kind agent --tenant acme",
         tenant=False,
     )
-    role.add_argument("role", help="name of the database role")
+    role.add_argument("role", type=words, help="name of the database role")
     choice = role.add_mutually_exclusive_group(required=True)
     choice.add_argument(
         "--kind", choices=tuple(_KINDS), help="; ".join(f"{kind}: {may}" for kind, may in _KINDS.items())
     )
     choice.add_argument("--remove", action="store_true", help="take all its rights on the tenant back")
-    role.add_argument("--tenant", required=True, help="the tenant, or '*' for all")
+    role.add_argument("--tenant", type=words, required=True, help="the tenant, or '*' for all")
     name_decider(role)
 
 
-def _demo(_: argparse.Namespace) -> int:
+def _demo(arguments: argparse.Namespace) -> int:
+    import contextlib
+    import io
+
     from spanledger.demo.main import main as demo
     from spanledger.demo.scenes import DemoFailed
 
     try:
-        return demo()
+        if not arguments.json:
+            return demo()
+        told = io.StringIO()
+        with contextlib.redirect_stdout(told):
+            demo()
     except DemoFailed as error:
         print(f"spanledger: {error}", file=sys.stderr)
         return EXIT_NOT_DONE
+    answer(arguments, {"told": told.getvalue().splitlines()}, ())
+    return 0
 
 
 def _migrate(arguments: argparse.Namespace) -> int:

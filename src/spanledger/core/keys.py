@@ -20,7 +20,7 @@ from spanledger.core.values import NotJsonError, canonical, canonical_of
 from spanledger.errors import Undescribable
 
 _DERIVED = (ScopeSource.FRAMEWORK, ScopeSource.CONVERSATION)
-_TEXTS = ("name", "workflow_id", "turn", "call_id", "agent", "actor", "key")
+_TEXTS = ("tenant", "name", "workflow_id", "turn", "call_id", "agent", "actor", "key")
 # NUL and halves of surrogate pairs, which a model's JSON can hold and Postgres cannot.
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
@@ -58,7 +58,14 @@ def scope_of(call: Call, terms: Terms) -> str:
 
 
 def _check_texts(call: Call, tenant: str) -> None:
-    texts = {"tenant": tenant} | {name: getattr(call, name) for name in _TEXTS}
+    given = (tenant, call.name, call.workflow_id, call.turn, call.call_id, call.agent, call.actor, call.key)
+    try:
+        # One search in all of them: nearly always there is nothing to find.
+        if call.resource is None and not _UNSTORABLE.search("".join([text for text in given if text is not None])):
+            return
+    except TypeError:  # one of them is no text
+        pass
+    texts = dict(zip(_TEXTS, given, strict=True))
     if call.resource is not None:
         texts |= {"resource.namespace": call.resource.namespace, "resource.type": call.resource.type}
     for name, text in texts.items():

@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any
 
@@ -66,7 +66,10 @@ class ArgumentAmount:
         if self.currency is None:
             return Tokens(value) if self.unit == "tokens" else Calls(value)
         # A model's JSON makes 10.5 a float; its shortest text is the number the model wrote.
-        number = Decimal(float.__repr__(value) if isinstance(value, float) else value)
+        try:
+            number = Decimal(float.__repr__(value) if isinstance(value, float) else value)
+        except InvalidOperation:
+            raise ValueError(f"{value!r} is not an amount") from None
         if isinstance(value, bool) or not number.is_finite():
             raise ValueError(f"{value!r} is not an amount")
         return Money(number.scaleb(-self.scale, EXACT), self.currency)

@@ -13,7 +13,7 @@ from spanledger.core.asking import Ask, Asking, Keep, Steps
 from spanledger.core.call import EXECUTE_TOOL, Begun, Codec, Ended, Outcome
 from spanledger.core.outcomes import describe_error, is_ambiguous, storable
 from spanledger.core.values import encode, serialize
-from spanledger.errors import LedgerUnavailable
+from spanledger.errors import LedgerUnavailable, SpanledgerError
 
 logger = logging.getLogger("spanledger.core")
 
@@ -74,7 +74,10 @@ def _spooled(name: str, recorded: str, ask: Ask, error: BaseException) -> Steps[
         kept = False
     then = "is kept on disk and told later" if kept else "counts as unknown once its lease is over"
     level = logging.ERROR if isinstance(error, Exception) else logging.INFO  # interrupted: perhaps it was recorded
-    logger.log(level, "%s: its outcome (%s) could not be recorded; it %s", name, recorded, then, exc_info=error)
+    text = "%s: its outcome (%s) could not be recorded; it %s: %s"
+    # What we raise ourselves says all there is to say.
+    trace = None if isinstance(error, SpanledgerError) else error
+    logger.log(level, text, name, recorded, then, str(error) or type(error).__name__, exc_info=trace)
     return "spooled" if kept else None
 
 

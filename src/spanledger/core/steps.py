@@ -144,22 +144,25 @@ def claimed(asking: Asking, wait_s: float | None = None, *, or_unguarded: bool =
         wait_s: Whoever asks will wait so long to be woken.
         or_unguarded: It will be invoked where there is no answer.
     """
-    item = {"key": asking.identity.key, "attempt_id": asking.attempt_id, "not_invoked": True, "tool": asking.call.name}
-    unclaim = Ask("fail", asking.tenant, item, shielded=True)
     try:
         return (yield asking.ask(wait_s))  # type: ignore[no-any-return]
     except LedgerUnavailable as error:
         if error.asked and not or_unguarded:
-            yield Keep(unclaim)
+            yield Keep(_unclaim(asking))
         raise
     except (Exception, GeneratorExit):
         raise
     except BaseException:
         try:
-            yield unclaim
+            yield _unclaim(asking)
         except Exception:  # the interruption goes on, whatever becomes of the claim
             logger.exception("%s was interrupted, and its claim could not be given back", asking.call.name)
         raise
+
+
+def _unclaim(asking: Asking) -> Ask:
+    item = {"key": asking.identity.key, "attempt_id": asking.attempt_id, "not_invoked": True, "tool": asking.call.name}
+    return Ask("fail", asking.tenant, item, shielded=True)
 
 
 def _probe(asking: Asking, begun: Begun) -> Steps[Resolution]:

@@ -30,11 +30,19 @@ def examine(tenant: str | None = None) -> list[Finding]:
         config = dataclasses.replace(config, tenant=tenant or config.tenant)
     except SpanledgerError as error:
         return [*findings, Finding("configuration", BAD, str(error), "correct it; nothing else was looked at")]
-    off = "nothing is guarded: unset SPANLEDGER_MODE or remove `mode` from the file" if config.mode == "off" else None
-    findings.append(Finding("configuration", BAD if off else OK, shown(config), off))
+    off = config.mode == "off"
+    findings.append(Finding("configuration", BAD if off else OK, shown(config), _to_configure(config)))
     for about, look in (("ledger", _ledger), ("libraries", _libraries), ("export", _export)):
         findings += _safely(about, look, config)
     return findings
+
+
+def _to_configure(config: Config) -> str | None:
+    if config.mode == "off":
+        return "nothing is guarded: unset SPANLEDGER_MODE or remove `mode` from the file"
+    if not config.rules:
+        return "name the tools that change the world in a spanledger.toml, looked for here, or by SPANLEDGER_CONFIG"
+    return None
 
 
 def _safely(about: str, look: Callable[[Config], Iterator[Finding]], config: Config) -> Iterator[Finding]:

@@ -61,14 +61,14 @@ def _of_server(found: Checkup, *, embedded: bool) -> Iterator[Finding]:
     yield Finding(
         "round trip",
         WARN if slow else OK,
-        f"{found.round_trip_s * 1e3:.1f} ms; a guarded call takes two of them",
+        f"{found.round_trip_s * 1e3:.2f} ms; a guarded call takes two of them",
         "move the program and its ledger closer together" if slow else None,
     )
     apart = abs(found.clock_ahead_s) > CLOCK_MAX_S
     yield Finding(
         "clock",
         WARN if apart else OK,
-        f"the ledger's clock is {found.clock_ahead_s:+.1f} s from this machine's; verdicts use the ledger's alone",
+        f"the ledger's clock is {found.clock_ahead_s:+z.1f} s from this machine's; verdicts use the ledger's alone",
         "set the clocks, or spans and ledger rows are hard to compare" if apart else None,
     )
     yield _of_waiting(found)

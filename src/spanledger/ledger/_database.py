@@ -37,6 +37,7 @@ from spanledger.ledger._functions import (
     Query,
     Run,
     answer,
+    bad_dsn,
     no_connection,
     question,
     together,
@@ -131,7 +132,7 @@ class Database:
         try:
             given = psycopg.conninfo.conninfo_to_dict(text)
         except psycopg.ProgrammingError as error:
-            raise ConfigError(f"SPANLEDGER_DSN is not a Postgres connection string: {str(error).strip()}") from None
+            raise bad_dsn(error) from None
         if not given:
             # libpq would fall back to whatever database is nearest.
             raise ConfigError("the ledger's DSN is empty; see SPANLEDGER_DSN and SPANLEDGER_DSN_FILE")

@@ -50,6 +50,8 @@ class BlockingDriver:
 
     def _carry_out(self, step: Any, invoke: Callable[[Begun], Ended] | None, waits: ExitStack) -> Any:
         match step:
+            case Ask():
+                return self.query(step)
             case Invoke():
                 return invoke(step.begun) if invoke else None
             case Listen():
@@ -61,7 +63,7 @@ class BlockingDriver:
             case Keep():
                 return self._database.keep(step)
             case _:
-                return self.query(step)
+                raise TypeError(f"{step!r} is no step")
 
     def query(self, query: Query) -> Any:
         """Ask the ledger, once more where the answer was lost.
@@ -116,6 +118,10 @@ class AwaitingDriver:
         self, step: Any, invoke: Callable[[Begun], Awaitable[Ended]] | None, waits: AsyncExitStack
     ) -> Any:
         match step:
+            case Ask(shielded=False):
+                return await self.query(step)
+            case Ask():
+                return await _seen_through(lambda: self.query(step))
             case Invoke():
                 return await invoke(step.begun) if invoke else None
             case Listen():
@@ -126,10 +132,8 @@ class AwaitingDriver:
                 return await _awaited_value(step.probe)
             case Keep():
                 return await _shielded(asyncio.to_thread(self._database.keep, step))
-            case Ask(shielded=True):
-                return await _shielded(self.query(step))
             case _:
-                return await self.query(step)
+                raise TypeError(f"{step!r} is no step")
 
     async def query(self, query: Query) -> Any:
         """Ask the ledger, once more where the answer was lost.
@@ -158,20 +162,37 @@ class AwaitingDriver:
             raise translated(error) from error
 
 
-_background: set[asyncio.Task[Any]] = set()
+_background: set[asyncio.Future[Any]] = set()
 
 
-async def _shielded(work: Any) -> Any:
+async def _seen_through(ask: Callable[[], Awaitable[Any]]) -> Any:
+    """Ask, even if the caller is cancelled meanwhile: then once more, where a cancellation does not reach.
+
+    Hardly any caller is cancelled, and a task for every question would cost more than all else that the driver does.
+    """
+    try:
+        return await ask()
+    except asyncio.CancelledError:
+        # A loop that is being shut down would cut off what is left in the background.
+        await asyncio.wait([_in_background(ask())])
+        raise
+
+
+async def _shielded(work: Awaitable[Any]) -> Any:
     """Await `work`, even if the caller is cancelled meanwhile; cancelled again, it goes on in the background."""
-    task = asyncio.ensure_future(work)
-    _background.add(task)
-    task.add_done_callback(_background.discard)
+    task = _in_background(work)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        # A loop that is being shut down would cut off what is left in the background.
         await asyncio.wait([task])
         raise
+
+
+def _in_background(work: Awaitable[Any]) -> asyncio.Future[Any]:
+    task = asyncio.ensure_future(work)
+    _background.add(task)
+    task.add_done_callback(_background.discard)
+    return task
 
 
 def _blocking_value(value: Any) -> Any:

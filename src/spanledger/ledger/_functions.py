@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -167,12 +168,26 @@ def translated(error: psycopg.Error) -> Exception:
     if error.sqlstate in ("SL001", "22023"):  # ours, and a time zone that the database does not know
         return ConfigError(str(error.diag.message_primary))
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
-        return ConfigError(f"the database role may not do this: {error.diag.message_primary}")
+        return ConfigError(
+            f"the database role may not do this: {error.diag.message_primary}; "
+            "`spanledger role` says who may, `spanledger doctor` what this role may"
+        )
     words = str(error).strip() or type(error).__name__
     if isinstance(error, psycopg.DataError | psycopg.IntegrityError):
         # It is there and will say so every time; a rule for when it is down does not apply.
-        return ConfigError(f"the ledger cannot take this: {words}")
+        # The primary message, because the rest may show the row.
+        return ConfigError(f"the ledger cannot take this: {error.diag.message_primary or words}")
     return LedgerUnavailable(f"the ledger did not answer: {words}", asked=_was_asked(error))
+
+
+def bad_dsn(error: psycopg.Error) -> ConfigError:
+    """Say that a connection string is none, and not what it holds: libpq repeats the part that may be a password."""
+    said = str(error).strip()
+    if not said.startswith(("invalid connection option", "invalid URI query parameter")):
+        said = re.sub(r'".*"', "…", said, flags=re.DOTALL)
+    return ConfigError(
+        f"SPANLEDGER_DSN is not a Postgres connection string: {said}; write it as postgresql://user@host:5432/database"
+    )
 
 
 def no_connection() -> LedgerUnavailable:
@@ -212,9 +227,9 @@ def _was_asked(error: psycopg.Error) -> bool:
 
 
 def _begun(ask: Ask, answer: dict[str, Any]) -> Begun:
-    details = dict(answer)
+    details = answer
     if "budget" in answer:
-        details |= {name: amount_of(answer["unit"], answer[name]) for name in _AMOUNTS}
+        details = answer | {name: amount_of(answer["unit"], answer[name]) for name in _AMOUNTS}
     result = answer.get("result")
     return Begun(
         verdict=Verdict(answer["verdict"]),

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import psycopg
@@ -26,12 +28,35 @@ from spanledger.ledger._wire import AwaitingWire, BlockingWire
 
 CONNECTIONS_MAX = 8
 IDLE_MAX_S = 300.0
+NAME = "spanledger"
+REPEAT_S = 60.0
 
 
 class WiredConnection(BoundedConnection):
     """A pooled connection of threads, and the wire over it."""
 
     wire: BlockingWire
+
+
+class _OnceAMinute(logging.Filter):
+    """Lets our pools say a thing once a minute: while a server is down they try, and would tell, again and again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said_s: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        first = record.args[0] if isinstance(record.args, tuple) and record.args else None
+        if first != NAME and not isinstance(first, WiredConnection):
+            return True  # of a pool of the program's own
+        now_s = time.monotonic()
+        if now_s - self._said_s.get(record.msg, -REPEAT_S) < REPEAT_S:
+            return False
+        self._said_s[record.msg] = now_s
+        return True
+
+
+logging.getLogger("psycopg.pool").addFilter(_OnceAMinute())
 
 
 class BlockingPool:
@@ -51,7 +76,7 @@ class BlockingPool:
         self._timeout_s = timeout_s
         self._pool = psycopg_pool.ConnectionPool(
             conninfo, min_size=0, max_size=CONNECTIONS_MAX, max_idle=IDLE_MAX_S, open=True, timeout=timeout_s,
-            num_workers=1, reconnect_timeout=timeout_s, name="spanledger", kwargs={"autocommit": True},
+            num_workers=1, reconnect_timeout=timeout_s, name=NAME, kwargs={"autocommit": True},
             connection_class=WiredConnection, configure=self._wire,
         )  # fmt: skip
 
@@ -107,23 +132,30 @@ class AwaitingPool:
         self._idle: list[AwaitingWire] = []
         self._keeper: AsyncGenerator[None, None] | None = None
 
-    @contextlib.asynccontextmanager
-    async def lent(self) -> AsyncIterator[AwaitingWire]:
+    def lent(self) -> AbstractAsyncContextManager[AwaitingWire]:
         """Lend a connection.
 
         Raises:
             LedgerUnavailable: None was to be had in time.
         """
+        return _Lent(self)
+
+    async def borrow(self) -> AwaitingWire:
+        """Give a connection to somebody who will `take_back` it."""
         if self._free.locked():
             await self._wait_for_one()
         else:
             await self._free.acquire()
         try:
-            wire = await self._idle_one() or await self._opened()
-            try:
-                yield wire
-            finally:
-                await self._take_back(wire)
+            return await self._idle_one() or await self._opened()
+        except BaseException:
+            self._free.release()
+            raise
+
+    async def take_back(self, wire: AwaitingWire) -> None:
+        """Take back what was borrowed."""
+        try:
+            await self._keep(wire)
         finally:
             self._free.release()
 
@@ -163,7 +195,7 @@ class AwaitingPool:
             await wire.close()
         return None
 
-    async def _take_back(self, wire: AwaitingWire) -> None:
+    async def _keep(self, wire: AwaitingWire) -> None:
         if not wire.usable or self._keeper is None:
             await wire.close()
             return
@@ -179,6 +211,22 @@ class AwaitingPool:
             self._keeper = None
             self._closed()
             await self.forget()
+
+
+class _Lent(AbstractAsyncContextManager[AwaitingWire]):
+    """A connection, for as long as it is lent; a generator would cost twice as much, at every statement."""
+
+    __slots__ = ("_pool", "_wire")
+
+    def __init__(self, pool: AwaitingPool) -> None:
+        self._pool = pool
+
+    async def __aenter__(self) -> AwaitingWire:
+        self._wire = await self._pool.borrow()
+        return self._wire
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._pool.take_back(self._wire)
 
 
 def _is_old(wire: AwaitingWire) -> bool:

@@ -217,7 +217,8 @@ def _values(answer: Answer, count: int) -> tuple[list[Any], Exception | None]:
     """Return the answer of each question, or the error of all."""
     if answer.error is not None or answer.result is None:
         return [None] * count, answer.error
-    values = json.loads(answer.result.get_value(0, 0) or b"[]")
+    # As text: of bytes, `loads` would first find out how they are encoded.
+    values = json.loads((answer.result.get_value(0, 0) or b"[]").decode())
     if len(values) != count:
         return [None] * count, LedgerUnavailable(f"the ledger gave {len(values)} answers to {count} questions")
     return values, None

@@ -19,7 +19,6 @@ from spanledger.core.budgets import Balance
 from spanledger.core.call import Begun, Call, Outcome, ToolCall, Verdict
 from spanledger.core.money import Amount, amount_of
 from spanledger.core.outcomes import describe_error, is_ambiguous, storable
-from spanledger.core.rules import terms_for
 from spanledger.core.settling import keep_plain, kept_text
 from spanledger.core.steps import RESOLUTIONS
 from spanledger.core.values import decode, encode
@@ -63,7 +62,7 @@ def asking(config: Config, call: ToolCall) -> Asking:
 
 def settle(config: Config, begun: Begun, result: Any, cost: Amount | None) -> Ask:
     text = None
-    if terms_for(Call(begun.tool, opted_in=True), config.rules).keep_result and begun.key_source != "none":
+    if config.terms(Call(begun.tool, opted_in=True)).keep_result and begun.key_source != "none":
         text = kept_text(begun.tool, result, PlainCodec(), config.result_bytes_max)
     item = ended(begun, cost) | {"result": text, "result_kept": text is not None}
     return Ask("settle", begun.tenant, item, shielded=True)
@@ -71,7 +70,7 @@ def settle(config: Config, begun: Begun, result: Any, cost: Amount | None) -> As
 
 def fail(config: Config, begun: Begun, error: BaseException, outcome_unknown: bool | None) -> Ask:
     if outcome_unknown is None:
-        outcome_unknown = is_ambiguous(error, terms_for(Call(begun.tool, opted_in=True), config.rules))
+        outcome_unknown = is_ambiguous(error, config.terms(Call(begun.tool, opted_in=True)))
     item = ended(begun, None) | {"error": describe_error(error), "outcome_unknown": outcome_unknown}
     return Ask("fail", begun.tenant, item, shielded=True)
 

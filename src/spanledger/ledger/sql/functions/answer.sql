@@ -1,4 +1,5 @@
--- What every answer says about a call that is there already. In SQL, so that it becomes part of the statement that asks.
+-- What every answer says about a call that is there already. In SQL, so that it becomes part of the statement that
+-- asks.
 create or replace function spanledger.answer(p_call spanledger.call, p_item jsonb)
 returns jsonb
 language sql stable

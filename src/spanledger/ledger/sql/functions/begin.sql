@@ -1,15 +1,16 @@
 -- May these calls run? One answer per item, in order.
 --
--- Order of locks, the same in every transaction: claims (advisory, by hash), calls (by key), accounts (by id).
--- Items are decided in the order they came, each as if it were alone. A call is written once: claimed and
--- reserved together, or refused. An item that makes no sense (an id that is no UUID) is an error of the whole statement,
--- which then has done nothing: whoever asked asks again about each item alone.
+-- Order of locks, the same in every transaction: claims (advisory, by hash), calls (by key), accounts (by id). Items
+-- are decided in the order they came, each as if it were alone. A call is written once: claimed and reserved together,
+-- or refused. An item that makes no sense (an id that is no UUID) is an error of the whole statement, which then has
+-- done nothing: whoever asked asks again about each item alone.
 --
--- In every transaction, PL/pgSQL prepares each expression that it meets anew. So the two ways that nearly all calls take,
--- a replay and a fresh call that nothing restricts, are one statement each.
+-- In every transaction, PL/pgSQL prepares each expression that it meets anew. So the two ways that nearly all calls
+-- take, a replay and a fresh call that nothing restricts, are one statement each.
 --
--- Plans are made once for all calls (generic), here and in what this calls: the planner takes one made for the items at hand to
--- be cheaper, and would plan anew at each call. So no statement may leave it to estimates whether a key is looked up.
+-- Plans are made once for all calls (generic), here and in what this calls: the planner takes one made for the items at
+-- hand to be cheaper, and would plan anew at each call. So no statement may leave it to estimates whether a key is
+-- looked up.
 create or replace function spanledger_v1.begin(p_tenant text, p_items jsonb)
 returns jsonb
 language plpgsql volatile security definer

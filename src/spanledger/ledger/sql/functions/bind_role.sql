@@ -1,5 +1,5 @@
--- Bind a database role to a tenant, '*' for all of them, as an agent, an operator or an approver. Only the ledger's owner may: it runs
--- as whoever calls it.
+-- Bind a database role to a tenant, '*' for all of them, as an agent, an operator or an approver. Only the ledger's
+-- owner may: it runs as whoever calls it.
 create or replace function spanledger_v1.bind_role(p_role text, p_kind text, p_tenant text, p_by text)
 returns void
 language plpgsql volatile

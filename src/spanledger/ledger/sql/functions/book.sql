@@ -1,6 +1,6 @@
--- Book a call on its accounts: take amounts off what is held, count them as spent, or both. A unit the caller gave a cost
--- for is spent at that cost, in another currency at the rate of the reservation, every other at the amount. Calls count
--- as they are. What was spent beyond a limit is kept in history.
+-- Book a call on its accounts: take amounts off what is held, count them as spent, or both. A unit the caller gave a
+-- cost for is spent at that cost, in another currency at the rate of the reservation, every other at the amount. Calls
+-- count as they are. What was spent beyond a limit is kept in history.
 create or replace function spanledger.book(
     p_call spanledger.call, p_amounts bigint[], p_cost jsonb, p_release boolean, p_spend boolean)
 returns void

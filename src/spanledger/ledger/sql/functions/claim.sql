@@ -1,5 +1,5 @@
--- Decide the items that have no answer yet, in their order: reserve from every matching budget and claim the call, ask a
--- person, or refuse. Every call is locked already. Amounts that a call still holds from an attempt of unknown outcome
+-- Decide the items that have no answer yet, in their order: reserve from every matching budget and claim the call, ask
+-- a person, or refuse. Every call is locked already. Amounts that a call still holds from an attempt of unknown outcome
 -- are given back to it first. New calls are written together, as accounts are, when all is decided.
 create or replace function spanledger.claim(
     p_tenant text, p_items jsonb, p_calls spanledger.call[], p_answers jsonb[])

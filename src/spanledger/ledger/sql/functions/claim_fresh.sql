@@ -1,5 +1,5 @@
--- Claim calls of which the first look found no row, where no operator's control is in force. Whatever is not claimed here is
--- left without an answer: somebody else was faster, or a budget has no room for all of them.
+-- Claim calls of which the first look found no row, where no operator's control is in force. Whatever is not claimed
+-- here is left without an answer: somebody else was faster, or a budget has no room for all of them.
 create or replace function spanledger.claim_fresh(
     p_tenant text, p_items jsonb, p_fresh integer[], p_answers jsonb[])
 returns jsonb[]

@@ -1,6 +1,6 @@
--- Claim new calls that nothing but budgets restricts, all of them, where every budget has room for all. Null, and nothing is
--- written, where one has not or something needs a closer look: then `spanledger.claim` decides one after the other.
--- Accounts are locked by id.
+-- Claim new calls that nothing but budgets restricts, all of them, where every budget has room for all. Null, and
+-- nothing is written, where one has not or something needs a closer look: then `spanledger.claim` decides one after the
+-- other. Accounts are locked by id.
 create or replace function spanledger.claim_together(p_tenant text, p_items jsonb, p_fresh integer[])
 returns jsonb
 language plpgsql volatile

@@ -1,5 +1,5 @@
--- An amount in another currency, rounded up, at the rate that was in force and known at that time; null without one. What
--- is beyond counting is more than every limit.
+-- An amount in another currency, rounded up, at the rate that was in force and known at that time; null without one.
+-- What is beyond counting is more than every limit.
 create or replace function spanledger.convert(
     p_tenant text, p_steps bigint, p_from text, p_to text, p_at timestamptz)
 returns bigint

@@ -1,5 +1,5 @@
--- Give every bound role what its kinds may use, and nobody else anything. Run by the owner after each migration, because
--- a function that was made anew may be used by everybody.
+-- Give every bound role what its kinds may use, and nobody else anything. Run by the owner after each migration,
+-- because a function that was made anew may be used by everybody.
 create or replace function spanledger.grant_rights()
 returns void
 language plpgsql volatile

@@ -1,5 +1,6 @@
--- Write calls that begin and were not there. `p_found` is {item: what `reserve` found}, null where nothing restricts them.
--- Returns which were written; one that somebody else has written meanwhile, or that stands twice among them, is not.
+-- Write calls that begin and were not there. `p_found` is {item: what `reserve` found}, null where nothing restricts
+-- them. Returns which were written; one that somebody else has written meanwhile, or that stands twice among them, is
+-- not.
 create or replace function spanledger.insert_calls(p_tenant text, p_items jsonb, p_fresh integer[], p_found jsonb)
 returns integer[]
 language plpgsql volatile

@@ -1,5 +1,5 @@
--- Lock the calls of these items, by key. One after the other: the planner would take a table of a few thousand calls to be
--- read faster as a whole.
+-- Lock the calls of these items, by key. One after the other: the planner would take a table of a few thousand calls to
+-- be read faster as a whole.
 create or replace function spanledger.lock_calls(p_tenant text, p_items jsonb)
 returns void
 language plpgsql volatile

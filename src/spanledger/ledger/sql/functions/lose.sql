@@ -1,4 +1,5 @@
--- Calls to models whose worker is gone have failed: there is no effect to find out about, and what they held is released.
+-- Calls to models whose worker is gone have failed: there is no effect to find out about, and what they held is
+-- released.
 create or replace function spanledger.lose(p_tenant text, p_calls spanledger.call[], p_now timestamptz)
 returns void
 language plpgsql volatile

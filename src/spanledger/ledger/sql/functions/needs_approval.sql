@@ -1,5 +1,5 @@
--- Whether an approval is needed: true, or {"unit": …, "steps": …}: where the call reserves more than that, or nobody can
--- tell how much.
+-- Whether an approval is needed: true, or {"unit": …, "steps": …}: where the call reserves more than that, or nobody
+-- can tell how much.
 create or replace function spanledger.needs_approval(
     p_tenant text, p_approval jsonb, p_item jsonb, p_now timestamptz)
 returns boolean

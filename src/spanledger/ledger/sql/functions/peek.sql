@@ -1,4 +1,5 @@
--- Whether calls that somebody waits for have changed: they do not run and are not pending any more, or their time is over.
+-- Whether calls that somebody waits for have changed: they do not run and are not pending any more, or their time is
+-- over.
 create or replace function spanledger_v1.peek(p_tenant text, p_items jsonb)
 returns jsonb
 language plpgsql stable security definer

@@ -1,5 +1,5 @@
--- A probe found out what became of calls of unknown outcome. Only who holds the call's probe, by `probe_id`, may say so:
--- an agent can ask the outside world, and cannot resolve whatever it likes.
+-- A probe found out what became of calls of unknown outcome. Only who holds the call's probe, by `probe_id`, may say
+-- so: an agent can ask the outside world, and cannot resolve whatever it likes.
 create or replace function spanledger_v1.probed(p_tenant text, p_items jsonb)
 returns jsonb
 language plpgsql volatile security definer

@@ -1,5 +1,6 @@
--- What one item takes from each account it wants: {accounts, ids, amounts, budgets}, or {refusal} of the first budget, by
--- name, that has too little left. Ids, amounts and units are arrays as Postgres writes them. Nothing is written here.
+-- What one item takes from each account it wants: {accounts, ids, amounts, budgets}, or {refusal} of the first budget,
+-- by name, that has too little left. Ids, amounts and units are arrays as Postgres writes them. Nothing is written
+-- here.
 create or replace function spanledger.reserve(
     p_tenant text, p_item jsonb, p_call spanledger.call, p_wanted jsonb, p_accounts jsonb, p_now timestamptz)
 returns jsonb

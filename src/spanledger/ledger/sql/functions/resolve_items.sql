@@ -30,7 +30,8 @@ begin
         end if;
         if v_call.tenant is null
             or v_call.attempt <> coalesce((v_item ->> 'attempt')::integer, v_call.attempt)
-            or not (v_call.state = 'unknown' or (v_call.state in ('failed', 'cancelled', 'denied', 'expired') and v_outcome = 'retry')) then
+            or not (v_call.state = 'unknown' or (v_outcome = 'retry'
+                and v_call.state in ('failed', 'cancelled', 'denied', 'expired'))) then
             v_answers[v_i] := jsonb_build_object('done', false, 'state', v_call.state);
             continue;
         end if;

@@ -1,4 +1,5 @@
--- How an account stands: all that counts against its limit, which of a rolling window is what its live slices hold together.
+-- How an account stands: all that counts against its limit, which of a rolling window is what its live slices hold
+-- together.
 create or replace function spanledger.standing(
     p_account bigint, out budget text, out scope text, out unit text,
     out limit_steps bigint, out spent_steps bigint, out held_steps bigint, out remaining_steps bigint)

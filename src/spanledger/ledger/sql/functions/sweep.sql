@@ -1,6 +1,7 @@
--- Take the dead for dead: running calls whose lease is over and who reserved from these accounts, or from older slices of
--- the same rolling windows, a bounded number. A tool's outcome is unknown now, and what it holds stays held. Asking a model changes nothing that somebody would have to
--- find out about: it failed, and what it held is released. Returns how many were released.
+-- Take the dead for dead: running calls whose lease is over and who reserved from these accounts, or from older slices
+-- of the same rolling windows, a bounded number. A tool's outcome is unknown now, and what it holds stays held. Asking
+-- a model changes nothing that somebody would have to find out about: it failed, and what it held is released. Returns
+-- how many were released.
 create or replace function spanledger.sweep(p_tenant text, p_accounts jsonb, p_now timestamptz)
 returns integer
 language plpgsql volatile

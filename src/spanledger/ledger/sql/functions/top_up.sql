@@ -1,5 +1,6 @@
--- Raise what a budget may spend in its present window; of one that is kept apart, in one scope, {"actor": "u_42"}. Returns
--- whether there is such a budget in that unit. Asked again with the same id, because the answer was lost, it is done once.
+-- Raise what a budget may spend in its present window; of one that is kept apart, in one scope, {"actor": "u_42"}.
+-- Returns whether there is such a budget in that unit. Asked again with the same id, because the answer was lost, it is
+-- done once.
 drop function if exists spanledger_v1.top_up(text, text, text, bigint, text, jsonb);
 create or replace function spanledger_v1.top_up(
     p_tenant text, p_budget text, p_unit text, p_steps bigint, p_by text, p_scope jsonb default '{}',
