@@ -42,12 +42,14 @@ SETTINGS = {
 }
 # Becomes whom Postgres runs as, then Postgres. In a process of its own, because tests start servers while threads run.
 LAUNCHES = """
-import ctypes, os, pathlib, runpy, sys
+import ctypes, os, runpy, sys
 supervisor = runpy.run_path(sys.argv[1])
-supervisor["_choose_account"](pathlib.Path(sys.argv[2]).with_name("postgres")).enter()
+if os.geteuid() == 0:
+    # The one that the data directory was given to: chosen anew, it might be another on a busy machine.
+    next(account for account in supervisor["_accounts_of_root"]() if account.uid == int(sys.argv[2])).enter()
 os.setpgid(0, 0)  # Ctrl-C is the test's
 ctypes.CDLL(None).prctl(1, 3)  # SIGQUIT when the test's main thread ends
-os.execv(sys.argv[2], sys.argv[2:])
+os.execv(sys.argv[3], sys.argv[3:])
 """
 LAUNCHER = (sys.executable, "-I", "-S", "-c", LAUNCHES, _supervisor.__file__)
 SIGNALS = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
@@ -90,7 +92,10 @@ class Server:
         command = [str(BIN_DIR / "postgres"), "-D", str(self.data), "-p", str(self.port), *options]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*LAUNCHER, *command], stdout=log, stderr=log, env=os.environ | dict(environment or {})
+                [*LAUNCHER, str(self.account.uid), *command],
+                stdout=log,
+                stderr=log,
+                env=os.environ | dict(environment or {}),
             )
         self.wait_until_ready()
 
@@ -146,7 +151,11 @@ class Server:
     def _run(self, program: str, *arguments: str, stdin: str = "") -> None:
         command = [str(BIN_DIR / program), *arguments]
         done = subprocess.run(
-            [*LAUNCHER, *command], input=stdin.encode(), capture_output=True, timeout=READY_TIMEOUT_S, check=False
+            [*LAUNCHER, str(self.account.uid), *command],
+            input=stdin.encode(),
+            capture_output=True,
+            timeout=READY_TIMEOUT_S,
+            check=False,
         )
         assert done.returncode == 0, done.stderr.decode()
 
