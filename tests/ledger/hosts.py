@@ -9,7 +9,6 @@ a test's main thread, and end with it.
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import shutil
 import signal
@@ -30,6 +29,20 @@ from spanledger.ledger._binaries import find_binaries
 
 # Looked for once, while the tests are collected: tests themselves do not see the settings of whoever runs them.
 BIN_DIR = find_binaries()
+
+
+def _chosen() -> _supervisor.Account | str:
+    """Who runs the servers, or why nobody can."""
+    try:
+        return _supervisor._choose_account(BIN_DIR / "postgres") if BIN_DIR else "needs the binaries of Postgres"
+    except _supervisor.Unusable as reason:
+        return str(reason)
+
+
+# While nothing else goes on in this process: what root may do, it may not always do beside threads.
+ACCOUNT = _chosen()
+# What we have opened or may open, the servers may too.
+AS_US = isinstance(ACCOUNT, _supervisor.Account) and ACCOUNT.uid == os.geteuid()
 NAME = "spanledger"
 READY_TIMEOUT_S = 60.0
 SETTINGS = {
@@ -232,13 +245,11 @@ def _wait_for_stream(primary: Server, standby: Server) -> None:
         time.sleep(0.05)
 
 
-@functools.lru_cache(maxsize=1)
 def _account() -> _supervisor.Account:
     """Postgres does not run as root: another account then, or what looks like one."""
-    try:
-        return _supervisor._choose_account(BIN_DIR / "postgres")
-    except _supervisor.Unusable as reason:
-        pytest.skip(str(reason))
+    if not isinstance(ACCOUNT, _supervisor.Account):
+        pytest.skip(str(ACCOUNT))
+    return ACCOUNT
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from hosts import running
+from hosts import AS_US, running
 
 from spanledger import Budget, Calls, Config, Ledger, Rule, ToolCall, Verdict
 from spanledger.errors import OutcomeUnknown
@@ -18,6 +18,7 @@ from spanledger.errors import OutcomeUnknown
 FAKETIME = shutil.which("faketime")
 pytestmark = pytest.mark.skipif(FAKETIME is None, reason="needs faketime")
 
+shared_clock = pytest.mark.skipif(not AS_US, reason="the clock's semaphore belongs to whoever starts it")
 CLOCK = ("LD_PRELOAD", "FAKETIME")
 REFUND = ToolCall("refund", {"order_id": "o-1"}, workflow_id="w")
 LEASE_S = 30.0
@@ -81,6 +82,7 @@ def test_what_a_client_whose_clock_is_wrong_has_done_is_recorded_when_it_was_don
         assert ledger.run(REFUND, lambda: pytest.fail("it ran")) == "done"
 
 
+@shared_clock
 @ELSEWHEN
 def test_a_server_whose_clock_is_wrong_is_right(tmp_path: Path, ahead: str) -> None:
     with running(tmp_path / "server") as server:
@@ -102,6 +104,7 @@ def test_a_server_whose_clock_is_wrong_is_right(tmp_path: Path, ahead: str) -> N
             assert (balance.spent, balance.held) == (Calls(1), Calls(1))
 
 
+@shared_clock
 def test_a_server_whose_clock_jumps_ahead_makes_leases_end_and_no_effect_happen_twice(tmp_path: Path) -> None:
     rules = [Rule("refund", lease_s=LEASE_S)]
     with running(tmp_path / "server") as server, Ledger(config=Config(dsn=server.dsn, rules=rules)) as ledger:
