@@ -7,12 +7,13 @@ returns integer
 language plpgsql volatile
 as $$
 declare
-    -- Those are locked. Others of the same budgets are if nobody else has them.
+    -- Those are locked. Others of the same budgets are if nobody else has them. An array, so that they are looked up by
+    -- their ids however small the table is.
     v_ids bigint[] := array(
-        select a.id from spanledger.account a
-        where p_accounts ? a.id::text or (a.held > 0 and (a.tenant, a.budget, a.scope) in (
-            select wanted.tenant, wanted.budget, wanted.scope from spanledger.account wanted
-            where wanted.id in (select k::bigint from jsonb_object_keys(p_accounts) k)))
+        select a.id from spanledger.account wanted
+        join spanledger.account a on a.tenant = wanted.tenant and a.budget = wanted.budget and a.scope = wanted.scope
+        where wanted.id = any (array(select k::bigint from jsonb_object_keys(p_accounts) k))
+            and (a.id = wanted.id or a.held > 0)
         for update of a skip locked);
     v_call spanledger.call;
     v_lost spanledger.call[] := '{}';
