@@ -50,7 +50,7 @@ def finished(asking: Asking, begun: Begun, ended: Ended, codec: Codec) -> Steps[
     return Outcome(begun, ended, recorded=recorded, late=late, result_kept=bool(item.get("result_kept")) and not late)
 
 
-def told(name: str, ask: Ask) -> Steps[bool]:
+def told_by_hand(name: str, ask: Ask) -> Steps[bool]:
     """Tell the ledger how a call ended that somebody has run by hand.
 
     Returns:

@@ -16,7 +16,7 @@ from spanledger.core.approvals import Approval
 from spanledger.core.budgets import Balance
 from spanledger.core.call import Begun, Ended, ToolCall
 from spanledger.core.money import Amount
-from spanledger.core.settling import told
+from spanledger.core.settling import told_by_hand
 from spanledger.core.steps import begun_once, guarded
 from spanledger.ledger import _requests as requests
 from spanledger.ledger._database import Database
@@ -78,11 +78,13 @@ class AsyncLedger:
 
     async def settle(self, begun: Begun, result: Any, cost: Amount | None = None) -> bool:
         """As `Ledger.settle`."""
-        return await self._driver.drive(told(begun.tool, requests.settle(self.config, begun, result, cost)))
+        return await self._driver.drive(told_by_hand(begun.tool, requests.settle(self.config, begun, result, cost)))
 
     async def fail(self, begun: Begun, error: BaseException, outcome_unknown: bool | None = None) -> bool:
         """As `Ledger.fail`."""
-        return await self._driver.drive(told(begun.tool, requests.fail(self.config, begun, error, outcome_unknown)))
+        return await self._driver.drive(
+            told_by_hand(begun.tool, requests.fail(self.config, begun, error, outcome_unknown))
+        )
 
     def key(self, call: ToolCall) -> str:
         """As `Ledger.key`."""

@@ -19,7 +19,7 @@ from spanledger.core.budgets import Balance
 from spanledger.core.call import Begun, Ended, ToolCall
 from spanledger.core.money import Amount
 from spanledger.core.outcomes import no_coroutine
-from spanledger.core.settling import told
+from spanledger.core.settling import told_by_hand
 from spanledger.core.steps import begun_once, guarded
 from spanledger.errors import ConfigError
 from spanledger.ledger import _requests as requests
@@ -122,7 +122,7 @@ class Ledger:
         Returns:
             True; False where a newer attempt owns the call, and this outcome was recorded as late.
         """
-        return self._driver.drive(told(begun.tool, requests.settle(self.config, begun, result, cost)))
+        return self._driver.drive(told_by_hand(begun.tool, requests.settle(self.config, begun, result, cost)))
 
     def fail(self, begun: Begun, error: BaseException, outcome_unknown: bool | None = None) -> bool:
         """Record that a call failed; if the ledger does not answer, it is kept on disk and recorded later.
@@ -135,7 +135,7 @@ class Ledger:
         Returns:
             True; False where a newer attempt owns the call.
         """
-        return self._driver.drive(told(begun.tool, requests.fail(self.config, begun, error, outcome_unknown)))
+        return self._driver.drive(told_by_hand(begun.tool, requests.fail(self.config, begun, error, outcome_unknown)))
 
     def key(self, call: ToolCall) -> str:
         """Return the key of a call, without asking the ledger."""
