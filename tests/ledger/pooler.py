@@ -26,20 +26,20 @@ unix_socket_dir =
 auth_type = any
 pool_mode = {mode}
 default_pool_size = {size}
-max_client_conn = 1000
+max_client_conn = 2000
 """
 
 
 @contextlib.contextmanager
-def pgbouncer(server: str, folder: Path, mode: str) -> Iterator[Callable[[str], str]]:
-    """Start one; turn a DSN into one that goes through it."""
+def pgbouncer(server: str, folder: Path, mode: str, size: int = SERVER_CONNECTIONS) -> Iterator[Callable[[str], str]]:
+    """Start one that has so many connections for each database; turn a DSN into one that goes through it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         listen = free.getsockname()[1]
     given = psycopg.conninfo.conninfo_to_dict(server)
     path = folder / "pgbouncer.ini"
     values = {name: given[name] for name in ("host", "port", "user")}
-    path.write_text(SETTINGS.format(**values, listen=listen, size=SERVER_CONNECTIONS, mode=mode))
+    path.write_text(SETTINGS.format(**values, listen=listen, size=size, mode=mode))
     # It does not run as root, and others cannot reach the server's socket.
     disguise = ["unshare", "--user", f"--map-user={NOBODY}"] if os.geteuid() == 0 else []
     with (path.parent / "log").open("w") as log:

@@ -5,35 +5,18 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hosts import running
 from proxies import Proxy, unix_socket
+from ways import REFUND, either_way, run_blocking
 from worlds import World
 
 from spanledger import AsyncLedger, Budget, Calls, Config, Ledger, Rule, ToolCall
 from spanledger.errors import LedgerUnavailable
 
-REFUND = ToolCall("refund", {"order_id": "o-1"}, workflow_id="w")
 BUDGETS = (Budget("refunds", Calls(9)),)
-
-
-def run_blocking(config: Config, handler: Callable[[], object]) -> object:
-    with Ledger(config=config) as ledger:
-        return ledger.run(REFUND, handler)
-
-
-def run_awaiting(config: Config, handler: Callable[[], object]) -> object:
-    async def main() -> object:
-        async with AsyncLedger(config=config) as ledger:
-            return await ledger.run(REFUND, handler)
-
-    return asyncio.run(main())
-
-
-either_way = pytest.mark.parametrize("run", [run_blocking, run_awaiting])
 
 
 def figures(dsn: str) -> tuple[object, object, object]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
@@ -13,27 +11,10 @@ import pytest
 from hosts import Server, pair
 from proxies import Proxy
 from test_failover import either_of
+from ways import REFUND, either_way
 
-from spanledger import AsyncLedger, Config, Ledger, Rule, ToolCall
+from spanledger import Config, Ledger, Rule
 from spanledger.errors import LedgerUnavailable
-
-REFUND = ToolCall("refund", workflow_id="w")
-
-
-def run_blocking(config: Config, handler: Callable[[], object]) -> object:
-    with Ledger(config=config) as ledger:
-        return ledger.run(REFUND, handler)
-
-
-def run_awaiting(config: Config, handler: Callable[[], object]) -> object:
-    async def main() -> object:
-        async with AsyncLedger(config=config) as ledger:
-            return await ledger.run(REFUND, handler)
-
-    return asyncio.run(main())
-
-
-either_way = pytest.mark.parametrize("run", [run_blocking, run_awaiting])
 
 
 @pytest.fixture

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,35 +15,19 @@ import psycopg
 import pytest
 from proxies import Proxy, unix_socket
 from test_connections import _kill_server
+from ways import REFUND, either_way, run_blocking
 
-from spanledger import AsyncLedger, Budget, Calls, Config, Ledger, Rule, ToolCall
+from spanledger import Budget, Calls, Config, Ledger, Rule
 from spanledger.core.asking import Ask
 from spanledger.ledger import _spool
 from spanledger.ledger._embedded import EmbeddedPostgres
 from spanledger.ledger._spool import Spool, ledger_name
 
-REFUND = ToolCall("refund", {"order_id": "o-1"}, workflow_id="w")
 BUDGETS = [Budget("refunds", Calls(9))]
 
 
 def never() -> None:
     pytest.fail("it ran")
-
-
-def run_blocking(config: Config, handler: Callable[[], object]) -> object:
-    with Ledger(config=config) as ledger:
-        return ledger.run(REFUND, handler)
-
-
-def run_awaiting(config: Config, handler: Callable[[], object]) -> object:
-    async def main() -> object:
-        async with AsyncLedger(config=config) as ledger:
-            return await ledger.run(REFUND, handler)
-
-    return asyncio.run(main())
-
-
-either_way = pytest.mark.parametrize("run", [run_blocking, run_awaiting])
 
 
 @pytest.fixture

@@ -12,10 +12,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import multiprocessing
-import os
-import shutil
-import socket
-import subprocess
 import tempfile
 import threading
 import time
@@ -27,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from tests.ledger.pooler import pgbouncer
 
 from spanledger import AsyncLedger, Budget, Config, Ledger, Money, Rule, ToolCall
 from spanledger.errors import BudgetExceeded
@@ -34,24 +31,10 @@ from spanledger.ledger._embedded import EmbeddedPostgres
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["spanledger"])
-PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
 PRICE = Money("0.10", "EUR")
 SHARED_KEYS = 5
-NOBODY = 65534
 # On a machine with few cores most of the time is spent waiting for them.
 LEDGER_TIMEOUT_S = 50.0
-SETTINGS = """
-[databases]
-* = host={host} port={port} user={user}
-[pgbouncer]
-listen_addr = 127.0.0.1
-listen_port = {listen}
-unix_socket_dir =
-auth_type = any
-pool_mode = transaction
-default_pool_size = {size}
-max_client_conn = 2000
-"""
 
 
 @dataclass(frozen=True)
@@ -218,37 +201,6 @@ def counting(dsn: str) -> Iterator[list[int]]:
         thread.join()
 
 
-@contextmanager
-def pooled(dsn: str, folder: Path, size: int) -> Iterator[str]:
-    """A pooler in transaction mode before a server; the DSN that leads through it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        listen = free.getsockname()[1]
-    given = psycopg.conninfo.conninfo_to_dict(dsn)
-    path = folder / "pgbouncer.ini"
-    values = {name: given[name] for name in ("host", "port", "user")}
-    path.write_text(SETTINGS.format(**values, listen=listen, size=size))
-    # It does not run as root, and others cannot reach the server's socket.
-    disguise = ["unshare", "--user", f"--map-user={NOBODY}"] if os.geteuid() == 0 else []
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen([*disguise, str(PGBOUNCER), "-q", str(path)], stderr=log, stdout=log)
-    try:
-        until_s = time.monotonic() + 10
-        while not _listens(listen):
-            if process.poll() is not None or time.monotonic() > until_s:
-                raise RuntimeError((folder / "log").read_text())
-            time.sleep(0.02)
-        yield psycopg.conninfo.make_conninfo(dsn, host="127.0.0.1", port=listen, hostaddr="")
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
 def check(crowd: Crowd, came: Came, direct: str, size: int) -> None:
     """What holds after every crowd."""
     told = f"{crowd}: {came}"
@@ -276,11 +228,11 @@ def main() -> None:
         server = EmbeddedPostgres(folder, linger_s=0.0)
         try:
             direct = server.dsn()
-            with Ledger(direct) as ledger, pooled(direct, folder, given.connections) as through:
+            with Ledger(direct) as ledger, pgbouncer(direct, folder, "transaction", given.connections) as through:
                 ledger.migrate()
                 affordable = given.processes * given.clients * given.calls // 3
                 figures = (given.processes, given.clients, given.calls, affordable)
-                crowd = Crowd(through, str(folder / "effects"), *figures)
+                crowd = Crowd(through(direct), str(folder / "effects"), *figures)
                 came = play(crowd, direct)
                 check(crowd, came, direct, given.connections)
         finally:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.simulation.crowd import PGBOUNCER, Crowd, check, play, pooled
+from tests.ledger.pooler import PGBOUNCER, pgbouncer
+from tests.simulation.crowd import Crowd, check, play
 
 pytestmark = pytest.mark.skipif(PGBOUNCER is None, reason="needs pgbouncer")
 
@@ -15,8 +16,8 @@ CONNECTIONS = 4
 def test_a_crowd_behind_a_pooler_spends_a_budget_to_the_cent_and_runs_a_shared_key_once(dsn, tmp_path: Path) -> None:
     effects = tmp_path / "effects"
     effects.mkdir()
-    with pooled(dsn, tmp_path, CONNECTIONS) as through:
-        crowd = Crowd(through, str(effects), processes=4, clients=15, calls=3, affordable=60)
+    with pgbouncer(dsn, tmp_path, "transaction", CONNECTIONS) as through:
+        crowd = Crowd(through(dsn), str(effects), processes=4, clients=15, calls=3, affordable=60)
         came = play(crowd, dsn)
         check(crowd, came, dsn, CONNECTIONS)
     assert came.took_s < 60
