@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
+import psycopg
 import pytest
 from tests.acceptance.conftest import Run
 
 from spanledger import Budget, Calls, Config, Ledger, Money, Rate, Rule, Switch, ToolCall, cli
+from spanledger.cli import common
 from spanledger.demo import main
 from spanledger.errors import ApprovalPending, NotAuthorized
 
@@ -149,6 +152,20 @@ def test_times_in_json_are_all_written_alike(as_json, asked):
     (call,) = as_json("calls")
 
     assert shown["requested_at"] == call["created_at"]
+
+
+@pytest.mark.parametrize("fraction", [".123456", ".1234", ".1", ".000001", ""])
+def test_one_moment_is_one_text_whether_postgres_or_python_wrote_it(dsn, capsys, fraction):
+    with psycopg.connect(dsn) as connection:
+        connection.execute("set timezone to 'UTC'")
+        (moment, written) = connection.execute(
+            "select v::timestamptz, to_jsonb(v::timestamptz)::text from (values (%s)) t(v)",
+            [f"2026-11-24 17:46:07{fraction}+00"],
+        ).fetchone()
+
+    common.answer(argparse.Namespace(json=True), moment, [])
+
+    assert capsys.readouterr().out.strip() == written
 
 
 def test_the_demo_prints_json_as_every_command(as_json, monkeypatch):

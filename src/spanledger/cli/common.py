@@ -12,6 +12,7 @@ import dataclasses
 import datetime as dt
 import getpass
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -142,4 +143,7 @@ def answer(arguments: argparse.Namespace, data: Any, lines: Iterable[str]) -> No
 
 
 def _plain(value: object) -> str:
-    return value.isoformat() if isinstance(value, dt.datetime) else str(value)
+    if not isinstance(value, dt.datetime):
+        return str(value)
+    # As Postgres writes the times of its JSON, so that one moment is one text: a fraction ends in no zeros.
+    return re.sub(r"(\.\d*?)0+(?=[+-])", r"\1", value.isoformat())
