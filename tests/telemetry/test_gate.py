@@ -23,7 +23,7 @@ from spanledger import (
     GuardrailSpanProcessor,
     errors,
 )
-from spanledger.telemetry import gate
+from spanledger.telemetry import gate, spans
 
 # --- once, on whatever tracer
 
@@ -102,7 +102,7 @@ def test_a_whole_program_is_guarded_whatever_the_sdk_is_told(setup, environment,
 
 def test_a_processor_added_by_hand_closes_the_gate(dsn, sdk):
     with sdk.tracer.start_as_current_span(NAME, attributes=attributes()) as span:
-        assert type(span) is not gate.GuardedSpan
+        assert type(span) is not spans.GuardedSpan
     sdk.provider.add_span_processor(GuardrailSpanProcessor(Config(dsn=dsn, budgets=[Budget("none", Calls(1))])))
     unsampled = Exporting(ALWAYS_OFF)
     with unsampled.tracer.start_as_current_span(NAME, attributes=attributes()):

@@ -21,7 +21,7 @@ from spanledger import (
     errors,
     workflow,
 )
-from spanledger.telemetry import gate
+from spanledger.telemetry import spans
 
 # --- forms of a span
 
@@ -153,7 +153,7 @@ def test_other_spans_are_none_of_our_business(sdk, ledger):
     ]
     for name, given in others:
         with sdk.tracer.start_as_current_span(name, attributes=given) as span:
-            assert type(span) is not gate.GuardedSpan
+            assert type(span) is not spans.GuardedSpan
     assert [span.name for span in sdk.spans()] == [name for name, _ in others]
     assert all(not name.startswith("spanledger.") for span in sdk.spans() for name in span.attributes)
     assert ledger.calls() == []

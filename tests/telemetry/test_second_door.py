@@ -17,7 +17,7 @@ from spanledger import (
     errors,
     workflow,
 )
-from spanledger.telemetry import gate, processor
+from spanledger.telemetry import processor, spans
 
 
 class OwnTracer(Tracer):
@@ -37,7 +37,7 @@ def vendor(dsn: str, sdk: Exporting) -> Iterator[Exporting]:
 
 def test_a_processor_decides_and_settles_what_does_not_come_through_the_gate(vendor, ledger):
     with vendor.tracer.start_as_current_span(NAME, attributes=attributes()) as span:
-        assert type(span) is not gate.GuardedSpan
+        assert type(span) is not spans.GuardedSpan
         span.set_attribute("gen_ai.tool.call.result", '{"refund": 7}')
     with (
         pytest.raises(errors.CallReplayed) as caught,

@@ -23,7 +23,8 @@ from spanledger.core.call import INVOKE_AGENT
 from spanledger.errors import Undescribable, WrapMissing
 from spanledger.guard import current_call
 from spanledger.instrument import _registry
-from spanledger.instrument._engine import Engine, is_tool, job_for
+from spanledger.instrument._engine import Engine
+from spanledger.instrument._job import is_tool, job_for
 from spanledger.instrument.library import Library, Wrap
 
 logger = logging.getLogger("spanledger.instrument")
@@ -164,7 +165,7 @@ def _wrapper(engine: Engine, wrap: Wrap, original: Any) -> Callable[..., Any]:
     awaiting = inspect.iscoroutinefunction(inspect.unwrap(original))
     run_tool = engine.run_awaiting if awaiting else engine.run
     trace = engine.trace_awaiting if awaiting else engine.trace
-    ask_model = engine.ask_model_awaiting if awaiting else engine.ask_model
+    ask_model = engine.models.ask_awaiting if awaiting else engine.models.ask
 
     def tool(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:

@@ -26,7 +26,8 @@ from spanledger.core.values import decode_as, encode
 from spanledger.errors import ConfigError, SpanledgerError
 from spanledger.guard import Inside, RunningCall, running, tell_outer
 from spanledger.instrument import _runtime
-from spanledger.instrument._engine import Engine, Job
+from spanledger.instrument._engine import Engine
+from spanledger.instrument._job import Job
 from spanledger.instrument._patch import _Wrapper
 from spanledger.telemetry import gate, record
 

@@ -19,7 +19,7 @@ from opentelemetry.trace import StatusCode
 from spanledger.core.asking import Asking
 from spanledger.core.call import Begun, Ended
 from spanledger.guard import Guard, Inside
-from spanledger.telemetry import gate, record, semconv
+from spanledger.telemetry import gate, reading, record, semconv, spans
 
 OPEN_SPANS_MAX: Final = 10_000
 
@@ -53,7 +53,7 @@ class SpanDecider(SpanProcessor):
         guard = self._guard
         if guard is None or gate.passing() or (parent_context is not None and record.OWN_SPAN in parent_context):
             return
-        call = gate.describe(span.name, span.attributes or {})
+        call = reading.describe(span.name, span.attributes or {})
         if call is None:
             return
         asked = gate.decide(guard, call, span)
@@ -82,7 +82,7 @@ class SpanDecider(SpanProcessor):
             # `end()` runs while the exception is on its way; some leave the status unset.
             ended = Ended(error=leaving, doubtful=span.status.status_code is not StatusCode.ERROR)
         elif span.status.status_code is StatusCode.ERROR:
-            ended = Ended(error=gate.NoEvidence(span.status.description or "status ERROR"))
+            ended = Ended(error=spans.NoEvidence(span.status.description or "status ERROR"))
         else:
-            ended = Ended(gate.result_of((span.attributes or {}).get(semconv.TOOL_CALL_RESULT)))
-        gate.settle(self._guard, found.asked, ended)
+            ended = Ended(reading.result_of((span.attributes or {}).get(semconv.TOOL_CALL_RESULT)))
+        spans.settle(self._guard, found.asked, ended)

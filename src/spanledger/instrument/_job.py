@@ -1,0 +1,77 @@
+"""One call on its way through the engine: how its result is kept, and how it ended.
+
+Rules: pure, but for a log line where an extractor of a library fails: the side effect has happened by then.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import Any
+
+from spanledger.core.call import EXECUTE_TOOL, Call, Codec, Ended
+from spanledger.core.rules import Rule
+from spanledger.guard import RunningCall
+from spanledger.instrument.library import Wrap
+
+logger = logging.getLogger("spanledger.instrument")
+
+
+class NoCodec:
+    """For results that cannot be kept."""
+
+    def encode(self, result: Any) -> Any:
+        """Refuse to keep a result."""
+        raise TypeError(f"nothing is known about keeping a {type(result).__qualname__}")
+
+    def decode(self, tree: Any, call: Call) -> Any:
+        """Never called: nothing was kept."""
+        raise TypeError(f"{call.name} has no kept result, yet one was found: {tree!r:.80}")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Job:
+    """One call on its way through the engine.
+
+    Attributes:
+        call: The call.
+        codec: How its result is kept.
+        own: What the developer gave at the tool itself.
+        wrap: Where it came from; None for a tool of the developer's own.
+    """
+
+    call: Call
+    codec: Codec
+    own: Rule | None = None
+    wrap: Wrap | None = None
+
+    def ended(self, value: Any, ran: RunningCall) -> Ended:
+        """Say how a function that returned `value` ended."""
+        failure = None
+        if self.wrap and self.wrap.failure:
+            try:
+                failure = self.wrap.failure(value)
+            except Exception:
+                # The side effect has happened and the caller gets its result.
+                logger.exception("whether %s failed cannot be told", self.call.name)
+        hidden = ran.inside.hidden
+        if hidden is not None:
+            failure = failure or str(hidden) or type(hidden).__name__
+        cost = ran.cost(succeeded=failure is None)
+        return Ended(value, failure=failure, hidden=hidden, doubtful=ran.inside.doubtful, cost=cost)
+
+    def raised(self, error: BaseException, ran: RunningCall) -> Ended:
+        """Say how a function that raised `error` ended."""
+        names = {f"{cls.__module__}.{cls.__qualname__}" for cls in type(error).__mro__}
+        paused = bool(self.wrap and names & set(self.wrap.pauses))
+        return Ended(error=error, paused=paused, doubtful=ran.inside.doubtful, cost=ran.cost(succeeded=False))
+
+
+def job_for(wrap: Wrap, call: Call) -> Job:
+    """Make a job of a described call."""
+    return Job(call, wrap.codec or NoCodec(), wrap=wrap)
+
+
+def is_tool(wrap: Wrap) -> bool:
+    """Tell whether a wrap is of a tool."""
+    return wrap.operation == EXECUTE_TOOL

@@ -1,0 +1,64 @@
+"""What the start of a span says about a call, and its end about a result.
+
+Rules: pure. A span is a tool's by its operation, or by its name where it says no operation. What an attribute holds
+that cannot be read says as much as none; nothing here raises.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from spanledger.core.call import EXECUTE_TOOL, Call, ScopeSource
+from spanledger.telemetry import semconv
+
+TOOL_PREFIX: Final = f"{EXECUTE_TOOL} "
+
+
+def describe(name: str, attributes: Mapping[str, Any]) -> Call | None:
+    """Read a call from the start of a span; None if it is no tool span."""
+    operation = attributes.get(semconv.OPERATION_NAME)
+    if operation != EXECUTE_TOOL and not (operation is None and name.startswith(TOOL_PREFIX)):
+        return None
+    conversation = _text(attributes.get(semconv.CONVERSATION_ID))
+    return Call(
+        name=_text(attributes.get(semconv.TOOL_NAME)) or name.removeprefix(TOOL_PREFIX),
+        arguments=_arguments(attributes.get(semconv.TOOL_CALL_ARGUMENTS)),
+        call_id=_text(attributes.get(semconv.TOOL_CALL_ID)),
+        workflow_id=conversation,
+        workflow_source=ScopeSource.CONVERSATION if conversation else ScopeSource.TRACE,
+        agent=_text(attributes.get(semconv.AGENT_NAME)),
+    )
+
+
+def result_of(value: Any) -> Any:
+    """Read an attribute that holds a value as JSON text, or as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+
+
+def may_be_tool(name: str, attributes: Mapping[str, Any] | None) -> bool:
+    """Tell in two look-ups whether a span may be a tool's."""
+    if attributes and attributes.get(semconv.OPERATION_NAME) == EXECUTE_TOOL:
+        return True
+    return isinstance(name, str) and name.startswith(TOOL_PREFIX)
+
+
+def _arguments(value: Any) -> Mapping[str, Any] | str | None:
+    parsed = result_of(value)
+    if parsed is None or isinstance(parsed, Mapping | str):
+        return parsed
+    try:
+        return json.dumps(parsed)
+    except TypeError:
+        # No attribute of a span can be that; it says as much as none.
+        return None
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None

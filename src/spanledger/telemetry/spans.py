@@ -1,0 +1,187 @@
+"""The span that the gate hands out for a guarded call: a thin proxy that sees how it ends and settles the call.
+
+Rules: it is a span to everybody. It settles once, before the span ends. Success needs evidence: an exit by
+cancellation, KeyboardInterrupt or a closed generator leaves a span unset, and that is no success. Nothing is raised
+after the side effect.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import wrapt
+from opentelemetry.trace import Span, StatusCode
+
+from spanledger.core.asking import Asking
+from spanledger.core.call import Begun, Call, Codec, Ended, Outcome
+from spanledger.core.settling import finished
+from spanledger.core.values import decode, encode
+from spanledger.guard import Guard, Inside, entered, made_running
+from spanledger.telemetry import record, semconv
+from spanledger.telemetry.reading import result_of
+
+logger = logging.getLogger("spanledger.telemetry")
+
+
+class SpanCodec:
+    """Results of hand-written spans: the text of `gen_ai.tool.call.result`, as JSON where it is JSON."""
+
+    def encode(self, result: Any) -> Any:
+        """Turn a result into a JSON tree."""
+        return encode(result, exact=True)
+
+    def decode(self, tree: Any, call: Call) -> Any:  # noqa: ARG002 - the call matters to other codecs
+        """Turn a tree back."""
+        return decode(tree)
+
+
+CODEC: Final[Codec] = SpanCodec()
+
+if TYPE_CHECKING:
+    _SpanProxy = wrapt.ObjectProxy[Span]
+else:  # only its stubs are generic
+    _SpanProxy = wrapt.ObjectProxy
+
+
+class NoEvidence(Exception):
+    """The span ended with ERROR status and no exception."""
+
+
+def settle(guard: Guard, asked: tuple[Asking, Begun], ended: Ended) -> Outcome | None:
+    """Tell the ledger how a span ended; nothing is raised after the side effect."""
+    try:
+        return guard.blocking.drive(finished(*asked, ended, CODEC))
+    except Exception:
+        logger.exception("the outcome of a span of %s could not be recorded", asked[0].call.name)
+        return None
+
+
+class StoodForSpan(_SpanProxy):
+    """A span of a call that the call around stands for, until the span ends."""
+
+    def __init__(self, span: Span, inside: Inside) -> None:
+        super().__init__(span)
+        self._self_inside: Inside | None = inside
+
+    def __enter__(self) -> Self:
+        self.__wrapped__.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._self_leave()
+        self.__wrapped__.__exit__(kind, error, tb)
+
+    def end(self, end_time: int | None = None) -> None:
+        """End the span."""
+        self._self_leave()
+        self.__wrapped__.end(end_time)
+
+    def _self_leave(self) -> None:
+        inside, self._self_inside = self._self_inside, None
+        if inside is not None:
+            inside.leave()
+
+
+class GuardedSpan(_SpanProxy):
+    """A span that settles its call when it ends."""
+
+    def __init__(self, span: Span, guard: Guard, asked: tuple[Asking, Begun]) -> None:
+        super().__init__(span)
+        self._self_guard = guard
+        self._self_asked: tuple[Asking, Begun] | None = asked
+        self._self_around = sys.exc_info()[1]
+        self._self_left_by: BaseException | None = None
+        self._self_recorded: BaseException | None = None
+        self._self_failure: str | None = None
+        self._self_result: Any = None
+        self._self_call = made_running(*asked)
+        self._self_guessed = False
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Make the call of this span the running one."""
+        with contextlib.nullcontext() if self._self_asked is None else entered(self._self_call):
+            yield
+
+    def __enter__(self) -> Self:
+        self.__wrapped__.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._self_left_by = error
+        self._self_settle()
+        self.__wrapped__.__exit__(kind, error, tb)
+
+    def set_attribute(self, key: str, value: Any) -> None:
+        """Set an attribute; the result of the tool is remembered."""
+        if key == semconv.TOOL_CALL_RESULT:
+            self._self_result = value
+        self.__wrapped__.set_attribute(key, value)
+
+    def set_attributes(self, attributes: Mapping[str, Any]) -> None:
+        """Set attributes; the result of the tool is remembered."""
+        self._self_result = attributes.get(semconv.TOOL_CALL_RESULT, self._self_result)
+        self.__wrapped__.set_attributes(attributes)
+
+    def record_exception(self, exception: BaseException, *args: Any, **kwargs: Any) -> None:
+        """Record an exception; it says why, where the status says that the call failed, and may have been handled."""
+        self._self_recorded = exception
+        self.__wrapped__.record_exception(exception, *args, **kwargs)
+
+    def set_status(self, status: Any, description: str | None = None) -> None:
+        """Set the status; ERROR means the call failed, OK that it did not."""
+        code = getattr(status, "status_code", status)
+        if code is StatusCode.ERROR:
+            self._self_failure = description or getattr(status, "description", None) or "status ERROR"
+        elif code is StatusCode.OK:
+            self._self_failure = None
+        self.__wrapped__.set_status(status, description)
+
+    def end(self, end_time: int | None = None) -> None:
+        """Settle the call, then end the span."""
+        leaving = sys.exc_info()[1]
+        if leaving is not self._self_around:
+            # Cancellation, KeyboardInterrupt and GeneratorExit leave the status unset; that is no success. But somebody
+            # may be handling an exception that never came through here; then it is no failure either.
+            self._self_left_by = leaving
+            self._self_guessed = not _came_through(leaving, sys._getframe(1))  # noqa: SLF001 - who ends the span
+        self._self_settle()
+        self.__wrapped__.end(end_time)
+
+    def _self_settle(self) -> None:
+        asked, self._self_asked = self._self_asked, None
+        if asked is None:
+            return
+        error = self._self_left_by
+        if error is None and self._self_failure is not None:
+            error = self._self_recorded or NoEvidence(self._self_failure)
+        inside = self._self_call.inside
+        inside.over = True
+        ended = Ended(
+            None if error else result_of(self._self_result),
+            error,
+            doubtful=self._self_guessed or inside.doubtful,
+            cost=self._self_call.cost(succeeded=error is None),
+        )
+        outcome = settle(self._self_guard, asked, ended)
+        if outcome is not None:
+            record.finished(self.__wrapped__, outcome)
+
+
+def _came_through(error: BaseException | None, frame: FrameType) -> bool:
+    """Tell whether an exception passed a frame, rather than being handled somewhere around it."""
+    step = error.__traceback__ if error is not None else None
+    while step is not None and step.tb_frame is not frame:
+        step = step.tb_next
+    return step is not None
+
+
+def unshared(span: Span) -> Span:
+    """Return the span itself where a tracer handed out the proxy of one."""
+    # A no-op tracer hands out the current span again; its end must not settle the call around it.
+    return span.__wrapped__ if isinstance(span, GuardedSpan | StoodForSpan) else span
