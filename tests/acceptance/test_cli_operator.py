@@ -74,6 +74,11 @@ def test_a_person_sees_what_waits_and_allows_it_from_another_process(run: Run, a
     assert done.stdout.startswith("approved by ops@example.com: refund {")
     assert ledger.run(REFUND, lambda: "paid") == "paid"
     assert ledger.approvals(state="consumed")[0].note == "checked"
+    again = run("spanledger", "approve", approval_id[:8], "--by", "late@example.com", SPANLEDGER_DSN=dsn)
+    assert (again.returncode, again.stdout.startswith("approved by ops@example.com, and used since: refund")) == (
+        0,
+        True,
+    )
 
 
 def test_what_a_person_denied_shows_everywhere_and_can_be_reopened(typed, as_json, asked):
@@ -256,10 +261,32 @@ def test_budgets_are_shown_with_whose_they_are_and_when_they_start_anew(typed, l
     )
 
 
+def test_a_call_shows_what_it_holds_of_which_budget_until_its_outcome_is_known(typed, as_json, ledger_with):
+    budgets = [Budget("refunds", Money(500, "EUR")), Budget("calls", Calls(2))]
+    ledger = ledger_with(budgets=budgets, rules=[Rule("refund", reserve=Money(10, "EUR"))])
+    begun = ledger.begin(REFUND)
+
+    shown = typed("show", begun.key[:8])[1]
+    assert "holds         1 calls of budget calls\nholds         10.00 EUR of budget refunds\n" in shown
+    assert [held["budget"] for held in as_json("show", begun.key)["holds"]] == ["calls", "refunds"]
+
+    ledger.fail(begun, TimeoutError())
+    assert "holds         10.00 EUR of budget refunds\n" in typed("show", begun.key)[1]
+
+    ledger.resolve(begun.key, by="ops", outcome="failed")
+    assert "holds" not in typed("show", begun.key)[1]
+    assert as_json("show", begun.key)["holds"] is None
+
+
 @pytest.mark.parametrize(
     ("command", "code", "words"),
     [
         (["top-up", "nothing", "1 calls"], 1, "has no budget 'nothing'"),
+        (
+            ["top-up", "mails", "0 calls", "--scope", "actor=u_42"],
+            2,
+            "is topped up by more than nothing, not by 0 calls",
+        ),
         (["top-up", "mails", "1.00 EUR"], 2, "no budget 'mails' in EUR"),
         (["top-up", "mails", "1 calls"], 2, "is kept apart by actor"),
         (["top-up", "mails", "1 calls", "--scope", "u_42"], 2, "NAME=VALUE"),

@@ -90,7 +90,10 @@ def _decided(arguments: argparse.Namespace, ledger: Any, asked: Approval, *, don
         raise SpanledgerError(
             f"request {asked.id} was not decided: it is {approval.state}{by}; see `spanledger show {asked.key[:8]}`"
         )
-    said = f"{approval.state}{by}: {shown(approval.tool)} {shown(approval.arguments)}"
+    # Consumed: it was approved before, and the call has made use of it.
+    state = "approved" if approval.state == "consumed" else approval.state
+    used = ", and used since" if approval.state == "consumed" else ""
+    said = f"{state}{by}{used}: {shown(approval.tool)} {shown(approval.arguments)}"
     answer(arguments, dataclasses.asdict(approval), [said])
 
 

@@ -88,7 +88,9 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _of_call(call: dict[str, Any], approvals: Iterable[Approval], history: Iterable[dict[str, Any]]) -> Iterator[str]:
-    yield from (f"{name:<14}{shown(value)}" for name, value in call.items() if value is not None)
+    yield from (f"{name:<14}{shown(value)}" for name, value in call.items() if value is not None and name != "holds")
+    for held in call["holds"] or ():
+        yield f"{'holds':<14}{amount_of(held['unit'], held['held'])} of budget {shown(held['budget'])}"
     for number, approval in enumerate(approvals):
         yield from () if number else ("", "approvals")
         yield f"  {_at(approval.requested_at)}  {approval.id}  {_verdict_of(approval)}"

@@ -229,6 +229,8 @@ def _terms_of(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def top_up(config: Config, name: str, amount: Amount, by: str, scope: Mapping[str, str | None] | None) -> Run:
+    if amount.steps <= 0:
+        raise ConfigError(f"budget {name!r} is topped up by more than nothing, not by {amount}")
     given = (config.tenant, name, amount.unit, amount.steps, by, dict(scope or {}))
     return Run("top_up", (*given, str(uuid.uuid4())))
 

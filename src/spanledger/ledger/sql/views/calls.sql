@@ -9,7 +9,13 @@ select
         else c.state end as state,
     c.attempt, c.attempts, c.attempt_id, c.key_source, c.call_id, c.agent, c.actor, c.rule, c.rule_version,
     c.arguments, c.result, c.result_kept, c.error, c.refusal, c.cost, c.trace_id, c.span_id,
-    c.created_at, c.started_at, c.ended_at, c.lease_until, c.approval_id
+    c.created_at, c.started_at, c.ended_at, c.lease_until, c.approval_id,
+    -- What it takes from budgets until its outcome is known.
+    case when c.state in ('in_flight', 'unknown') and c.held <> '{}' then (
+        select jsonb_agg(jsonb_build_object('budget', a.budget, 'unit', u.unit, 'held', u.held) order by a.budget)
+        from unnest(c.accounts, c.units, c.held) u (account, unit, held)
+        join spanledger.account a on a.id = u.account
+        where u.held > 0) end as holds
 from spanledger.call c
 where (select spanledger.sees_all())
     or c.tenant in (select m.tenant from spanledger.member m where m.role = session_user);
