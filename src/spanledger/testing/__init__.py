@@ -11,17 +11,19 @@ loads the standard library only.
 On a command line, `python -m spanledger.testing COMMAND` runs a program against them.
 """
 
-from spanledger.testing.model_server import CallTool, Fail, ModelServer, Say, call_tool_once
+from spanledger.testing.model_server import CallTool, Counted, Fail, ModelServer, Raw, Say, call_tool_once
 from spanledger.testing.otlp import OtlpReceiver, ReceivedSpan
 from spanledger.testing.payments import PaymentProvider, Refund
 from spanledger.testing.refunds import refund_script
 
 __all__ = [
     "CallTool",
+    "Counted",
     "Fail",
     "ModelServer",
     "OtlpReceiver",
     "PaymentProvider",
+    "Raw",
     "ReceivedSpan",
     "Refund",
     "Say",
