@@ -29,6 +29,7 @@ PUBLIC = [
     "Calls",
     "Codec",
     "Config",
+    "Grant",
     "GuardrailSpanProcessor",
     "Ledger",
     "Library",

@@ -10,6 +10,7 @@ from spanledger.core.approvals import Approval, over
 from spanledger.core.budgets import Balance, Budget
 from spanledger.core.call import Begun, Call, Codec, Resolution, Resource, ToolCall, Usage, Verdict
 from spanledger.core.controls import Rate, Switch
+from spanledger.core.grants import Grant
 from spanledger.core.money import Calls, Money, Tokens
 from spanledger.core.rules import Rule
 from spanledger.guard import current_call
@@ -30,6 +31,7 @@ __all__ = [
     "Calls",
     "Codec",
     "Config",
+    "Grant",
     "GuardrailSpanProcessor",
     "Ledger",
     "Library",

@@ -22,6 +22,7 @@ from spanledger.core.asking import Asking
 from spanledger.core.budgets import Budget
 from spanledger.core.call import Call, ScopeSource
 from spanledger.core.controls import Rate, Switch, approval_controls, stopping, switch_controls
+from spanledger.core.grants import Grant, permission_controls
 from spanledger.core.keys import identify
 from spanledger.core.known import KnownTerms
 from spanledger.core.rules import Rule, Terms, reserved_amounts
@@ -57,6 +58,7 @@ _VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "tenant": (_is_text, "a text that is not empty"),
     "rules": (lambda value: all(isinstance(rule, Rule) for rule in value), "a list of Rule"),
     "budgets": (lambda value: all(isinstance(budget, Budget) for budget in value), "a list of Budget"),
+    "grants": (lambda value: all(isinstance(grant, Grant) for grant in value), "a list of Grant"),
     "switches": (lambda value: all(isinstance(switch, Switch) for switch in value), "a list of Switch"),
     "rates": (lambda value: all(isinstance(rate, Rate) for rate in value), "a list of Rate"),
     "on_approval_needed": (lambda value: value is None or callable(value), "a callable of an Approval"),
@@ -82,6 +84,7 @@ class Config:
         tenant: Whose calls these are.
         rules: How calls are treated; the first that matches counts.
         budgets: What may be spent.
+        grants: Who may do what, where a rule names a permission.
         switches: Which tools are stopped.
         rates: What currencies are worth in others.
         on_approval_needed: Called once for each `Approval` that is asked for, to tell people; its errors are logged.
@@ -101,6 +104,7 @@ class Config:
     tenant: str = "default"
     rules: tuple[Rule, ...] = ()
     budgets: tuple[Budget, ...] = ()
+    grants: tuple[Grant, ...] = ()
     switches: tuple[Switch, ...] = ()
     rates: tuple[Rate, ...] = ()
     on_approval_needed: Callable[[Approval], Any] | None = None
@@ -116,7 +120,7 @@ class Config:
     _known_terms: KnownTerms = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for name in ("rules", "budgets", "switches", "rates"):
+        for name in ("rules", "budgets", "grants", "switches", "rates"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for name, (admits, meant) in _VALUES.items():
             if not admits(getattr(self, name)):
@@ -164,6 +168,8 @@ class Config:
         return {
             "budgets": [budget.control() for budget in self.budgets],
             "approvals": approval_controls(self.rules),
+            "permissions": permission_controls(self.rules),
+            "grants": [grant.control() for grant in self.grants],
             "switches": switch_controls(self.switches),
             "rates": [rate.control() for rate in self.rates],
         }

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from spanledger.core.approvals import ApprovalRule, over
 from spanledger.core.budgets import Budget
 from spanledger.core.controls import Rate, Switch
+from spanledger.core.grants import Grant
 from spanledger.core.money import Amount, parse_amount
 from spanledger.core.rules import ArgumentAmount, Rule
 from spanledger.errors import ConfigError
@@ -47,6 +48,7 @@ def values(data: Mapping[str, Any]) -> dict[str, Any]:
     tables: dict[str, Callable[[dict[str, Any]], Any]] = {
         "rules": _rule,
         "budgets": _budget,
+        "grants": _grant,
         "switches": _switch,
         "rates": _rate,
     }
@@ -99,6 +101,15 @@ def _budget(item: dict[str, Any]) -> Budget:
     if isinstance(item.get("soft"), str):
         item = item | {"soft": _amount(item["soft"], where)}
     return made(Budget, item, where)
+
+
+def _grant(item: dict[str, Any]) -> Grant:
+    where = f"grant {item.get('permission')!r}"
+    if "limit" in item:
+        item = item | {"limit": _amount(item["limit"], where)}
+    if isinstance(item.get("approval"), str):
+        item = item | {"approval": _approval(item["approval"], where)}
+    return made(Grant, item, where)
 
 
 def _switch(item: dict[str, Any]) -> Switch:

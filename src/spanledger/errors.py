@@ -101,11 +101,13 @@ class NotAuthorized(CallRefused):
     Attributes:
         permission: What would be needed; None where a switch stopped it.
         reason: Why not.
+        grant: Which grant decided, for example ``"payments:* to agent support"``; None where none did.
     """
 
-    _data = ("permission", "reason")
+    _data = ("permission", "reason", "grant")
     permission: str | None
     reason: str | None
+    grant: str | None
 
 
 class CallCancelled(CallRefused):

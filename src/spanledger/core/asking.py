@@ -139,11 +139,11 @@ class Asking:
         )
 
     def may_run_unguarded(self) -> bool:
-        """Tell whether the call may run where the ledger does not answer: its rule allows it, and asks no person."""
+        """Tell whether the call may run where the ledger does not answer: its rule allows it, and asks for no more."""
         asks = self.approval
         if isinstance(asks, Mapping):
             asks = asks["unit"] not in self.reserve or self.reserve[asks["unit"]] > asks["steps"]
-        return self.terms.on_ledger_down == "continue" and self.stopped is None and not asks
+        return self.terms.on_ledger_down == "continue" and not (self.stopped or self.terms.permission or asks)
 
     def item(self) -> dict[str, Any]:
         """The item for the ledger's `begin`."""
@@ -182,4 +182,6 @@ class Asking:
             item["approval"] = self.approval
         if self.stopped is not None:
             item["stopped"] = self.stopped
+        if terms.permission is not None:
+            item["permission"] = terms.permission
         return item

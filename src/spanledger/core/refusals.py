@@ -6,6 +6,7 @@ Rules: an error says what to do and carries the ledger's figures.
 from __future__ import annotations
 
 from spanledger.core.call import Begun, Call, Verdict
+from spanledger.core.money import amount_of
 from spanledger.errors import (
     ApprovalDenied,
     ApprovalPending,
@@ -36,9 +37,7 @@ def refusal(begun: Begun, call: Call) -> Exception:
         case Verdict.AWAITING_APPROVAL | Verdict.DENIED | Verdict.EXPIRED:
             return _unapproved(begun, name, why)
         case Verdict.UNAUTHORIZED:
-            match, by = details.get("switch"), details.get("by")
-            stopped = f": {match!r} is stopped{f' by {by}' if by else ''}" if match else ""
-            return NotAuthorized(f"{name!r} was not run{stopped}{why}", key=begun.key, reason=begun.reason)
+            return _unauthorized(begun, name, why)
         case Verdict.CANCELLED:
             return CallCancelled(
                 f"{name!r} was not run: {details.get('by')} cancelled it{why}; "
@@ -60,6 +59,23 @@ def refusal(begun: Begun, call: Call) -> Exception:
             return CallFailed(message, key=begun.key, error=error, attempts=begun.attempts)
         case _:
             return CallInProgress(f"{name!r} is being run by another worker; ask again later", key=begun.key)
+
+
+def _unauthorized(begun: Begun, name: str, why: str) -> Exception:
+    details = begun.details
+    match, by, permission = details.get("switch"), details.get("by"), details.get("permission")
+    said = f": {match!r} is stopped{f' by {by}' if by else ''}" if match else ""
+    if permission:
+        grant, limit = details.get("grant"), details.get("limit")
+        most = f" of at most {amount_of(limit['unit'], limit['steps'])}" if limit else ""
+        said = f": it needs {permission!r}{f', and the grant {grant!r}{most} decides' if grant else ''}"
+    return NotAuthorized(
+        f"{name!r} was not run{said}{why}",
+        key=begun.key,
+        reason=begun.reason,
+        permission=permission,
+        grant=details.get("grant"),
+    )
 
 
 def _unapproved(begun: Begun, name: str, why: str) -> Exception:

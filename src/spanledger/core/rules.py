@@ -25,9 +25,11 @@ IDENTITIES = ("arguments", "fields", "resource", "call_id", "none")
 LEASE_S = 60.0
 LEASE_S_MIN = 0.2
 SCALE_MAX = 6
+PERMISSION_CHARACTERS_MAX = 200
 WAIT_TIMEOUT_S = 30.0
 APPROVAL_TIMEOUT_S = 86400.0
 
+_PERMISSION = re.compile(r"[A-Za-z0-9_.\-/]+(:[A-Za-z0-9_.\-/]+)*")
 # Ids that some servers give to every call.
 _CONSTANT_CALL_IDS = frozenset({"", "unknown", "none", "null", "call_0"})
 
@@ -122,6 +124,7 @@ _VALUES: dict[str, tuple[_Admits, str]] = {
     "approval_timeout_s": _seconds(1),
     "approval_covers_retries": _YES_OR_NO,
     "self_approval": _YES_OR_NO,
+    "permission": (lambda value: value is None or is_permission(value), "a name such as 'payments:refund'"),
     "reserve": (
         lambda value: value is None or isinstance(value, Money | Tokens | Calls) or callable(value),
         "Money (never a float), Tokens, Calls or a callable of the arguments",
@@ -161,6 +164,7 @@ class Rule:
         approval_timeout_s: How long a request stays open.
         approval_covers_retries: An approval also covers later attempts with the same arguments.
         self_approval: Who asked, as actor or agent, may approve.
+        permission: What a `Grant` in the ledger has to permit, for example ``"payments:refund"``.
         reserve: What a call may cost: an amount, or a callable of the arguments.
         lease_s: How long a running call is believed alive without a sign of life, on the database's clock.
         run_max_s: How long a call may run at most before it counts as lost; None any time.
@@ -188,6 +192,7 @@ class Rule:
     approval_timeout_s: float | None = field(default=None, kw_only=True)
     approval_covers_retries: bool = field(default=False, kw_only=True)
     self_approval: bool = field(default=False, kw_only=True)
+    permission: str | None = field(default=None, kw_only=True)
     reserve: Reserve | None = field(default=None, kw_only=True)
     lease_s: float | None = field(default=None, kw_only=True)
     run_max_s: float | None = field(default=None, kw_only=True)
@@ -244,6 +249,7 @@ class Terms:
     approval_timeout_s: float
     approval_covers_retries: bool
     self_approval: bool
+    permission: str | None
     definite_errors: tuple[type[BaseException], ...]
     ambiguous_errors: tuple[type[BaseException], ...]
     reserve: Reserve | None
@@ -296,6 +302,7 @@ _TAKEN_OVER = (
     "approval",
     "approval_covers_retries",
     "self_approval",
+    "permission",
     "definite_errors",
     "ambiguous_errors",
     "reserve",
@@ -345,6 +352,11 @@ def version_of(rule: Rule) -> str:
 def _version(rule: Rule) -> str:
     said = {f.name: _said(getattr(rule, f.name)) for f in fields(Rule)}
     return hashlib.sha256(repr(said).encode()).hexdigest()[:12]
+
+
+def is_permission(value: object) -> bool:
+    """Tell whether a value names a permission, such as ``"payments:refund"``."""
+    return isinstance(value, str) and len(value) <= PERMISSION_CHARACTERS_MAX and bool(_PERMISSION.fullmatch(value))
 
 
 def usable_call_id(call_id: str | None) -> bool:

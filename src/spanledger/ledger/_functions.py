@@ -104,12 +104,14 @@ def applying(config: Config, by: str, tenant: str | None = None) -> Run:
 def starting(config: Config) -> Run | None:
     """Write the controls of a configuration with which a program starts; None where it has none.
 
-    A program that starts lets nothing go on that an operator has stopped, and takes no approval away: that takes
-    `apply` or `resume`.
+    A program that starts lets nothing go on that an operator has stopped, takes away no approval and no need of a
+    permission, and gives back no grant that was revoked: that takes `apply`, `resume` or `grants add`.
     """
     config = replace(config, switches=tuple(switch for switch in config.switches if not switch.allowed))
     controls = config.controls()
     controls["approvals"] = [control for control in controls["approvals"] if control["approval"] is not False]
+    controls["permissions"] = [control for control in controls["permissions"] if control["permission"] is not None]
+    controls["new_grants"] = controls.pop("grants")
     return Run("apply", (config.tenant, controls, "process")) if any(controls.values()) else None
 
 

@@ -1,5 +1,5 @@
--- Write controls into the ledger: {budgets, approvals, switches, rates}. They are added or changed by name, and never
--- removed here: two programs with different files may share one ledger. What was spent stays spent. Every change has a
+-- Write controls into the ledger: {budgets, approvals, permissions, switches, grants, new_grants, rates}. They are added
+-- or changed by name, and never removed here: two programs with different files may share one ledger. What was spent stays spent. Every change has a
 -- version, and history keeps what was there before.
 create or replace function spanledger_v1.apply(p_tenant text, p_controls jsonb, p_by text)
 returns void
@@ -10,7 +10,10 @@ begin
     perform spanledger.require(p_tenant, 'apply');
     perform spanledger.apply_budgets(p_tenant, coalesce(p_controls -> 'budgets', '[]'), p_by);
     perform spanledger.apply_controls(p_tenant, 'approval', coalesce(p_controls -> 'approvals', '[]'), p_by);
+    perform spanledger.apply_controls(p_tenant, 'permission', coalesce(p_controls -> 'permissions', '[]'), p_by);
     perform spanledger.apply_controls(p_tenant, 'switch', coalesce(p_controls -> 'switches', '[]'), p_by);
+    perform spanledger.apply_grants(p_tenant, coalesce(p_controls -> 'grants', '[]'), p_by, false);
+    perform spanledger.apply_grants(p_tenant, coalesce(p_controls -> 'new_grants', '[]'), p_by, true);
     insert into spanledger.rate (tenant, from_unit, to_unit, valid_from, rate, applied_at, applied_by)
         select p_tenant, r.from_unit, r.to_unit, r.valid_from, r.rate, clock_timestamp(), p_by
         from jsonb_to_recordset(coalesce(p_controls -> 'rates', '[]'))

@@ -1,4 +1,4 @@
--- Approvals or switches among the controls that `apply` writes; an item is {match, except, …}. What asks for nothing is
+-- Approvals, permissions or switches among the controls that `apply` writes; an item is {match, except, …}. What asks for nothing is
 -- written only over what did.
 create or replace function spanledger.apply_controls(p_tenant text, p_kind text, p_controls jsonb, p_by text)
 returns void

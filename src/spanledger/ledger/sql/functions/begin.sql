@@ -62,7 +62,8 @@ begin
         then
             perform spanledger.lock_claims(p_tenant, p_items, v_fresh || v_open);
         end if;
-        if v_fresh <> '{}' and v_open = '{}' and not p_items @? '$[*] ? (exists(@.stopped) || exists(@.approval))'
+        if v_fresh <> '{}' and v_open = '{}'
+            and not p_items @? '$[*] ? (exists(@.stopped) || exists(@.approval) || exists(@.permission))'
             and not exists (select from spanledger.control c where c.tenant = p_tenant and c.active)
         then
             v_answers := spanledger.claim_fresh(p_tenant, p_items, v_fresh, v_answers);

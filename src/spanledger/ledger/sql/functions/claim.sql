@@ -18,6 +18,8 @@ declare
     v_call spanledger.call;
     v_found jsonb;
     v_controlled boolean;
+    v_grants jsonb;
+    v_granted jsonb := '{}';
     v_i integer;
 begin
     if v_open = '{}' then
@@ -39,9 +41,11 @@ begin
             continue;
         end if;
         v_keys := v_keys || (v_item ->> 'key');
-        if v_controlled or v_item ?| '{stopped,approval}' or v_call.state in ('pending', 'approved') then
+        v_grants := null;
+        if v_controlled or v_item ?| '{stopped,approval,permission}' or v_call.state in ('pending', 'approved') then
+            v_grants := spanledger.permitted(p_tenant, v_item, v_now);
             perform spanledger.hold(v_accounts);
-            p_answers[v_i] := spanledger.consent(p_tenant, v_item, v_call, v_now);
+            p_answers[v_i] := spanledger.consent(p_tenant, v_item, v_call, v_grants, v_now);
             if v_call.held <> '{}' then
                 v_accounts := spanledger.lock_accounts(coalesce(v_wanted, '{}'), p_calls);
             end if;
@@ -66,9 +70,17 @@ begin
         else
             p_answers[v_i] := spanledger.record_verdict(p_tenant, v_item, v_call, v_found, v_now);
         end if;
+        if v_grants is not null and p_answers[v_i] ->> 'verdict' = 'run' then
+            p_answers[v_i] := p_answers[v_i] || jsonb_build_object('grants', v_grants);
+            v_granted := v_granted || jsonb_build_object(v_item ->> 'key', v_grants);
+        end if;
     end loop;
     if v_fresh <> '{}' then
         perform spanledger.insert_calls(p_tenant, p_items, v_fresh, v_founds);
+    end if;
+    if v_granted <> '{}' then
+        update spanledger.call c set grants = g.value from jsonb_each(v_granted) g
+            where c.tenant = p_tenant and c.key = decode(g.key, 'hex');
     end if;
     if v_accounts <> '{}' then
         perform spanledger.hold(v_accounts);

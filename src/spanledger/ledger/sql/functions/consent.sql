@@ -1,7 +1,8 @@
 -- May people let this call run? Null: it may go on. Otherwise the answer, and it is written: stopped by an operator's
--- switch, waiting for a person, or out of time. Consent is bound to the fingerprint of exactly the arguments that run.
+-- switch, not granted, waiting for a person, or out of time. Consent is bound to the fingerprint of exactly the arguments
+-- that run. p_grants is what `permitted` says.
 create or replace function spanledger.consent(
-    p_tenant text, p_item jsonb, p_call spanledger.call, p_now timestamptz)
+    p_tenant text, p_item jsonb, p_call spanledger.call, p_grants jsonb, p_now timestamptz)
 returns jsonb
 language plpgsql volatile
 as $$
@@ -12,6 +13,9 @@ declare
     v_control text;
     v_refusal jsonb := spanledger.stopped(p_tenant, p_item);
 begin
+    if v_refusal is null and p_grants -> 0 ? 'reason' then
+        v_refusal := p_grants -> 0;
+    end if;
     if v_refusal is not null then
         perform spanledger.refuse(p_tenant, p_item, p_call, v_refusal, p_now);
         return v_answer || v_refusal || '{"verdict": "unauthorized"}';
@@ -37,7 +41,9 @@ begin
         return v_answer || jsonb_build_object('verdict', 'in_progress',
             'left_s', extract(epoch from p_call.waited_until - p_now));
     end if;
-    v_control := spanledger.approval_control(p_tenant, p_item, p_now);
+    v_control := coalesce(spanledger.approval_control(p_tenant, p_item, p_now), (
+        select format('grant %s (version %s)', g ->> 'grant', g ->> 'version')
+        from jsonb_array_elements(p_grants) g where g ? 'approval' limit 1));
     if v_control is null and coalesce(p_call.state, '') not in ('pending', 'approved')
         and not spanledger.needs_approval(p_tenant, p_item -> 'approval', p_item, p_now) then
         return null;

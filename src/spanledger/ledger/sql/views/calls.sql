@@ -15,7 +15,8 @@ select
         select jsonb_agg(jsonb_build_object('budget', a.budget, 'unit', u.unit, 'held', u.held) order by a.budget)
         from unnest(c.accounts, c.units, c.held) u (account, unit, held)
         join spanledger.account a on a.id = u.account
-        where u.held > 0) end as holds
+        where u.held > 0) end as holds,
+    c.grants
 from spanledger.call c
 where (select spanledger.sees_all())
     or c.tenant in (select m.tenant from spanledger.member m where m.role = session_user);

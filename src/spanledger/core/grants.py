@@ -1,0 +1,103 @@
+"""Permission: what an agent or an actor may do, and how a grant says so.
+
+Rules: grants live in the ledger and are decided there, with everything else; a program's own file can add grants that
+the ledger has never heard of, and give back none that an operator took away. The narrowest grant decides: by its
+permission first, then by how many of agent and actor it names; of two that are as narrow, the one that refuses.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from spanledger.core.approvals import Over
+from spanledger.core.money import Amount, Calls, Money, Tokens
+from spanledger.core.rules import Rule, is_permission
+from spanledger.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Lets agents or actors do something, up to a limit and until a moment; or denies it.
+
+    Attributes:
+        permission: ``"payments:refund"``; ``"payments:*"`` for all that begins so; ``"*"`` for everything.
+        agent: To which agent; None to any.
+        actor: For whom it may act; None for anybody.
+        allowed: False denies it.
+        limit: The most that one call may reserve under it; in another currency by the ledger's rates. A call that does
+            not say what it costs in that unit is refused.
+        approval: A person has to say yes: True, or `over` an amount that is reserved.
+        expires_at: Until when it holds, on the database's clock.
+        reason: Told to whoever is denied.
+    """
+
+    permission: str
+    agent: str | None = field(default=None, kw_only=True)
+    actor: str | None = field(default=None, kw_only=True)
+    allowed: bool = field(default=True, kw_only=True)
+    limit: Amount | None = field(default=None, kw_only=True)
+    approval: bool | Over = field(default=False, kw_only=True)
+    expires_at: dt.datetime | None = field(default=None, kw_only=True)
+    reason: str | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        where = f"grant {self.permission!r}"
+        if self.permission != "*" and not is_permission(str(self.permission).removesuffix(":*")):
+            raise ConfigError(f"{where}: a permission is a name such as 'payments:refund', 'payments:*' or '*'")
+        for name in ("agent", "actor", "reason"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, str) or not value.strip()):
+                raise ConfigError(f"{where}: {name} is a text that is not empty, not {value!r}")
+        if not isinstance(self.allowed, bool):
+            raise ConfigError(f"{where}: allowed is true or false, not {self.allowed!r}")
+        if self.limit is not None and not isinstance(self.limit, Money | Tokens | Calls):
+            raise ConfigError(f"{where}: the limit is Money (never a float), Tokens or Calls, not {self.limit!r}")
+        if not isinstance(self.approval, bool | Over):
+            raise ConfigError(f"{where}: approval is true, false or over(amount), not {self.approval!r}")
+        object.__setattr__(self, "expires_at", _moment(self.expires_at, where))
+
+    def control(self) -> dict[str, Any]:
+        """The grant as the ledger's `apply` takes it."""
+        return {
+            "permission": self.permission,
+            "agent": self.agent,
+            "actor": self.actor,
+            "expires_at": None if self.expires_at is None else self.expires_at.isoformat(),
+            "spec": {
+                "allowed": self.allowed,
+                "limit": None if self.limit is None else _amount(self.limit),
+                "approval": _amount(self.approval.amount) if isinstance(self.approval, Over) else self.approval or None,
+                "reason": self.reason,
+            },
+        }
+
+
+def permission_controls(rules: Iterable[Rule]) -> list[dict[str, Any]]:
+    """The permissions that rules ask for, as the ledger's `apply` takes them; the first rule that matches counts."""
+    controls: list[dict[str, Any]] = []
+    before: list[str] = []
+    for rule in rules:
+        if rule.match not in before:
+            controls.append({"match": rule.match, "except": list(before), "permission": rule.permission})
+        before.append(rule.match)
+    return controls
+
+
+def _amount(amount: Amount) -> dict[str, Any]:
+    return {"unit": amount.unit, "steps": amount.steps}
+
+
+def _moment(value: object, where: str) -> dt.datetime | None:
+    if isinstance(value, str):
+        try:
+            value = dt.datetime.fromisoformat(value)
+        except ValueError:
+            raise ConfigError(f"{where}: {value!r} is no time; write for example '2026-12-31T18:00:00+01:00'") from None
+    if isinstance(value, dt.date) and not isinstance(value, dt.datetime):
+        value = dt.datetime(value.year, value.month, value.day, tzinfo=dt.UTC)
+    if value is not None and not isinstance(value, dt.datetime):
+        raise ConfigError(f"{where}: expires_at is a date or a time, not {value!r}")
+    return value if value is None or value.tzinfo else value.replace(tzinfo=dt.UTC)
