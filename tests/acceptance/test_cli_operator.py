@@ -214,7 +214,7 @@ def test_stopped_tools_do_not_begin_until_somebody_resumes_them(typed, as_json, 
     assert as_json("resume", "refund", "--by", "ops")["still_stopped_by"] == ["ref*"]
     assert typed("resume", "ref*", "--by", "ops")[1] == "resumed ref*\n"
     assert ledger.run(REFUND, lambda: "paid") == "paid"
-    assert typed("controls")[1] == "no switch, approval or rate is in force\n"
+    assert typed("controls")[1] == "no switch, approval, permission or rate is in force\n"
 
 
 def test_nothing_is_resumed_that_was_not_stopped_under_that_name(typed):
@@ -230,6 +230,60 @@ def test_a_program_that_starts_lets_nothing_go_on_that_was_stopped(typed, ledger
     restarted = ledger_with(switches=[Switch("refund", allowed=True)])
     with pytest.raises(NotAuthorized):
         restarted.run(REFUND, lambda: pytest.fail("ran"))
+
+
+# --- grants
+
+
+def test_a_person_grants_looks_and_takes_back(typed, as_json, ledger_with):
+    ledger = ledger_with(rules=[Rule("refund", permission="payments:refund", reserve=Money(10, "EUR"))])
+    assert typed("grants")[1] == "nothing is granted\n"
+    given = as_json(
+        *("grants", "add", "payments:*", "--agent", "support", "--limit", "280.00 EUR"),
+        *("--approval-over", "100.00 EUR", "--expires-at", "2126-12-31", "--by", "ops"),
+    )
+    assert (given["state"], given["version"], given["applied_by"]) == ("granted", 1, "ops")
+    assert ledger.run(REFUND, lambda: "paid") == "paid"
+    assert typed("grants")[1] == (
+        "granted  payments:*  to agent support, at most 280.00 EUR a call, with a person's approval over 100.00 EUR, "
+        "until 2126-12-31T00:00:00+00:00  (version 1, by ops)\n"
+    )
+    denied = typed("grants", "add", "payments:refund", "--actor", "u_42", "--deny", "--reason", "fraud", "--by", "ops")
+    assert denied[1] == "denied  payments:refund  to any agent for u_42: fraud  (version 1, by ops)\n"
+    assert typed("grants", "revoke", "payments:*", "--agent", "support", "--by", "ops")[0] == 0
+    assert [row["state"] for row in as_json("grants")] == ["denied"]
+    assert sorted(row["state"] for row in as_json("grants", "--all")) == ["denied", "revoked"]
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "words"),
+    [
+        (["add", "pay*"], 2, "a permission is a name such as"),
+        (["add", "p", "--limit", "much"], 2, "write for example '500.00 EUR'"),
+        (["add", "p", "--expires-at", "soon"], 2, "is no time"),
+        (["add", "p", "--agent", ""], 2, "it is empty"),
+        (["add", "p", "--approval", "--approval-over", "1.00 EUR"], 2, "not allowed with"),
+        (["revoke", "p"], 1, "there is no grant of 'p' to exactly these"),
+    ],
+)
+def test_a_grant_that_makes_no_sense_changes_nothing(typed, ledger, command, code, words):
+    result = typed("grants", *command)
+
+    assert (result[0], words in result[2]) == (code, True), result
+    assert ledger.grants() == []
+
+
+def test_a_file_with_permissions_and_grants_is_applied_and_shown(typed, tmp_path, monkeypatch):
+    file = tmp_path / "spanledger.toml"
+    file.write_text(
+        "[[rules]]\nmatch = 'refund'\npermission = 'payments:refund'\n[[grants]]\npermission = 'payments:*'\n"
+    )
+    monkeypatch.setenv("SPANLEDGER_CONFIG", str(file))
+
+    assert typed("apply", "--by", "ops")[1] == (
+        "applied permission  refund  needs payments:refund\napplied grant payments:*\n"
+    )
+    assert typed("controls")[1].startswith("permission  refund  needs payments:refund  (version 1, by ops")
 
 
 # --- budgets
@@ -392,7 +446,21 @@ def test_controls_of_another_tenant_are_its_own(typed, as_json, ledger):
 
 @pytest.mark.parametrize(
     "command",
-    ["approvals", "approve", "deny", "stop", "resume", "controls", "apply", "budgets", "budgets set", "budgets top-up"],
+    [
+        "grants",
+        "grants add",
+        "grants revoke",
+        "approvals",
+        "approve",
+        "deny",
+        "stop",
+        "resume",
+        "controls",
+        "apply",
+        "budgets",
+        "budgets set",
+        "budgets top-up",
+    ],
 )
 def test_the_help_of_every_command_shows_an_example(typed, command):
     code, out, _ = typed(*command.split(), "--help")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import psycopg
 import pytest
 
-from spanledger import Budget, Calls, Config, Ledger, Resolution, Rule, ToolCall
+from spanledger import Budget, Calls, Config, Grant, Ledger, Resolution, Rule, ToolCall
 from spanledger.errors import ConfigError, OutcomeUnknown
 
 REFUND = ToolCall("refund", {"order_id": "o-1"}, workflow_id="order-1")
@@ -49,6 +49,19 @@ def test_an_agents_role_can_do_nothing_for_another_tenant(as_role, ledger_with) 
     with pytest.raises(ConfigError, match=FORBIDDEN):
         agent.run(REFUND, lambda: pytest.fail("ran"))
     assert agent.calls() == agent.history(other.key(REFUND)) == agent.budgets() == []
+
+
+def test_an_agents_role_may_ask_what_it_may_do_and_grants_itself_nothing(as_role, ledger_with) -> None:
+    ledger_with(tenant="acme").grant(Grant("payments:refund"), by="ops")
+    agent = as_role(("agent", "acme"))
+
+    assert agent.authorize("payments:refund")
+    for change in (lambda: agent.grant(Grant("*"), by="me"), lambda: agent.revoke("payments:refund", by="me")):
+        with pytest.raises(ConfigError, match=FORBIDDEN):
+            change()
+    assert [row["permission"] for row in agent.grants()] == ["payments:refund"]
+    with pytest.raises(ConfigError, match=FORBIDDEN):
+        as_role(("agent", "acme"), tenant="other").authorize("payments:refund")
 
 
 def test_an_agents_role_neither_resolves_nor_applies_nor_tops_up(as_role) -> None:

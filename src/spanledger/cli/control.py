@@ -28,7 +28,7 @@ def add_to(commands: Commands) -> None:
     apply = commands.add(
         "apply",
         _apply,
-        "Write the budgets, approvals, switches and rates of spanledger.toml into the ledger.",
+        "Write the budgets, approvals, permissions, grants, switches and rates of spanledger.toml into the ledger.",
         "spanledger apply",
     )
     stop = commands.add(
@@ -94,7 +94,7 @@ def _apply(arguments: argparse.Namespace) -> int:
     controls = config.controls()
     lines = [f"applied budget {b.name}: {b.limit}" for b in config.budgets]
     applied: dict[str, Any] = {"budgets": [budget.name for budget in config.budgets]}
-    for kind, name in (("approval", "approvals"), ("switch", "switches")):
+    for kind, name in (("approval", "approvals"), ("permission", "permissions"), ("switch", "switches")):
         told = [
             item for item in controls[name] if _asks({"kind": kind, "spec": item}) or (kind, item["match"]) in before
         ]
@@ -103,6 +103,8 @@ def _apply(arguments: argparse.Namespace) -> int:
     rates = [(f"{item['from_unit']} {item['to_unit']}", item) for item in controls["rates"]]
     lines += [f"applied {control_text('rate', match, item)}" for match, item in rates]
     applied["rates"] = [match for match, _ in rates]
+    lines += [f"applied grant {grant.permission}" for grant in config.grants]
+    applied["grants"] = [grant.permission for grant in config.grants]
     for rule in config.rules:
         if callable(rule.approval) and not isinstance(rule.approval, Over):
             lines.append(
@@ -113,7 +115,8 @@ def _apply(arguments: argparse.Namespace) -> int:
 
 
 def _asks(row: dict[str, Any]) -> bool:
-    return stopping_row(row) or (row["kind"] == "approval" and row["spec"].get("approval") is not False)
+    asks = {"approval": False, "permission": None}
+    return stopping_row(row) or (row["kind"] in asks and row["spec"].get(row["kind"]) is not asks[row["kind"]])
 
 
 def _stop(arguments: argparse.Namespace) -> int:

@@ -134,7 +134,11 @@ def _controls(arguments: argparse.Namespace) -> int:
         controls = ledger.controls()
     if not arguments.all:
         controls = in_force(controls)
-    answer(arguments, controls, [_of_control(row) for row in controls] or ["no switch, approval or rate is in force"])
+    answer(
+        arguments,
+        controls,
+        [_of_control(row) for row in controls] or ["no switch, approval, permission or rate is in force"],
+    )
     return 0
 
 
@@ -151,6 +155,7 @@ def in_force(controls: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         for row in rows
         if stopping_row(row)
         or (row["kind"] == "approval" and row["spec"].get("approval") not in (False, None))
+        or (row["kind"] == "permission" and row["spec"].get("permission") is not None)
         or (row["kind"] == "rate" and rates.get(row["match"]) == _dates(row))
     ]
 
@@ -174,6 +179,9 @@ def control_text(kind: str, match: str, spec: dict[str, Any]) -> str:
     if kind == "switch":
         reason = f": {shown(spec['reason'])}" if spec.get("reason") else ""
         return f"switch  {shown(match)}  {'goes on' if spec.get('allowed', True) else 'stopped'}{reason}"
+    if kind == "permission":
+        needed = spec.get("permission")
+        return f"permission  {shown(match)}  needs {shown(needed) if needed else 'none'}"
     asked = spec.get("approval")
     if isinstance(asked, dict):
         return f"approval  {shown(match)}  over {amount_of(asked['unit'], asked['steps'])}"

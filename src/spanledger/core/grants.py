@@ -8,12 +8,12 @@ permission first, then by how many of agent and actor it names; of two that are 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from spanledger.core.approvals import Over
-from spanledger.core.money import Amount, Calls, Money, Tokens
+from spanledger.core.money import Amount, Calls, Money, Tokens, amount_of
 from spanledger.core.rules import Rule, is_permission
 from spanledger.errors import ConfigError
 
@@ -57,6 +57,7 @@ class Grant:
             raise ConfigError(f"{where}: the limit is Money (never a float), Tokens or Calls, not {self.limit!r}")
         if not isinstance(self.approval, bool | Over):
             raise ConfigError(f"{where}: approval is true, false or over(amount), not {self.approval!r}")
+        # What is written in a file or typed may be a text.
         object.__setattr__(self, "expires_at", _moment(self.expires_at, where))
 
     def control(self) -> dict[str, Any]:
@@ -73,6 +74,46 @@ class Grant:
                 "reason": self.reason,
             },
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Authorization:
+    """What the grants say about one permission.
+
+    Attributes:
+        permission: What was asked for.
+        allowed: It is granted.
+        reason: Why not; None where it is.
+        grant: Which grant decided, for example ``"payments:* to agent support"``; None where none did.
+        version: Of that grant.
+        limit: The most that one call may cost, where it is refused for that.
+        approval: It is granted on condition that a person says yes to each call.
+    """
+
+    permission: str
+    allowed: bool
+    reason: str | None = None
+    grant: str | None = None
+    version: int | None = None
+    limit: Amount | None = None
+    approval: bool = False
+
+    def __bool__(self) -> bool:
+        return self.allowed
+
+
+def authorization(said: Mapping[str, Any]) -> Authorization:
+    """Read what the ledger says."""
+    limit = said.get("limit")
+    return Authorization(
+        permission=said["permission"],
+        allowed="reason" not in said,
+        reason=said.get("reason"),
+        grant=said.get("grant"),
+        version=said.get("version"),
+        limit=None if limit is None else amount_of(limit["unit"], limit["steps"]),
+        approval=bool(said.get("approval")),
+    )
 
 
 def permission_controls(rules: Iterable[Rule]) -> list[dict[str, Any]]:

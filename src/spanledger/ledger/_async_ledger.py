@@ -15,6 +15,7 @@ from spanledger.config import Config, Dsn
 from spanledger.core.approvals import Approval
 from spanledger.core.budgets import Balance
 from spanledger.core.call import Begun, Ended, ToolCall
+from spanledger.core.grants import Authorization, Grant, authorization
 from spanledger.core.money import Amount
 from spanledger.core.settling import told_by_hand
 from spanledger.core.steps import begun_once, guarded
@@ -167,6 +168,35 @@ class AsyncLedger:
     async def controls(self, tenant: str | None = None) -> list[dict[str, Any]]:
         """As `Ledger.controls`."""
         return list(await self._driver.query(requests.controls(self.config, tenant)))
+
+    async def grants(self, tenant: str | None = None) -> list[dict[str, Any]]:
+        """As `Ledger.grants`."""
+        return list(await self._driver.query(requests.grants(self.config, tenant)))
+
+    async def grant(self, grant: Grant, *, by: str) -> None:
+        """As `Ledger.grant`."""
+        await self._driver.query(requests.grant(self.config, grant, by))
+
+    async def revoke(self, permission: str, *, by: str, agent: str | None = None, actor: str | None = None) -> bool:
+        """As `Ledger.revoke`."""
+        given = Grant(permission, agent=agent, actor=actor)
+        if not requests.is_in_force(await self.grants(), given):
+            return False
+        await self._driver.query(requests.revoke(self.config, given, by))
+        return True
+
+    async def authorize(
+        self,
+        permission: str,
+        amount: Amount | None = None,
+        *,
+        agent: str | None = None,
+        actor: str | None = None,
+        workflow_id: str | None = None,
+    ) -> Authorization:
+        """As `Ledger.authorize`."""
+        whose = {"agent": agent or self.config.agent, "actor": actor, "workflow_id": workflow_id}
+        return authorization(await self._driver.query(requests.authorize(self.config, permission, amount, whose)))
 
     async def bind_role(self, role: str, *, kind: str, tenant: str, by: str) -> None:
         """As `Ledger.bind_role`."""

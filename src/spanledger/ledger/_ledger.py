@@ -17,6 +17,7 @@ from spanledger.config import Config, Dsn, dsn_of
 from spanledger.core.approvals import Approval
 from spanledger.core.budgets import Balance
 from spanledger.core.call import Begun, Ended, ToolCall
+from spanledger.core.grants import Authorization, Grant, authorization
 from spanledger.core.money import Amount
 from spanledger.core.outcomes import no_coroutine
 from spanledger.core.settling import told_by_hand
@@ -294,6 +295,52 @@ class Ledger:
     def controls(self, tenant: str | None = None) -> list[dict[str, Any]]:
         """Return rows of the approvals, switches and rates that the ledger holds, also those not in force."""
         return list(self._driver.query(requests.controls(self.config, tenant)))
+
+    def grants(self, tenant: str | None = None) -> list[dict[str, Any]]:
+        """Return rows of the grants, also of those that have expired or were revoked."""
+        return list(self._driver.query(requests.grants(self.config, tenant)))
+
+    def grant(self, grant: Grant, *, by: str) -> None:
+        """Let an agent or an actor do something, or deny it; one for the same permission and the same two is replaced.
+
+        Args:
+            grant: What is granted, and to whom.
+            by: Who says so.
+        """
+        self._driver.query(requests.grant(self.config, grant, by))
+
+    def revoke(self, permission: str, *, by: str, agent: str | None = None, actor: str | None = None) -> bool:
+        """Take a grant back; it counts from the next call on.
+
+        Returns:
+            True; False where there is none for exactly this permission, agent and actor.
+        """
+        given = Grant(permission, agent=agent, actor=actor)
+        if not requests.is_in_force(self.grants(), given):
+            return False
+        self._driver.query(requests.revoke(self.config, given, by))
+        return True
+
+    def authorize(
+        self,
+        permission: str,
+        amount: Amount | None = None,
+        *,
+        agent: str | None = None,
+        actor: str | None = None,
+        workflow_id: str | None = None,
+    ) -> Authorization:
+        """Ask whether something is granted; the answer is kept in the ledger's history.
+
+        Args:
+            permission: For example ``"payments:refund"``.
+            amount: What it would cost.
+            agent: Which agent would do it; the configured one if None.
+            actor: For whom.
+            workflow_id: In which workflow it is asked.
+        """
+        whose = {"agent": agent or self.config.agent, "actor": actor, "workflow_id": workflow_id}
+        return authorization(self._driver.query(requests.authorize(self.config, permission, amount, whose)))
 
     def bind_role(self, role: str, *, kind: str, tenant: str, by: str) -> None:
         """Let a database role use the ledger for one tenant; only the ledger's owner may say so.

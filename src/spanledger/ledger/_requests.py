@@ -17,8 +17,10 @@ from spanledger.core.approvals import Approval
 from spanledger.core.asking import Ask, Asking
 from spanledger.core.budgets import Balance
 from spanledger.core.call import Begun, Call, Outcome, ToolCall, Verdict
-from spanledger.core.money import Amount, amount_of
+from spanledger.core.grants import Grant
+from spanledger.core.money import Amount, Calls, Money, Tokens, amount_of
 from spanledger.core.outcomes import describe_error, is_ambiguous, storable
+from spanledger.core.rules import is_permission
 from spanledger.core.settling import keep_plain, kept_text
 from spanledger.core.steps import RESOLUTIONS
 from spanledger.core.values import decode, encode
@@ -226,6 +228,35 @@ def _terms_of(row: dict[str, Any]) -> dict[str, Any]:
         "timezone": row["timezone"],
         "soft": None if soft is None else amount_of(row["unit"], soft),
     }
+
+
+def grants(config: Config, tenant: str | None) -> Read:
+    return Read("grants", {"tenant": tenant or config.tenant}, "permission, agent nulls first, actor nulls first")
+
+
+def grant(config: Config, given: Grant, by: str) -> Run:
+    if not isinstance(given, Grant):
+        raise ConfigError(f"what is granted is a Grant, not {given!r}")
+    return Run("apply", (config.tenant, {"grants": [given.control()]}, by))
+
+
+def revoke(config: Config, given: Grant, by: str) -> Run:
+    return Run("apply", (config.tenant, {"grants": [given.control() | {"revoked": True}]}, by))
+
+
+def is_in_force(rows: list[dict[str, Any]], given: Grant) -> bool:
+    wanted = (given.permission, given.agent, given.actor)
+    return any((r["permission"], r["agent"], r["actor"]) == wanted and r["state"] != "revoked" for r in rows)
+
+
+def authorize(config: Config, permission: str, amount: Amount | None, whose: Mapping[str, Any]) -> Run:
+    if not is_permission(permission):
+        raise ConfigError(f"a permission is a name such as 'payments:refund', not {permission!r}")
+    if amount is not None and not isinstance(amount, Money | Tokens | Calls):
+        raise ConfigError(f"the amount is Money (never a float), Tokens or Calls, not {amount!r}")
+    reserve = {} if amount is None else {amount.unit: amount.steps}
+    item = {"id": str(uuid.uuid4()), "permission": permission, "reserve": reserve, **whose}
+    return Run("authorize", (config.tenant, item))
 
 
 def top_up(config: Config, name: str, amount: Amount, by: str, scope: Mapping[str, str | None] | None) -> Run:
