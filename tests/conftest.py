@@ -29,6 +29,11 @@ FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 TEMPLATE = "ledger_template"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`python -m tests.library` names the library that has to be there."""
+    parser.addoption("--library", action="append", default=[], help="only this library, which must be installed")
+
+
 @pytest.fixture(autouse=True)
 def untouched_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """No test sees the settings or files of whoever runs it, nor what another test has instrumented.

@@ -1,0 +1,140 @@
+"""What the author of one more library supplies for the tests that every library passes: a `Case` of a dozen lines.
+
+Rules: a case lives in `library_cases/NAME.py` and is called `CASE`; it says how to make a tool and how to have the
+framework run it, and tests nothing. The tests are in `test_every_library.py`. The tool is always "refund"; its function
+takes an order id and an amount. A list `NEEDS` of requirements at the top of the file names what must be installed
+besides the library itself.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.metadata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import Requirement
+
+from spanledger.instrument import _registry
+
+CASES = Path(__file__).with_name("library_cases")
+REFUND: Mapping[str, Any] = {"order_id": "o-1", "amount": 10}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The model asks for one refund.
+
+    Attributes:
+        call_id: The id that the model gives to the call.
+        arguments: What it asks for; text where it is no JSON.
+    """
+
+    call_id: str
+    arguments: Mapping[str, Any] | str = field(default_factory=lambda: dict(REFUND))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the framework has made of one call, for the model to read.
+
+    Attributes:
+        text: What the model reads.
+        value: The object that the framework made.
+        call_id: The id under which it is answered; None where the framework has none.
+    """
+
+    text: str
+    value: Any = None
+    call_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way in which the framework runs tools.
+
+    Attributes:
+        run: (tool, what one turn of a model asks for, id of the conversation or None) → answers, in the order asked.
+            It is called in a thread without an event loop. What the framework raises, it raises.
+        bodies: The kinds of functions it can run as tools: "plain", "coroutine".
+        cancels: Where one of several calls raises, the others are cancelled.
+        stops: A refusal that is raised stops the run; else the framework tells the model.
+        libraries: Further libraries that have to be instrumented, for a way through several.
+    """
+
+    run: Callable[[Any, Sequence[Asked], str | None], Sequence[Answer]]
+    bodies: tuple[str, ...] = ("plain", "coroutine")
+    cancels: bool = False
+    stops: bool = True
+    libraries: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Case:
+    """One library in the tests that every library passes.
+
+    Attributes:
+        library: Its name in the registry.
+        tool: A function, plain or coroutine, → the framework's tool "refund" that runs it. None: it runs no tools.
+        ways: Name → a way to have tools run.
+        call_ids: The framework passes on the model's id of a call.
+        threads: The framework knows an id of the conversation.
+        text_arguments: Arguments of the model that are no JSON reach the tool's funnel.
+        told_error: The exception by which a tool tells the model of a failure without stopping the run.
+        copied: A tool → objects of the framework that programs copy and pickle; by default, the tool.
+    """
+
+    library: str
+    tool: Callable[[Callable[..., Any]], Any] | None = None
+    ways: Mapping[str, Way] = field(default_factory=dict)
+    call_ids: bool = True
+    threads: bool = False
+    text_arguments: bool = False
+    told_error: Callable[[str], BaseException] | None = None
+    copied: Callable[[Any], Sequence[Any]] = lambda tool: [tool]
+
+
+Entry = tuple[Case, Way | None, str | None]
+
+
+def cased() -> list[str]:
+    """Names of the libraries that have a case."""
+    return sorted(path.stem for path in CASES.glob("[!_]*.py"))
+
+
+def needs(name: str) -> list[str]:
+    """What has to be installed for a case besides the library, read without importing it."""
+    for node in ast.parse((CASES / f"{name}.py").read_text()).body:
+        if isinstance(node, ast.Assign) and [getattr(t, "id", None) for t in node.targets] == ["NEEDS"]:
+            return list(ast.literal_eval(node.value))
+    return []
+
+
+def lacking(name: str) -> str | None:
+    """Say what is not installed of what a case needs; None: nothing."""
+    for wanted in [_registry.load(name).requires, *needs(name)]:
+        requirement = Requirement(wanted)
+        try:
+            version = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            return f"{requirement.name} is not installed"
+        if not requirement.specifier.contains(version, prereleases=True):
+            return f"{requirement.name} {version} is installed, not {wanted}"
+    return None
+
+
+def load(name: str) -> Case:
+    """Return the case of a library that is installed."""
+    case: Case = importlib.import_module(f"library_cases.{name}").CASE
+    return case
+
+
+def entries(name: str, *, all_ways: bool) -> dict[str, Entry]:
+    """Return the case of a library; where wanted with each way of its tools, with functions of both kinds."""
+    case = load(name)
+    if not all_ways:
+        return {name: (case, None, None)}
+    return {f"{name}: {title}, {body}": (case, way, body) for title, way in case.ways.items() for body in way.bodies}

@@ -1,0 +1,5 @@
+"""The OpenAI client asks models; its own files test that."""
+
+from library_case import Case
+
+CASE = Case("openai")
