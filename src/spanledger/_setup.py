@@ -24,7 +24,7 @@ from spanledger.instrument import _registry, _runtime
 from spanledger.instrument._engine import Engine
 from spanledger.instrument._patch import Patches, Report
 from spanledger.ledger._database import Database
-from spanledger.ledger._drivers import AwaitingDriver, BlockingDriver
+from spanledger.ledger._drivers import AwaitingDriver, BlockingDriver, LaterDriver
 from spanledger.ledger._ledger import open_database
 from spanledger.telemetry import gate
 from spanledger.telemetry.processor import SpanDecider
@@ -70,7 +70,8 @@ class GuardrailSpanProcessor(SpanDecider):
             gate.prove()
 
     def shutdown(self) -> None:
-        """Close the connections that only this processor uses."""
+        """Tell the ledger what it does not know yet, and close the connections that only this processor uses."""
+        super().shutdown()
         if self._own is not None:
             self._own.close()
 
@@ -170,7 +171,8 @@ def _configure_sdk() -> None:
 
 def _guard(config: Config) -> tuple[Guard, Database]:
     database = open_database(config)
-    return Guard(config, BlockingDriver(database), AwaitingDriver(database)), database
+    guard = Guard(config, BlockingDriver(database), AwaitingDriver(database), LaterDriver(database))
+    return guard, database
 
 
 def _known(names: Iterable[str]) -> list[str]:

@@ -51,6 +51,18 @@ class DrivesAwaiting(Protocol):
         ...
 
 
+class DrivesLater(Protocol):
+    """Carries out the last steps of a call whose caller must not be blocked."""
+
+    def drive(self, begun: Begun, steps: Steps[Outcome]) -> None:
+        """Run the last steps of a call to their end, soon; nothing is raised."""
+        ...
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until all that was given so far is carried out; False where it is not after so long."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Ambient:
     """The workflow around a call.
@@ -238,11 +250,13 @@ class Guard:
         config: Rules and limits.
         blocking: For callers in a thread.
         awaiting: For callers in an event loop.
+        later: For the end of calls whose caller can neither await nor be blocked.
     """
 
     config: Config
     blocking: Drives
     awaiting: DrivesAwaiting
+    later: DrivesLater
 
     def asking(self, call: Call, *, own: Rule | None = None, span: tuple[str, str] | None = None) -> Asking:
         """Put together what the ledger needs to know, the workflow around the call included.

@@ -11,7 +11,12 @@ import pytest
 from spanledger.ledger._batch import AwaitingBatches, BlockingBatches
 from spanledger.ledger._drivers import AwaitingDriver, BlockingDriver
 
-SAME = {"reply_awaiting": "reply", "forget_loop_connections": "forget_connections", "deliver_awaiting": "deliver"}
+SAME = {
+    "reply_awaiting": "reply",
+    "forget_loop_connections": "forget_connections",
+    "deliver_awaiting": "deliver",
+    "tell_first_awaiting": "tell_first",
+}
 SAME_NAMES = {"AsyncExitStack": "ExitStack"}
 
 

@@ -297,6 +297,7 @@ class Outcome:
             ``"spooled"``, kept on disk and told later; None, not kept anywhere.
         late: A newer attempt owns the call; this outcome was recorded as late.
         result_kept: Whether a later call can be given the result.
+        queued: The ledger is told within moments; nobody knows yet whether it is late, or the result kept.
     """
 
     begun: Begun
@@ -305,6 +306,7 @@ class Outcome:
     recorded: str | None = None
     late: bool = False
     result_kept: bool = False
+    queued: bool = False
 
 
 Probe = Callable[[Call, str], Resolution | None]

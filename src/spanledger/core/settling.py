@@ -99,21 +99,30 @@ def kept_text(name: str, value: Any, codec: Codec, bytes_max: int) -> str | None
     return text.decode()
 
 
+def foreseen(asking: Asking, ended: Ended) -> str:
+    """Say how the ledger will remember this: ``"succeeded"``, ``"failed"`` or ``"unknown"``."""
+    if ended.paused:
+        return "failed"
+    error = ended.error or ended.hidden
+    if error is None and ended.failure is None:
+        return "succeeded"
+    ambiguous = ended.doubtful or (error is not None and is_ambiguous(error, asking.terms))
+    # Asking a model changes nothing that somebody would have to find out about.
+    return "unknown" if ambiguous and asking.call.operation == EXECUTE_TOOL else "failed"
+
+
 def _recorded(asking: Asking, ended: Ended, codec: Codec) -> tuple[str, dict[str, Any]]:
     """Say how the ledger will remember this, and with which item."""
+    recorded = foreseen(asking, ended)
     if ended.paused:
         why = {} if ended.error is None else describe_error(ended.error)
-        return "failed", {"not_invoked": True, "error": why | {"type": "paused"}}
+        return recorded, {"not_invoked": True, "error": why | {"type": "paused"}}
+    if recorded == "succeeded":
+        kept, result = _kept(asking, ended.value, codec)
+        return recorded, {"result": result, "result_kept": kept}
     error = ended.error or ended.hidden
-    if error is not None or ended.failure is not None:
-        ambiguous = ended.doubtful or (error is not None and is_ambiguous(error, asking.terms))
-        # Asking a model changes nothing that somebody would have to find out about.
-        unknown = ambiguous and asking.call.operation == EXECUTE_TOOL
-        told = {"type": "failure", "message": storable(ended.failure or "")}
-        item = {"error": told if error is None else describe_error(error), "outcome_unknown": unknown}
-        return "unknown" if unknown else "failed", item
-    kept, result = _kept(asking, ended.value, codec)
-    return "succeeded", {"result": result, "result_kept": kept}
+    told = {"type": "failure", "message": storable(ended.failure or "")} if error is None else describe_error(error)
+    return recorded, {"error": told, "outcome_unknown": recorded == "unknown"}
 
 
 def _kept(asking: Asking, value: Any, codec: Codec) -> tuple[bool, str | None]:

@@ -44,6 +44,7 @@ from spanledger.ledger._functions import (
     translated,
 )
 from spanledger.ledger._heartbeat import Heartbeat
+from spanledger.ledger._later import Later
 from spanledger.ledger._line import KEEPALIVES
 from spanledger.ledger._pools import AwaitingPool, BlockingPool
 from spanledger.ledger._spool import Spool, SpoolStatus, ledger_name
@@ -113,6 +114,7 @@ class Database:
         self.timeout_s = timeout_s
         self.heartbeat = Heartbeat(self._renew)
         self.wakeups = Wakeups(self._connect_listening, self._peek)
+        self.later = Later(self.keep, timeout_s=timeout_s)
         self._spool: Spool | None = None
         self._courier = Courier(lambda: self._spool, self._tell)
         # By process id: a thread that held the parent's lock is not in a forked child.
@@ -251,6 +253,7 @@ class Database:
 
     def close(self) -> None:
         """Close what this process opened and leave the private server."""
+        self.later.close()
         self.heartbeat.stop()
         self.wakeups.stop()
         self._courier.stop()

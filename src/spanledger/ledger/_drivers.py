@@ -1,10 +1,10 @@
-"""Carry out steps: one class blocks, the other awaits.
+"""Carry out steps: one class blocks, one awaits, and one does it later.
 
-Rules: the two differ in `await` and in how they sleep and shield, nothing else (a test compares them). An ask that
-was lost on the way is asked once more on another connection; every function of the ledger allows that. An ask
-that is shielded is carried out even if the caller is cancelled meanwhile. An outcome that waits on disk is told before
-the same call begins again. What the wrapped function does, exceptions included, is an `Ended` and never crosses the
-generator as an exception.
+Rules: the first two differ in `await` and in how they sleep and shield, nothing else (a test compares them). An ask
+that was lost on the way is asked once more on another connection; every function of the ledger allows that. An ask
+that is shielded is carried out even if the caller is cancelled meanwhile. An outcome that is queued, or waits on disk,
+is told before the same call begins again. What the wrapped function does, exceptions included, is an `Ended` and never
+crosses the generator as an exception.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import psycopg
 
 from spanledger.core.asking import Ask, Invoke, Keep, Listen, Look, Steps, Wait
-from spanledger.core.call import Begun, Ended
+from spanledger.core.call import Begun, Ended, Outcome
 from spanledger.errors import ConfigError, LedgerUnavailable
 from spanledger.ledger._database import Database
 from spanledger.ledger._functions import Query, asked_before, lost, translated
@@ -86,6 +86,7 @@ class BlockingDriver:
 
     def _query(self, query: Query) -> Any:
         try:
+            self._database.later.tell_first(query)
             self._database.deliver(query)
             return self._database.reply(query)
         except psycopg.Error as error:
@@ -156,10 +157,27 @@ class AwaitingDriver:
 
     async def _query(self, query: Query) -> Any:
         try:
+            await self._database.later.tell_first_awaiting(query)
             await self._database.deliver_awaiting(query)
             return await self._database.reply_awaiting(query)
         except psycopg.Error as error:
             raise translated(error) from error
+
+
+class LaterDriver:
+    """Carries out the last steps of calls whose caller must not be blocked, soon and in another thread."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._blocking = BlockingDriver(database)
+
+    def drive(self, begun: Begun, steps: Steps[Outcome]) -> None:
+        """Run the last steps of a call to their end, soon; nothing is raised."""
+        self._database.later.add(begun, steps, self._blocking.drive)
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until all that was given so far is carried out; False where it is not after so long."""
+        return self._database.later.flush(timeout_s)
 
 
 _background: set[asyncio.Future[Any]] = set()

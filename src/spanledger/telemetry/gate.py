@@ -9,7 +9,6 @@ sees how it ends. The gate proves at start that it works.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import sys
@@ -32,7 +31,7 @@ from spanledger.errors import CallRefused, CallReplayed, SpanledgerError, WrapMi
 from spanledger.guard import Guard, Inside
 from spanledger.telemetry import record
 from spanledger.telemetry.reading import TOOL_PREFIX, describe, may_be_tool
-from spanledger.telemetry.spans import CODEC, GuardedSpan, StoodForSpan, unshared
+from spanledger.telemetry.spans import CODEC, GuardedSpan, StoodForSpan, on_loop, unshared
 
 logger = logging.getLogger("spanledger.telemetry")
 
@@ -166,8 +165,4 @@ def _through(wrapped: Callable[..., Span], _tracer: Any, args: tuple[Any, ...], 
 
 def _bounded(asking: Asking) -> Asking:
     """On a running loop a span never waits for another worker: everything else on the loop would wait too."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asking
-    return replace(asking, terms=replace(asking.terms, wait_timeout_s=0.0))
+    return replace(asking, terms=replace(asking.terms, wait_timeout_s=0.0)) if on_loop() else asking

@@ -86,3 +86,11 @@ class SpanDecider(SpanProcessor):
         else:
             ended = Ended(reading.result_of((span.attributes or {}).get(semconv.TOOL_CALL_RESULT)))
         spans.settle(self._guard, found.asked, ended)
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Wait until the ledger was told how the spans ended that have ended."""
+        return self._guard is None or self._guard.later.flush(timeout_millis / 1000)
+
+    def shutdown(self) -> None:
+        """As `force_flush`."""
+        self.force_flush()

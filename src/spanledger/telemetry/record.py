@@ -226,7 +226,10 @@ def finished(span: Span, outcome: Outcome, *, capture_content: bool = False) -> 
         span,
         {
             semconv.OUTCOME: outcome.recorded,
-            semconv.RESULT_KEPT: outcome.result_kept if outcome.recorded == "succeeded" else None,
+            semconv.RESULT_KEPT: outcome.result_kept
+            if outcome.recorded == "succeeded" and not outcome.queued
+            else None,
+            semconv.QUEUED: outcome.queued or None,
             semconv.LATE: outcome.late or None,
             semconv.COST: [str(amount_of(unit, steps)) for unit, steps in ended.cost.items()] or None,
         },

@@ -7,6 +7,7 @@ after the side effect.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import sys
@@ -19,7 +20,7 @@ from opentelemetry.trace import Span, StatusCode
 
 from spanledger.core.asking import Asking
 from spanledger.core.call import Begun, Call, Codec, Ended, Outcome
-from spanledger.core.settling import finished
+from spanledger.core.settling import finished, foreseen
 from spanledger.core.values import decode, encode
 from spanledger.guard import Guard, Inside, entered, made_running
 from spanledger.telemetry import record, semconv
@@ -53,9 +54,19 @@ class NoEvidence(Exception):
 
 
 def settle(guard: Guard, asked: tuple[Asking, Begun], ended: Ended) -> Outcome | None:
-    """Tell the ledger how a span ended; nothing is raised after the side effect."""
+    """Tell the ledger how a span ended; nothing is raised after the side effect.
+
+    In a thread of its own the caller waits, as it waits for `@tool`: what it hands on next may be taken up by another
+    process, which must find the call settled. On a running loop it must not wait, because everything on the loop
+    would. There the outcome is queued, and the span says what the ledger will be told.
+    """
+    asking, begun = asked
+    steps = finished(asking, begun, ended, CODEC)
     try:
-        return guard.blocking.drive(finished(*asked, ended, CODEC))
+        if not on_loop():
+            return guard.blocking.drive(steps)
+        guard.later.drive(begun, steps)
+        return Outcome(begun, ended, recorded=foreseen(asking, ended), queued=True)
     except Exception:
         logger.exception("the outcome of a span of %s could not be recorded", asked[0].call.name)
         return None
@@ -171,6 +182,15 @@ class GuardedSpan(_SpanProxy):
         outcome = settle(self._self_guard, asked, ended)
         if outcome is not None:
             record.finished(self.__wrapped__, outcome)
+
+
+def on_loop() -> bool:
+    """Tell whether whoever blocks here blocks an event loop."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _came_through(error: BaseException | None, frame: FrameType) -> bool:
