@@ -18,6 +18,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from tests import emitted
 
 import spanledger
 from spanledger import Config, Ledger
@@ -29,9 +30,21 @@ FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 TEMPLATE = "ledger_template"
 
 
+emitted.watch()
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`python -m tests.library` names the library that has to be there."""
     parser.addoption("--library", action="append", default=[], help="only this library, which must be installed")
+
+
+@pytest.fixture(autouse=True)
+def documented() -> Iterator[None]:
+    """Nothing is exported that the conventions page does not know."""
+    yield
+    found = sorted(emitted.undocumented)
+    emitted.undocumented.clear()
+    assert not found, "declare it in telemetry/semconv.py"
 
 
 @pytest.fixture(autouse=True)

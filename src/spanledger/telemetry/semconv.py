@@ -1,108 +1,332 @@
-"""The attribute names we emit.
+"""The names we emit, each declared once with its meaning; the page CONVENTIONS.md beside this file is made from them.
 
 Rules: `gen_ai.*` names are those of the GenAI semantic conventions, written here as strings because the Python
 constants for them are deprecated in place. Ours live under `spanledger.*`; all of them have stability
-*development*. Idempotency keys are hashes and stay in our namespace: the conventions forbid them in theirs.
+*development*. Idempotency keys are hashes and stay in our namespace: the conventions forbid them in theirs. A name that
+is only read, from other instrumentations, is not declared here. After a change write the page anew:
+`python -m spanledger.telemetry.conventions`.
 """
 
 from __future__ import annotations
 
+from spanledger.telemetry._declared import attribute, event, metric
+
 # --- GenAI conventions
-OPERATION_NAME = "gen_ai.operation.name"
-PROVIDER_NAME = "gen_ai.provider.name"
-AGENT_NAME = "gen_ai.agent.name"
-CONVERSATION_ID = "gen_ai.conversation.id"
-REQUEST_MODEL = "gen_ai.request.model"
-REQUEST_STREAM = "gen_ai.request.stream"
-REQUEST_MAX_TOKENS = "gen_ai.request.max_tokens"
-REQUEST_TEMPERATURE = "gen_ai.request.temperature"
-REQUEST_TOP_P = "gen_ai.request.top_p"
-RESPONSE_MODEL = "gen_ai.response.model"
-RESPONSE_ID = "gen_ai.response.id"
-RESPONSE_FINISH_REASONS = "gen_ai.response.finish_reasons"
-RESPONSE_TIME_TO_FIRST_CHUNK = "gen_ai.response.time_to_first_chunk"
-USAGE_INPUT_TOKENS = "gen_ai.usage.input_tokens"
-USAGE_OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
-USAGE_CACHE_READ_TOKENS = "gen_ai.usage.cache_read.input_tokens"
-USAGE_REASONING_TOKENS = "gen_ai.usage.reasoning.output_tokens"
-TOOL_NAME = "gen_ai.tool.name"
-TOOL_TYPE = "gen_ai.tool.type"
-TOOL_CALL_ID = "gen_ai.tool.call.id"
-TOOL_CALL_ARGUMENTS = "gen_ai.tool.call.arguments"
-TOOL_CALL_RESULT = "gen_ai.tool.call.result"
-ERROR_TYPE = "error.type"
-SERVER_ADDRESS = "server.address"
-SERVER_PORT = "server.port"
+OPERATION_NAME = attribute(
+    "gen_ai.operation.name", "string", "every span of ours", "execute_tool", "What is done: `chat`, `invoke_agent`, …"
+)
+PROVIDER_NAME = attribute("gen_ai.provider.name", "string", "spans of model calls", "openai", "Who serves the model.")
+AGENT_NAME = attribute(
+    "gen_ai.agent.name", "string", "spans inside a workflow or agent that has a name", "support", "Name of the agent."
+)
+CONVERSATION_ID = attribute(
+    "gen_ai.conversation.id",
+    "string",
+    "spans of workflows, and of agents whose framework has threads",
+    "order-123",
+    "What ties traces of one conversation together.",
+)
+REQUEST_MODEL = attribute(
+    "gen_ai.request.model", "string", "spans of model calls", "gpt-4.1-mini", "The model that was asked for."
+)
+REQUEST_STREAM = attribute(
+    "gen_ai.request.stream", "boolean", "spans of model calls that stream", "true", "Whether the answer is streamed."
+)
+REQUEST_MAX_TOKENS = attribute(
+    "gen_ai.request.max_tokens", "int", "spans of model calls that say so", "256", "The most tokens to generate."
+)
+REQUEST_TEMPERATURE = attribute(
+    "gen_ai.request.temperature", "double", "spans of model calls that say so", "0.2", "Temperature of the request."
+)
+REQUEST_TOP_P = attribute(
+    "gen_ai.request.top_p", "double", "spans of model calls that say so", "0.9", "Top-p of the request."
+)
+RESPONSE_MODEL = attribute(
+    "gen_ai.response.model", "string", "spans of answered model calls", "gpt-4.1-mini-2025-04-14", "Who answered."
+)
+RESPONSE_ID = attribute(
+    "gen_ai.response.id", "string", "spans of answered model calls", "chatcmpl-7Kx2", "The provider's id of the answer."
+)
+RESPONSE_FINISH_REASONS = attribute(
+    "gen_ai.response.finish_reasons", "string[]", "spans of answered model calls", '["stop"]', "Why generation ended."
+)
+RESPONSE_TIME_TO_FIRST_CHUNK = attribute(
+    "gen_ai.response.time_to_first_chunk",
+    "double",
+    "spans of model calls that stream",
+    "0.412",
+    "Seconds from the request to the first chunk of the answer.",
+)
+USAGE_INPUT_TOKENS = attribute(
+    "gen_ai.usage.input_tokens", "int", "spans of model calls that report it", "812", "Tokens of the request."
+)
+USAGE_OUTPUT_TOKENS = attribute(
+    "gen_ai.usage.output_tokens", "int", "spans of model calls that report it", "64", "Tokens of the answer."
+)
+USAGE_CACHE_READ_TOKENS = attribute(
+    "gen_ai.usage.cache_read.input_tokens",
+    "int",
+    "spans of model calls that report it",
+    "768",
+    "Tokens of the request that the provider had cached; contained in the input tokens.",
+)
+USAGE_REASONING_TOKENS = attribute(
+    "gen_ai.usage.reasoning.output_tokens",
+    "int",
+    "spans of model calls that report it",
+    "32",
+    "Tokens of reasoning; contained in the output tokens.",
+)
+TOOL_NAME = attribute("gen_ai.tool.name", "string", "spans of tools", "refund", "Name of the tool.")
+TOOL_TYPE = attribute("gen_ai.tool.type", "string", "spans of tools", "function", "Kind of the tool.")
+TOOL_CALL_ID = attribute(
+    "gen_ai.tool.call.id", "string", "spans of tools that a model called", "call_7Kx2", "The provider's id of the call."
+)
+TOOL_CALL_ARGUMENTS = attribute(
+    "gen_ai.tool.call.arguments",
+    "string",
+    "spans of tools, where content is captured",
+    '{"order_id": "o-125"}',
+    "The arguments, as JSON.",
+)
+TOOL_CALL_RESULT = attribute(
+    "gen_ai.tool.call.result",
+    "string",
+    "spans of tools, where content is captured",
+    '{"status": "refunded"}',
+    "The result, as JSON.",
+)
 
-# --- ours
-VERDICT = "spanledger.verdict"
-"""The ledger's answer: ``run``, ``replay``, ``budget_exceeded``, … On every guarded span."""
-REASON = "spanledger.verdict.reason"
-"""Why not, in words. On refusals."""
-CALL_KEY = "spanledger.call.key"
-"""The idempotency key, a hash; finds the ledger's row. On every guarded span."""
-KEY_SOURCE = "spanledger.call.key_source"
-"""What made the key: ``arguments``, ``fields``, ``resource``, ``call_id``, ``explicit`` or ``none``."""
-ATTEMPT = "spanledger.call.attempt"
-"""The fencing number of this attempt; of a replay, the attempt that ran."""
-OUTCOME = "spanledger.call.outcome"
-"""What the ledger keeps: ``succeeded``, ``failed`` or ``unknown``; ``spooled``: on disk, and told later."""
-QUEUED = "spanledger.call.queued"
-"""True where the span ended on an event loop, and the ledger is told its outcome within moments."""
-RESULT_KEPT = "spanledger.call.result_kept"
-"""Whether a later call can be given this result."""
-LATE = "spanledger.call.late"
-"""True where a newer attempt owned the call by the time this one settled."""
-ARGUMENTS_DIFFER = "spanledger.call.arguments_differ"
-"""True where a replay was first asked for with other arguments."""
-PROBED = "spanledger.call.probed"
-"""What a probe found out about an earlier attempt of unknown outcome, for example ``succeeded``."""
-RULE = "spanledger.rule"
-"""The `match` of the rule that named the call."""
-UNGUARDED = "spanledger.unguarded"
-"""True where the ledger did not answer and the rule let the call run."""
-WORKFLOW_ID = "spanledger.workflow.id"
-"""The scope of idempotency."""
-WORKFLOW_SOURCE = "spanledger.workflow.source"
-"""Where the workflow id came from: ``given``, ``environment``, ``framework``, ``conversation`` or ``trace``."""
-WORKFLOW_GOAL = "spanledger.workflow.goal"
-"""What the run is for, as `workflow()` was told."""
-ACTOR = "spanledger.actor"
-"""On whose behalf the agent acts."""
-BUDGETS = "spanledger.budget.names"
-"""Budgets this call reserved from, or the one that refused it."""
-BUDGETS_REMAINING = "spanledger.budget.remaining"
-"""What each of them has left, in the same order, for example ``490.00 EUR``."""
-BUDGET_LIMIT = "spanledger.budget.limit"
-"""The limit of the budget that refused the call."""
-BUDGET_REQUESTED = "spanledger.budget.requested"
-"""What the refused call asked for."""
-BUDGET_NAME = "spanledger.budget.name"
-"""The budget an event or a metric is about."""
-BUDGET_SOFT_LIMIT = "spanledger.budget.soft_limit"
-"""Its soft limit. On the event of the same name."""
-BUDGET_REMAINING = "spanledger.budget.left"
-"""What it has left after the call. On the event of its soft limit."""
-APPROVAL_ID = "spanledger.approval.id"
-"""The request for a person's consent that this call waits for, or ran by."""
-APPROVER = "spanledger.approval.approver"
-"""Who denied the call."""
-RESERVED = "spanledger.reserved"
-"""What the call reserved, for example ``10.00 EUR``."""
-COST = "spanledger.cost"
-"""What the call was charged or priced at, for example ``0.000125 USD``."""
+# --- general conventions
+ERROR_TYPE = attribute(
+    "error.type",
+    "string",
+    "spans that failed or were refused",
+    "BudgetExceeded",
+    "The class of the error; `tool_error` where a tool told of its failure in words.",
+    stability="stable",
+)
+SERVER_ADDRESS = attribute(
+    "server.address", "string", "spans of model calls", "api.openai.com", "Host of the provider.", stability="stable"
+)
+SERVER_PORT = attribute(
+    "server.port", "int", "spans of model calls, where it is not the usual one", "8443", "Its port.", stability="stable"
+)
 
-EVENT_SOFT_LIMIT = "spanledger.budget.soft_limit"
-"""Event: this call took a budget past its soft limit."""
-METRIC_SOFT_LIMITS = "spanledger.budget.soft_limits"
-"""Counter: calls that took a budget past its soft limit, by ``spanledger.budget.name``."""
-EVENT_STEP = "spanledger.step"
-"""Event: a step of reasoning."""
-EVENT_DECISION = "spanledger.decision"
-"""Event: what the agent chose, among what, and why."""
-STEP_TEXT = "spanledger.step.text"
-DECISION_NAME = "spanledger.decision.name"
-DECISION_OPTIONS = "spanledger.decision.options"
-DECISION_CHOSEN = "spanledger.decision.chosen"
-DECISION_BECAUSE = "spanledger.decision.because"
-DECISION_CONFIDENCE = "spanledger.decision.confidence"
+# --- ours: what the ledger said
+VERDICT = attribute(
+    "spanledger.verdict",
+    "string",
+    "every guarded span",
+    "run",
+    "The ledger's answer: `run`, `replay`, `budget_exceeded`, …",
+)
+REASON = attribute(
+    "spanledger.verdict.reason", "string", "refusals", "budget 'refunds' has 5.00 EUR left", "Why not, in words."
+)
+CALL_KEY = attribute(
+    "spanledger.call.key",
+    "string",
+    "every guarded span, and the link of a replay",
+    "7f3b0c…",
+    "The idempotency key, a hash; finds the ledger's row.",
+)
+KEY_SOURCE = attribute(
+    "spanledger.call.key_source",
+    "string",
+    "every guarded span",
+    "arguments",
+    "What made the key: `arguments`, `fields`, `resource`, `call_id`, `explicit` or `none`.",
+)
+ATTEMPT = attribute(
+    "spanledger.call.attempt",
+    "int",
+    "guarded spans that ran or were replayed",
+    "1",
+    "The fencing number of this attempt; of a replay, the attempt that ran.",
+)
+OUTCOME = attribute(
+    "spanledger.call.outcome",
+    "string",
+    "guarded spans that ran",
+    "succeeded",
+    "What the ledger keeps: `succeeded`, `failed` or `unknown`; `spooled`: on disk, and told later.",
+)
+QUEUED = attribute(
+    "spanledger.call.queued",
+    "boolean",
+    "guarded spans that ended on an event loop",
+    "true",
+    "True where the ledger is told the outcome within moments, after the span has ended.",
+)
+RESULT_KEPT = attribute(
+    "spanledger.call.result_kept",
+    "boolean",
+    "guarded spans that succeeded",
+    "true",
+    "Whether a later call can be given this result.",
+)
+LATE = attribute(
+    "spanledger.call.late",
+    "boolean",
+    "guarded spans that settled late",
+    "true",
+    "True where a newer attempt owned the call by the time this one settled.",
+)
+ARGUMENTS_DIFFER = attribute(
+    "spanledger.call.arguments_differ",
+    "boolean",
+    "replays",
+    "true",
+    "True where a replay was first asked for with other arguments.",
+)
+PROBED = attribute(
+    "spanledger.call.probed",
+    "string",
+    "guarded spans whose rule has a probe that was asked",
+    "succeeded",
+    "What a probe found out about an earlier attempt of unknown outcome.",
+)
+RULE = attribute("spanledger.rule", "string", "guarded spans", "refund", "The `match` of the rule that named the call.")
+UNGUARDED = attribute(
+    "spanledger.unguarded",
+    "boolean",
+    "spans that ran without a verdict",
+    "true",
+    "True where the ledger did not answer and the rule let the call run.",
+)
+
+# --- ours: the workflow around
+WORKFLOW_ID = attribute(
+    "spanledger.workflow.id", "string", "guarded spans and workflows", "order-123", "The scope of idempotency."
+)
+WORKFLOW_SOURCE = attribute(
+    "spanledger.workflow.source",
+    "string",
+    "guarded spans",
+    "given",
+    "Where the workflow id came from: `given`, `environment`, `framework`, `conversation`, `trace` or `process`.",
+)
+WORKFLOW_GOAL = attribute(
+    "spanledger.workflow.goal",
+    "string",
+    "spans of workflows",
+    "refund order 123",
+    "What the run is for, as `workflow()` was told.",
+)
+ACTOR = attribute(
+    "spanledger.actor", "string", "guarded spans and workflows", "u_42", "On whose behalf the agent acts."
+)
+
+# --- ours: budgets and cost
+BUDGETS = attribute(
+    "spanledger.budget.names",
+    "string[]",
+    "guarded spans that a budget covers",
+    '["refunds"]',
+    "Budgets this call reserved from, or the one that refused it.",
+)
+BUDGETS_REMAINING = attribute(
+    "spanledger.budget.remaining",
+    "string[]",
+    "guarded spans that a budget covers",
+    '["490.00 EUR"]',
+    "What each of them has left, in the same order.",
+)
+BUDGET_LIMIT = attribute(
+    "spanledger.budget.limit",
+    "string",
+    "calls over budget",
+    "500.00 EUR",
+    "The limit of the budget that refused the call.",
+)
+BUDGET_REQUESTED = attribute(
+    "spanledger.budget.requested", "string", "calls over budget", "600.00 EUR", "What the refused call asked for."
+)
+BUDGET_NAME = attribute(
+    "spanledger.budget.name",
+    "string",
+    "the event and the metrics of budgets",
+    "refunds",
+    "The budget an event or a metric is about.",
+)
+BUDGET_SOFT_LIMIT = attribute(
+    "spanledger.budget.soft_limit", "string", "the event of the same name", "400.00 EUR", "Its soft limit."
+)
+BUDGET_REMAINING = attribute(
+    "spanledger.budget.left",
+    "string",
+    "the event of a soft limit",
+    "90.00 EUR",
+    "What the budget has left after the call.",
+)
+RESERVED = attribute(
+    "spanledger.reserved", "string[]", "guarded spans that run", '["10.00 EUR"]', "What the call reserved."
+)
+COST = attribute(
+    "spanledger.cost",
+    "string[]",
+    "spans whose cost is known",
+    '["0.000125 USD"]',
+    "What the call was charged or priced at.",
+)
+
+# --- ours: approvals
+APPROVAL_ID = attribute(
+    "spanledger.approval.id",
+    "string",
+    "guarded spans that need a person",
+    "6d1c9c9e-…",
+    "The request for a person's consent that this call waits for, or ran by.",
+)
+APPROVER = attribute(
+    "spanledger.approval.approver", "string", "calls that were denied", "ops@example.com", "Who denied the call."
+)
+
+# --- ours: the decision trace
+STEP_TEXT = attribute(
+    "spanledger.step.text", "string", "the event of a step", "the customer is entitled", "What the agent thought."
+)
+DECISION_NAME = attribute(
+    "spanledger.decision.name", "string", "the event of a decision", "method", "What was to be decided."
+)
+DECISION_OPTIONS = attribute(
+    "spanledger.decision.options", "string[]", "the event of a decision", '["card", "voucher"]', "Among what."
+)
+DECISION_CHOSEN = attribute(
+    "spanledger.decision.chosen", "string", "the event of a decision", "card", "What was chosen."
+)
+DECISION_BECAUSE = attribute(
+    "spanledger.decision.because", "string", "the event of a decision that says why", "paid by card", "Why."
+)
+DECISION_CONFIDENCE = attribute(
+    "spanledger.decision.confidence",
+    "double",
+    "the event of a decision that has such a figure",
+    "0.9",
+    "Between 0 and 1.",
+)
+
+# --- events
+EVENT_STEP = event("spanledger.step", "on the span of a workflow", (STEP_TEXT,), "A step of reasoning.")
+EVENT_DECISION = event(
+    "spanledger.decision",
+    "on the span of a workflow",
+    (DECISION_NAME, DECISION_OPTIONS, DECISION_CHOSEN, DECISION_BECAUSE, DECISION_CONFIDENCE),
+    "What the agent chose, among what, and why.",
+)
+EVENT_SOFT_LIMIT = event(
+    "spanledger.budget.soft_limit",
+    "on the span of the call",
+    (BUDGET_NAME, BUDGET_SOFT_LIMIT, BUDGET_REMAINING),
+    "This call took a budget past its soft limit.",
+)
+
+# --- metrics
+METRIC_SOFT_LIMITS = metric(
+    "spanledger.budget.soft_limits",
+    "counter",
+    "{crossing}",
+    (BUDGET_NAME,),
+    "Calls that took a budget past its soft limit.",
+)
