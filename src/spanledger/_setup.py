@@ -45,7 +45,8 @@ class GuardrailSpanProcessor(SpanDecider):
     """Enforces idempotency and budgets for tool spans, whoever opens them.
 
     Add it to a tracer provider: `provider.add_span_processor(GuardrailSpanProcessor())`. It also closes the start
-    gate, so that spans that are not sampled, and tracers of other providers, are decided as well.
+    gate, so that spans that are not sampled, and tracers of other providers, are decided as well. Several, on one
+    provider or on many, decide each span once.
     """
 
     def __init__(self, config: Config | None = None) -> None:
@@ -56,21 +57,28 @@ class GuardrailSpanProcessor(SpanDecider):
                 In mode "off" the processor does nothing.
 
         Raises:
-            ConfigError: The configuration cannot work.
+            ConfigError: The configuration cannot work, or is another one than that which guards this process already.
             WrapMissing: Spans cannot be refused in this process.
         """
         self._own: Database | None = None
         guard: Guard | None = None
-        if config is not None and config.mode != "off":
-            guard, self._own = _guard(config)
-        elif config is None and (engine := _runtime.engine()) is not None:
+        installed = gate.guard()
+        if config is None and (engine := _runtime.engine()) is not None:
             guard = engine.guard
+        elif config is not None and config.mode != "off":
+            if installed is not None and installed.config == config:
+                guard = installed
+            else:
+                guard, self._own = _guard(config)
         super().__init__(guard)
         if guard is not None:
             gate.prove()
 
     def shutdown(self) -> None:
-        """Tell the ledger what it does not know yet, and close the connections that only this processor uses."""
+        """Tell the ledger what it does not know yet, and close the connections that only this processor uses.
+
+        The gate stays closed; a span that starts later is decided on connections of its own.
+        """
         super().shutdown()
         if self._own is not None:
             self._own.close()

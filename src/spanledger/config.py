@@ -256,16 +256,21 @@ def _with_environment(config: Config, environ: Mapping[str, str]) -> Config:
 def dsn_of(environ: Mapping[str, str]) -> Dsn | None:
     """Return what the environment says about where the ledger is."""
     file = environ.get("SPANLEDGER_DSN_FILE")
-    # Read at every connection: what is in the file may expire.
-    return environ.get("SPANLEDGER_DSN") or ((lambda: _dsn_in(Path(file))) if file else None)
+    return environ.get("SPANLEDGER_DSN") or (_DsnFile(Path(file)) if file else None)
 
 
-def _dsn_in(path: Path) -> str:
-    try:
-        return path.read_text("utf-8").strip()
-    except (OSError, UnicodeError) as error:
-        # Not for ever: whoever renews the file may be about to write it.
-        raise LedgerUnavailable(f"cannot read SPANLEDGER_DSN_FILE: {error}") from error
+@dataclass(frozen=True, slots=True)
+class _DsnFile:
+    """Read at every connection: what is in the file may expire. The same file is the same ledger."""
+
+    path: Path
+
+    def __call__(self) -> str:
+        try:
+            return self.path.read_text("utf-8").strip()
+        except (OSError, UnicodeError) as error:
+            # Not for ever: whoever renews the file may be about to write it.
+            raise LedgerUnavailable(f"cannot read SPANLEDGER_DSN_FILE: {error}") from error
 
 
 def shown(config: Config) -> str:

@@ -128,7 +128,11 @@ def test_a_refused_span_is_exported_once_with_why(export, order, dsn):
     processors = {
         "guard first": [guard, export(exporter)],
         "guard last": [export(exporter), guard],
-        "two guards": [guard, export(exporter), GuardrailSpanProcessor(guard._guard.config)],
+        "two guards": [
+            guard,
+            export(exporter),
+            GuardrailSpanProcessor(Config(dsn=dsn, budgets=[Budget("few", Calls(1))])),
+        ],
     }[order]
     provider = TracerProvider(shutdown_on_exit=False)
     for processor in processors:

@@ -1,94 +1,91 @@
 """The start gate: no tool span starts without a verdict, whatever becomes of the span.
 
-Rules: a span processor never sees spans that are not sampled, of a disabled SDK, or of no SDK at all. So the
-decision is taken where every span begins: `start_span` of the SDK's tracer and of the API's no-op tracer. A span
-that is none of our business passes at the cost of two look-ups. A refused span is ended, so that it is exported
-once, and then the refusal is raised: the `with` body never runs. A guarded span is handed out as a thin proxy that
-sees how it ends. The gate proves at start that it works.
+Rules: a span processor never sees spans that are not sampled, of a disabled SDK, of another provider, or of no SDK at
+all. So the decision is taken where every span begins: at the doors of all classes of tracers. A refused span is ended,
+so that it is exported once, and then the refusal is raised: the `with` body never runs. A guarded span is handed out as
+a thin proxy that sees how it ends. What has passed a door carries a mark in its context, so that it is decided once,
+whatever doors and processors it meets and in whatever thread. The gate proves at start that it works, on the provider
+that is installed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 from collections.abc import Callable, Iterator
-from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any, Final, cast
 
-import wrapt
 from opentelemetry import context as otel_context
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import NoOpTracer, Span
 
 from spanledger.core.asking import Asking
 from spanledger.core.call import Begun, Call, Verdict
 from spanledger.core.steps import admitted, replayed
-from spanledger.errors import CallRefused, CallReplayed, SpanledgerError, WrapMissing
+from spanledger.errors import CallRefused, CallReplayed, ConfigError, SpanledgerError, WrapMissing
 from spanledger.guard import Guard, Inside
 from spanledger.telemetry import record
-from spanledger.telemetry.reading import TOOL_PREFIX, describe, may_be_tool
-from spanledger.telemetry.spans import CODEC, GuardedSpan, StoodForSpan, on_loop, unshared
+from spanledger.telemetry.doors import Doors
+from spanledger.telemetry.reading import TOOL_PREFIX, describe
+from spanledger.telemetry.spans import CODEC, GuardedSpan, StoodForSpan, on_loop
 
 logger = logging.getLogger("spanledger.telemetry")
 
-_DOORS: Final = (("opentelemetry.sdk.trace", "Tracer"), ("opentelemetry.trace", "NoOpTracer"))
-_PROBE_TOOL = "spanledger.self_test"
+_PROBE: Final = f"{TOOL_PREFIX}spanledger.self_test"
 
 _guard: Guard | None = None
-# True while the gate itself starts a span: its decision is taken, processors need not ask again.
-_passing: ContextVar[bool] = ContextVar("spanledger_passing", default=False)
+
+
+def guard() -> Guard | None:
+    """Return who decides; None while the gate is open."""
+    return _guard
 
 
 def install(guard: Guard) -> None:
-    """Close the gate: from here on tool spans are decided by `guard`."""
+    """Close the gate: from here on tool spans are decided by `guard`.
+
+    Raises:
+        ConfigError: Another configuration decides already.
+    """
     global _guard  # noqa: PLW0603 - one gate per process, as there is one API
+    if _guard is not None and _guard.config != guard.config:
+        raise ConfigError(
+            "the spans of this process are guarded by another configuration already: GuardrailSpanProcessor() without "
+            "one uses it, spanledger.uninstrument() takes it off"
+        )
     _guard = guard
-    for module, cls in _DOORS:
-        owner = getattr(sys.modules[module], cls)
-        if not isinstance(owner.__dict__["start_span"], wrapt.FunctionWrapper):
-            wrapt.wrap_function_wrapper(module, f"{cls}.start_span", _through)
+    _DOORS.close()
 
 
 def remove() -> None:
-    """Open the gate and restore what it wrapped."""
+    """Open the gate and put back what was there."""
     global _guard  # noqa: PLW0603 - see install
     _guard = None
-    for module, cls in _DOORS:
-        owner = getattr(sys.modules[module], cls)
-        wrapped = owner.__dict__["start_span"]
-        if isinstance(wrapped, wrapt.FunctionWrapper):
-            owner.start_span = wrapped.__wrapped__
+    _DOORS.open()
 
 
 def prove() -> None:
-    """Make sure a refused span does not run its body, sampled or not, with an SDK or without.
+    """Make sure a refused span does not run its body: of the installed provider, of the SDK and of the API alone.
 
     Raises:
         WrapMissing: The gate does not hold in this process.
     """
-    tracers = (NoOpTracer(), TracerProvider(shutdown_on_exit=False).get_tracer("spanledger"),
-               TracerProvider(ALWAYS_OFF, shutdown_on_exit=False).get_tracer("spanledger"))  # fmt: skip
-    for tracer in tracers:
+    sdk = TracerProvider(shutdown_on_exit=False)
+    for tracer in (NoOpTracer(), sdk.get_tracer(record.SCOPE), record.tracer()):
         ran = True
         try:
-            with tracer.start_as_current_span(TOOL_PREFIX + _PROBE_TOOL, context=otel_context.Context()):
+            with tracer.start_as_current_span(_PROBE):
                 pass
         except CallRefused:
             ran = False
         if ran:
             raise WrapMissing(
-                f"a refused tool span would still run with {type(tracer).__module__}.{type(tracer).__name__}: this "
-                "version of OpenTelemetry is not one we can guard"
+                f"a refused tool span would still run with {type(tracer).__module__}.{type(tracer).__name__}: it does "
+                "not begin spans where they can be refused, so this process cannot be guarded with it"
             )
-
-
-def passing() -> bool:
-    """Tell whether the span that starts right now was decided at the gate."""
-    return _passing.get()
 
 
 def decide(guard: Guard, call: Call, span: Span) -> tuple[Asking, Begun] | Inside | None:
@@ -138,29 +135,23 @@ def inside() -> Iterator[None]:
         yield
 
 
-def _through(wrapped: Callable[..., Span], _tracer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Span:
+def _through(start: Callable[[Context | None], Span], name: str, context: Context | None, attributes: Any) -> Span:
     guard = _guard
-    name = args[0] if args else kwargs.get("name", "")
-    attributes = kwargs.get("attributes") or (args[3] if len(args) > 3 else None)  # noqa: PLR2004 - its place
-    if guard is None or not may_be_tool(name, attributes):
-        return unshared(wrapped(*args, **kwargs))
-    context = kwargs.get("context") or (args[1] if len(args) > 1 else None)
-    call = describe(name, attributes or {})
-    if call is None or (context is not None and record.OWN_SPAN in context):
-        return unshared(wrapped(*args, **kwargs))
-    token = _passing.set(True)
-    try:
-        span = unshared(wrapped(*args, **kwargs))
-    finally:
-        _passing.reset(token)
-    if call.name == _PROBE_TOOL:
-        record.end(span)
+    call = None if guard is None else describe(name, attributes or {})
+    if guard is None or call is None or (context is not None and record.OWN_SPAN in context):
+        return start(context)
+    if name == _PROBE:
+        # Before there is a span: nobody's backend is to show our self-test.
         raise CallRefused("the self-test's span is refused, as it should be")
+    span = start(otel_context.set_value(record.OWN_SPAN, value=True, context=context))
     asked = decide(guard, call, span)
     if asked is None:
         return span
     # A proxy is a span to everybody but the type checker.
     return cast("Span", StoodForSpan(span, asked) if isinstance(asked, Inside) else GuardedSpan(span, guard, asked))
+
+
+_DOORS: Final = Doors(_through)
 
 
 def _bounded(asking: Asking) -> Asking:

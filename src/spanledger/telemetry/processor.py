@@ -1,8 +1,8 @@
 """`SpanDecider`: the span processor.
 
-Rules: it stands behind the gate. A span that came through the gate is decided already and is left alone; one that
-reaches the SDK by another door (a tracer class of its own) is decided here, on the caller's thread, and settled when
-it ends. It exports nothing and never raises from `on_end`.
+Rules: it stands behind the gate and decides as the gate does, or not at all while that is open. A span that came
+through the gate is decided already and is left alone; one that reaches the SDK past it (a tracer that somebody patched)
+is decided here, on the caller's thread, and settled when it ends. It exports nothing and never raises from `on_end`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from opentelemetry.context import Context
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+from opentelemetry.sdk.trace import ConcurrentMultiSpanProcessor, ReadableSpan, Span, SpanProcessor
 from opentelemetry.trace import StatusCode
 
 from spanledger.core.asking import Asking
 from spanledger.core.call import Begun, Ended
+from spanledger.errors import WrapMissing
 from spanledger.guard import Guard, Inside
 from spanledger.telemetry import gate, reading, record, semconv, spans
 
@@ -26,6 +27,7 @@ OPEN_SPANS_MAX: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class _Open:
+    guard: Guard
     asked: tuple[Asking, Begun] | Inside
     around: BaseException | None
 
@@ -34,11 +36,10 @@ class SpanDecider(SpanProcessor):
     """Decides tool spans when they start and settles them when they end.
 
     Args:
-        guard: How to ask the ledger; None: nothing is asked and every span starts.
+        guard: Closes the gate with it; None: leaves the gate as it is.
     """
 
     def __init__(self, guard: Guard | None) -> None:
-        self._guard = guard
         self._open: dict[int, _Open] = {}
         self._lock = threading.Lock()
         if guard is not None:
@@ -49,13 +50,20 @@ class SpanDecider(SpanProcessor):
 
         Raises:
             SpanledgerError: Its body must not run; the span has been ended.
+            WrapMissing: It cannot be decided here; the span is lost.
         """
-        guard = self._guard
-        if guard is None or gate.passing() or (parent_context is not None and record.OWN_SPAN in parent_context):
+        guard = gate.guard()
+        if guard is None or (parent_context is not None and record.OWN_SPAN in parent_context):
             return
         call = reading.describe(span.name, span.attributes or {})
         if call is None:
             return
+        if isinstance(getattr(span, "_span_processor", None), ConcurrentMultiSpanProcessor):
+            # In a thread of its pool nothing is known of the caller, and ending the span here waits for that very pool.
+            raise WrapMissing(
+                f"{call.name!r} was started past the gate on a ConcurrentMultiSpanProcessor, where it cannot be "
+                "guarded: give the provider a SynchronousMultiSpanProcessor"
+            )
         asked = gate.decide(guard, call, span)
         context = span.get_span_context()
         if asked is not None and context is not None:
@@ -63,12 +71,12 @@ class SpanDecider(SpanProcessor):
                 # A span that never ends must not keep its neighbours from being settled.
                 if len(self._open) >= OPEN_SPANS_MAX:
                     self._open.pop(next(iter(self._open)))
-                self._open[context.span_id] = _Open(asked, sys.exc_info()[1])
+                self._open[context.span_id] = _Open(guard, asked, sys.exc_info()[1])
 
     def on_end(self, span: ReadableSpan) -> None:
         """Settle a span that was decided here."""
         context = span.get_span_context()
-        if context is None or self._guard is None:
+        if context is None:
             return
         with self._lock:
             found = self._open.pop(context.span_id, None)
@@ -85,11 +93,12 @@ class SpanDecider(SpanProcessor):
             ended = Ended(error=spans.NoEvidence(span.status.description or "status ERROR"))
         else:
             ended = Ended(reading.result_of((span.attributes or {}).get(semconv.TOOL_CALL_RESULT)))
-        spans.settle(self._guard, found.asked, ended)
+        spans.settle(found.guard, found.asked, ended)
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Wait until the ledger was told how the spans ended that have ended."""
-        return self._guard is None or self._guard.later.flush(timeout_millis / 1000)
+        guard = gate.guard()
+        return guard is None or guard.later.flush(timeout_millis / 1000)
 
     def shutdown(self) -> None:
         """As `force_flush`."""

@@ -42,7 +42,7 @@ def result_of(value: Any) -> Any:
         return value
 
 
-def may_be_tool(name: str, attributes: Mapping[str, Any] | None) -> bool:
+def may_be_tool(name: Any, attributes: Mapping[str, Any] | None) -> bool:
     """Tell in two look-ups whether a span may be a tool's."""
     if attributes and attributes.get(semconv.OPERATION_NAME) == EXECUTE_TOOL:
         return True
