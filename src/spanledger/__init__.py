@@ -10,11 +10,12 @@ from spanledger.core.approvals import Approval, over
 from spanledger.core.budgets import Balance, Budget
 from spanledger.core.call import Begun, Call, Codec, Resolution, Resource, ToolCall, Usage, Verdict
 from spanledger.core.controls import Rate, Switch
-from spanledger.core.grants import Grant
+from spanledger.core.grants import Authorization, Grant
 from spanledger.core.money import Calls, Money, Tokens
 from spanledger.core.rules import Rule
 from spanledger.guard import current_call
 from spanledger.instrument._patch import Report
+from spanledger.instrument.authority import authorize, ensure_authorized, has_permission
 from spanledger.instrument.library import Library, Wrap
 from spanledger.instrument.tool import tool, tool_call
 from spanledger.ledger._async_ledger import AsyncLedger
@@ -24,6 +25,7 @@ from spanledger.telemetry.decision import current_workflow, decide, step, workfl
 __all__ = [
     "Approval",
     "AsyncLedger",
+    "Authorization",
     "Balance",
     "Begun",
     "Budget",
@@ -47,10 +49,13 @@ __all__ = [
     "Usage",
     "Verdict",
     "Wrap",
+    "authorize",
     "current_call",
     "current_workflow",
     "decide",
+    "ensure_authorized",
     "errors",
+    "has_permission",
     "instrument",
     "over",
     "step",

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
+import uuid
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from protocol import ASK, CHAT, RETRY, Protocol, eur, item, succeeded, unknown
+
+from spanledger.core.grants import permitted
 
 NEEDS = {"permission": "payments:refund"}
 
@@ -279,3 +284,39 @@ def test_consent_does_not_replace_a_permission(acme: Protocol) -> None:
     asked = acme.begin("a", **ASK, **NEEDS)
     acme.approve(asked)
     assert acme.begin("a", **ASK, **NEEDS)["verdict"] == "run"
+
+
+NAMES = st.sampled_from(["a", "a:b", "a:b:c", "a:bc", "b", "ab"])
+GRANTS = st.lists(
+    st.builds(
+        lambda permission, agent, actor, allowed: {
+            "permission": permission, "agent": agent, "actor": actor, "spec": {"allowed": allowed}
+        },
+        st.sampled_from(["*", "a", "a:*", "a:b", "a:b:*", "a:b:c", "b:*"]),
+        st.sampled_from([None, "support", "sales"]),
+        st.sampled_from([None, "u_1"]),
+        st.booleans(),
+    ),
+    max_size=8,
+    unique_by=lambda grant: (grant["permission"], grant["agent"], grant["actor"]),
+)  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(GRANTS, NAMES, st.sampled_from([None, "support"]), st.sampled_from([None, "u_1", "u_2"]))
+def test_what_a_program_knows_decides_as_the_ledger_does(acme: Protocol, grants, permission, agent, actor) -> None:
+    acme.sql.execute("delete from spanledger.grants where tenant = %s", (acme.tenant,))
+    acme.apply(grants=grants)
+    whose = {"agent": agent, "actor": actor}
+    (known,) = acme.ask("permissions", [whose])
+    (said,) = acme.ask("authorize", [{"id": str(uuid.uuid4()), "permission": permission, "reserve": {}, **whose}])
+    assert permitted(known, permission) == ("reason" not in said)
+
+
+def test_what_is_asked_again_because_the_answer_was_lost_is_kept_once(acme: Protocol) -> None:
+    asked = {"id": str(uuid.uuid4()), "permission": "a", "reserve": {}}
+    first = acme.ask("authorize", [asked])
+    granted(acme, "a")
+    assert acme.ask("authorize", [asked]) == first
+    assert len(acme.history("not_authorized")) == 1
+    assert acme.history("authorized") == []

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from spanledger.core.approvals import Over
+from spanledger.core.asking import Ask, Steps
 from spanledger.core.money import Amount, Calls, Money, Tokens, amount_of
 from spanledger.core.rules import Rule, is_permission
 from spanledger.errors import ConfigError
@@ -114,6 +115,66 @@ def authorization(said: Mapping[str, Any]) -> Authorization:
         limit=None if limit is None else amount_of(limit["unit"], limit["steps"]),
         approval=bool(said.get("approval")),
     )
+
+
+def asked_item(asked_id: str, permission: str, amount: Amount | None, where: Mapping[str, Any]) -> dict[str, Any]:
+    """Make the item of a question for a permission.
+
+    Args:
+        asked_id: A new UUID.
+        permission: What is asked for.
+        amount: What it would cost.
+        where: agent, actor, workflow_id, trace_id and span_id.
+
+    Raises:
+        ConfigError: That is no permission or no amount.
+    """
+    if not is_permission(permission):
+        raise ConfigError(f"a permission is a name such as 'payments:refund', not {permission!r}")
+    if amount is not None and not isinstance(amount, Money | Tokens | Calls):
+        raise ConfigError(f"the amount is Money (never a float), Tokens or Calls, not {amount!r}")
+    reserve = {} if amount is None else {amount.unit: amount.steps}
+    return {"id": asked_id, "permission": permission, "reserve": reserve, **where}
+
+
+def authorized(tenant: str, item: Mapping[str, Any]) -> Steps[Authorization]:
+    """Ask the ledger whether something is granted; it keeps the answer."""
+    return authorization((yield Ask("authorize", tenant, item)))
+
+
+def permitted_to(tenant: str, whose: Mapping[str, str | None]) -> Steps[list[dict[str, Any]]]:
+    """Ask the ledger which grants are in force for an agent and an actor."""
+    found: list[dict[str, Any]] = yield Ask("permissions", tenant, whose)
+    return found
+
+
+def permitted(grants: Iterable[Mapping[str, Any]], permission: str, passed_s: float = 0.0) -> bool:
+    """Tell whether grants permit something, whatever it costs; the ledger decides in the same way.
+
+    Args:
+        grants: What `permitted_to` found.
+        permission: What is asked for.
+        passed_s: How long ago that was.
+    """
+    fitting = [
+        grant
+        for grant in grants
+        if permits(grant["permission"], permission) and (grant["left_s"] is None or grant["left_s"] > passed_s)
+    ]
+    if not fitting:
+        return False
+    narrowest = max(_narrowness(grant, permission) for grant in fitting)
+    return all(grant["allowed"] for grant in fitting if _narrowness(grant, permission) == narrowest)
+
+
+def permits(granted: str, permission: str) -> bool:
+    """Tell whether a grant's permission has another one."""
+    return granted in ("*", permission) or (granted.endswith(":*") and permission.startswith(granted[:-1]))
+
+
+def _narrowness(grant: Mapping[str, Any], permission: str) -> tuple[bool, int, int]:
+    named = (grant["agent"] is not None) + (grant["actor"] is not None)
+    return grant["permission"] == permission, len(grant["permission"]), named
 
 
 def permission_controls(rules: Iterable[Rule]) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from spanledger.config import Config, Dsn
 from spanledger.core.approvals import Approval
 from spanledger.core.budgets import Balance
 from spanledger.core.call import Begun, Ended, ToolCall
-from spanledger.core.grants import Authorization, Grant, authorization
+from spanledger.core.grants import Authorization, Grant
 from spanledger.core.money import Amount
 from spanledger.core.settling import told_by_hand
 from spanledger.core.steps import begun_once, guarded
@@ -196,7 +196,7 @@ class AsyncLedger:
     ) -> Authorization:
         """As `Ledger.authorize`."""
         whose = {"agent": agent or self.config.agent, "actor": actor, "workflow_id": workflow_id}
-        return authorization(await self._driver.query(requests.authorize(self.config, permission, amount, whose)))
+        return await self._driver.drive(requests.authorize(self.config, permission, amount, whose))
 
     async def bind_role(self, role: str, *, kind: str, tenant: str, by: str) -> None:
         """As `Ledger.bind_role`."""

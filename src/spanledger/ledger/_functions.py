@@ -29,7 +29,19 @@ _ASKED = {
         f"select spanledger_v1.{function}($1, $2::jsonb)".encode(),
         f"spanledger_{function}".encode() if function in {"begin", "settle", "fail"} else None,
     )
-    for function in ("begin", "settle", "fail", "resolve", "probed", "cancel", "approve", "deny", "peek")
+    for function in (
+        "begin",
+        "settle",
+        "fail",
+        "resolve",
+        "probed",
+        "cancel",
+        "approve",
+        "deny",
+        "peek",
+        "authorize",
+        "permissions",
+    )
 }
 _AMOUNTS = ("limit", "spent", "held", "remaining", "requested")
 

@@ -17,7 +17,7 @@ from spanledger.config import Config, Dsn, dsn_of
 from spanledger.core.approvals import Approval
 from spanledger.core.budgets import Balance
 from spanledger.core.call import Begun, Ended, ToolCall
-from spanledger.core.grants import Authorization, Grant, authorization
+from spanledger.core.grants import Authorization, Grant
 from spanledger.core.money import Amount
 from spanledger.core.outcomes import no_coroutine
 from spanledger.core.settling import told_by_hand
@@ -340,7 +340,7 @@ class Ledger:
             workflow_id: In which workflow it is asked.
         """
         whose = {"agent": agent or self.config.agent, "actor": actor, "workflow_id": workflow_id}
-        return authorization(self._driver.query(requests.authorize(self.config, permission, amount, whose)))
+        return self._driver.drive(requests.authorize(self.config, permission, amount, whose))
 
     def bind_role(self, role: str, *, kind: str, tenant: str, by: str) -> None:
         """Let a database role use the ledger for one tenant; only the ledger's owner may say so.

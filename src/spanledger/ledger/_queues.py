@@ -71,8 +71,8 @@ class Member:
 
 
 def _subject(ask: Ask) -> Any:
-    """What a question is about: a call by its key, or a request for consent by its id."""
-    return ask.item["key"] if "key" in ask.item else ask.item["id"]
+    """What a question is about: a call by its key, a request by its id, or what it says itself."""
+    return ask.item.get("key") or ask.item.get("id") or tuple(ask.item.values())
 
 
 class Batch:

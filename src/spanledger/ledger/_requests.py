@@ -14,13 +14,12 @@ from typing import Any
 
 from spanledger.config import Config
 from spanledger.core.approvals import Approval
-from spanledger.core.asking import Ask, Asking
+from spanledger.core.asking import Ask, Asking, Steps
 from spanledger.core.budgets import Balance
 from spanledger.core.call import Begun, Call, Outcome, ToolCall, Verdict
-from spanledger.core.grants import Grant
-from spanledger.core.money import Amount, Calls, Money, Tokens, amount_of
+from spanledger.core.grants import Authorization, Grant, asked_item, authorized
+from spanledger.core.money import Amount, amount_of
 from spanledger.core.outcomes import describe_error, is_ambiguous, storable
-from spanledger.core.rules import is_permission
 from spanledger.core.settling import keep_plain, kept_text
 from spanledger.core.steps import RESOLUTIONS
 from spanledger.core.values import decode, encode
@@ -249,14 +248,8 @@ def is_in_force(rows: list[dict[str, Any]], given: Grant) -> bool:
     return any((r["permission"], r["agent"], r["actor"]) == wanted and r["state"] != "revoked" for r in rows)
 
 
-def authorize(config: Config, permission: str, amount: Amount | None, whose: Mapping[str, Any]) -> Run:
-    if not is_permission(permission):
-        raise ConfigError(f"a permission is a name such as 'payments:refund', not {permission!r}")
-    if amount is not None and not isinstance(amount, Money | Tokens | Calls):
-        raise ConfigError(f"the amount is Money (never a float), Tokens or Calls, not {amount!r}")
-    reserve = {} if amount is None else {amount.unit: amount.steps}
-    item = {"id": str(uuid.uuid4()), "permission": permission, "reserve": reserve, **whose}
-    return Run("authorize", (config.tenant, item))
+def authorize(config: Config, permission: str, amount: Amount | None, where: Mapping[str, Any]) -> Steps[Authorization]:
+    return authorized(config.tenant, asked_item(str(uuid.uuid4()), permission, amount, where))
 
 
 def top_up(config: Config, name: str, amount: Amount, by: str, scope: Mapping[str, str | None] | None) -> Run:

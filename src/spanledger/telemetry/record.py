@@ -22,6 +22,7 @@ from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode,
 from spanledger.config import Config
 from spanledger.core.asking import Asking
 from spanledger.core.call import EXECUTE_TOOL, INVOKE_AGENT, Begun, Call, Outcome, Usage, Verdict
+from spanledger.core.grants import Authorization
 from spanledger.core.money import amount_of
 from spanledger.core.values import encode
 from spanledger.errors import (
@@ -187,6 +188,8 @@ def begun(span: Span, answer: Begun) -> None:
             semconv.BUDGETS_REMAINING: [str(amount_of(b["unit"], b["remaining"])) for b in budgets] or None,
             semconv.RESERVED: reserved or None,
             semconv.APPROVAL_ID: answer.approval_id,
+            semconv.PERMISSIONS: [grant["permission"] for grant in answer.details.get("grants") or ()] or None,
+            semconv.GRANTS: [grant_named(**grant) for grant in answer.details.get("grants") or ()] or None,
         },
     )
     for budget in (b for b in budgets if "soft" in b):
@@ -200,6 +203,24 @@ def begun(span: Span, answer: Begun) -> None:
             trace_flags=TraceFlags(1),
         )
         span.add_link(context, {semconv.CALL_KEY: answer.key})
+
+
+def grant_named(grant: str, version: int, **_: Any) -> str:
+    """Name a grant with the version of it that decided."""
+    return f"{grant} (version {version})"
+
+
+@quietly
+def permission(span: Span, answer: Authorization) -> None:
+    """Record what a program was told that asked for a permission."""
+    decided = None if answer.grant is None else [grant_named(answer.grant, answer.version or 0)]
+    attributes: dict[str, Any] = {
+        semconv.PERMISSION: answer.permission,
+        semconv.PERMITTED: answer.allowed,
+        semconv.GRANTS: decided,
+        semconv.REASON: answer.reason,
+    }
+    span.add_event(semconv.EVENT_PERMISSION, {name: v for name, v in attributes.items() if v is not None})
 
 
 def _past_soft_limit(span: Span, budget: Mapping[str, Any]) -> None:
@@ -264,6 +285,8 @@ def refused(span: Span, error: SpanledgerError) -> None:
     if isinstance(error, ApprovalDenied) and error.approver is not None:
         span.set_attribute(semconv.APPROVER, error.approver)
     _set(span, {semconv.VERDICT: str(verdict or "refused"), semconv.REASON: str(error)})
+    if isinstance(error, NotAuthorized) and error.permission is not None:
+        span.set_attribute(semconv.PERMISSIONS, [error.permission])
     if isinstance(error, BudgetExceeded):
         _set(
             span,

@@ -282,6 +282,24 @@ APPROVAL_ID = attribute(
 APPROVER = attribute(
     "spanledger.approval.approver", "string", "calls that were denied", "ops@example.com", "Who denied the call."
 )
+PERMISSIONS = attribute(
+    "spanledger.permission.needed",
+    "string[]",
+    "guarded spans that need a permission",
+    '["payments:refund"]',
+    "What a grant has to permit.",
+)
+GRANTS = attribute(
+    "spanledger.permission.grants",
+    "string[]",
+    "guarded spans whose permission a grant decided",
+    '["payments:* to agent support (version 2)"]',
+    "Which grants decided, in the order of the permissions.",
+)
+PERMISSION = attribute(
+    "spanledger.permission", "string", "the event of a question", "payments:refund", "What was asked for."
+)
+PERMITTED = attribute("spanledger.permission.allowed", "boolean", "the event of a question", "true", "The answer.")
 
 # --- ours: the decision trace
 STEP_TEXT = attribute(
@@ -314,6 +332,12 @@ EVENT_DECISION = event(
     "on the span of a workflow",
     (DECISION_NAME, DECISION_OPTIONS, DECISION_CHOSEN, DECISION_BECAUSE, DECISION_CONFIDENCE),
     "What the agent chose, among what, and why.",
+)
+EVENT_PERMISSION = event(
+    "spanledger.permission",
+    "on the span around the question",
+    (PERMISSION, PERMITTED, GRANTS, REASON),
+    "The program asked whether something is permitted.",
 )
 EVENT_SOFT_LIMIT = event(
     "spanledger.budget.soft_limit",

@@ -1,0 +1,108 @@
+"""Asking whether something is permitted, in programs that decide by themselves what to do.
+
+Rules: who asks, for whom and in which workflow is what is around the code. `authorize` and `ensure_authorized` ask the
+ledger, which keeps the answer. `has_permission` decides nothing: it answers from what the ledger said a while ago, and
+a call that needs the permission is decided when it begins. They block; on an event loop, `asyncio.to_thread` takes what
+is around the code along.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from typing import Any, Final
+
+from opentelemetry import trace
+
+from spanledger.core.grants import Authorization, asked_item, authorized, permitted, permitted_to
+from spanledger.core.money import Amount
+from spanledger.errors import LedgerUnavailable, NotAuthorized
+from spanledger.guard import Guard, ambient
+from spanledger.instrument import _runtime
+from spanledger.telemetry import record
+
+logger = logging.getLogger("spanledger.instrument")
+
+KNOWN_FOR_S: Final = 30.0
+KNOWN_MAX: Final = 1024
+
+_known: dict[tuple[int, str, str | None, str | None], tuple[float, list[dict[str, Any]]]] = {}
+_lock = threading.Lock()
+
+
+def authorize(permission: str, amount: Amount | None = None) -> Authorization:
+    """Ask whether the agent around this code may do something.
+
+    Args:
+        permission: For example ``"payments:refund"``.
+        amount: What it would cost.
+
+    Returns:
+        The answer, true where it is granted, with the reason and the grant that decided. In mode "off" all is granted.
+
+    Raises:
+        ConfigError: That is no permission or no amount.
+        LedgerUnavailable: Nobody can say.
+    """
+    engine = _runtime.engine()
+    if engine is None:
+        return Authorization(permission, allowed=True)
+    tenant, whose = _whose(engine.guard)
+    around = ambient()
+    span = trace.get_current_span()
+    trace_id, span_id = record.trace_of(span) or (None, None)
+    where = {"workflow_id": around.workflow_id if around else None, "trace_id": trace_id, "span_id": span_id}
+    item = asked_item(str(uuid.uuid4()), permission, amount, whose | where)
+    answer = engine.guard.blocking.drive(authorized(tenant, item))
+    record.permission(span, answer)
+    return answer
+
+
+def ensure_authorized(permission: str, amount: Amount | None = None) -> Authorization:
+    """As `authorize`, where nothing shall go on without it.
+
+    Raises:
+        NotAuthorized: It is not granted; or only with a person's approval, which is given to a call: guard the function
+            that does it, with a rule that names the permission.
+    """
+    answer = authorize(permission, amount)
+    if answer and not answer.approval:
+        return answer
+    reason = answer.reason or "a person has to approve each call"
+    raise NotAuthorized(f"not permitted: {permission!r}: {reason}", permission=permission, reason=reason,
+                        grant=answer.grant)  # fmt: skip
+
+
+def has_permission(permission: str) -> bool:
+    """Tell whether something is granted to the agent around this code, whatever it costs, without asking each time.
+
+    What it knows is at most 30 s old. While the ledger does not answer it knows of nothing that is granted.
+    """
+    engine = _runtime.engine()
+    if engine is None:
+        return True
+    tenant, whose = _whose(engine.guard)
+    alike = (id(engine.guard), tenant, whose["agent"], whose["actor"])
+    with _lock:
+        at_s, grants = _known.get(alike, (0.0, []))
+    now_s = time.monotonic()
+    if not at_s or now_s - at_s > KNOWN_FOR_S:
+        try:
+            grants = engine.guard.blocking.drive(permitted_to(tenant, whose))
+        except LedgerUnavailable:
+            logger.warning("whether %s is granted is not known: the ledger does not answer", permission)
+            return False
+        with _lock:
+            if len(_known) >= KNOWN_MAX:
+                _known.clear()
+            _known[alike] = (at_s := now_s), grants
+    return permitted(grants, permission, now_s - at_s)
+
+
+def _whose(guard: Guard) -> tuple[str, dict[str, str | None]]:
+    around = ambient()
+    agent = (around.agent if around else None) or guard.config.agent
+    tenant = (around.tenant if around else None) or guard.config.tenant
+    return tenant, {"agent": agent, "actor": around.actor if around else None}

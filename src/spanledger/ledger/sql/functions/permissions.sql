@@ -1,0 +1,21 @@
+-- The grants that are in force for these agents and actors, an item is {agent, actor}: for programs that show what may be
+-- done, and decide nothing.
+create or replace function spanledger_v1.permissions(p_tenant text, p_items jsonb)
+returns jsonb
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform spanledger.require(p_tenant, 'permissions');
+    return (
+        select jsonb_agg(coalesce((
+            select jsonb_agg(jsonb_build_object('permission', g.permission, 'agent', nullif(g.agent, ''),
+                'actor', nullif(g.actor, ''), 'allowed', g.spec -> 'allowed',
+                'left_s', extract(epoch from g.expires_at - clock_timestamp())))
+            from spanledger.grants g
+            where g.tenant = p_tenant and g.revoked_at is null
+                and (g.expires_at is null or g.expires_at > clock_timestamp())
+                and g.agent in ('', i.item ->> 'agent') and g.actor in ('', i.item ->> 'actor')), '[]') order by i.n)
+        from jsonb_array_elements(p_items) with ordinality i (item, n));
+end
+$$;
