@@ -12,7 +12,9 @@ from spanledger.core.call import Begun, Call, Codec, Resolution, Resource, ToolC
 from spanledger.core.controls import Rate, Switch
 from spanledger.core.grants import Authorization, Grant
 from spanledger.core.money import Calls, Money, Tokens
+from spanledger.core.redaction import Redact
 from spanledger.core.rules import Rule
+from spanledger.encryption import EncryptingCodec
 from spanledger.guard import current_call
 from spanledger.instrument._patch import Report
 from spanledger.instrument.authority import authorize, ensure_authorized, has_permission
@@ -33,12 +35,14 @@ __all__ = [
     "Calls",
     "Codec",
     "Config",
+    "EncryptingCodec",
     "Grant",
     "GuardrailSpanProcessor",
     "Ledger",
     "Library",
     "Money",
     "Rate",
+    "Redact",
     "Report",
     "Resolution",
     "Resource",

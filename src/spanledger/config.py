@@ -16,16 +16,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spanledger import config_file
+from spanledger import config_file, jsonpaths
 from spanledger.core.approvals import Approval, asked_for
 from spanledger.core.asking import Asking
 from spanledger.core.budgets import Budget
 from spanledger.core.call import Call, ScopeSource
+from spanledger.core.content import CAPTURE_VARIABLE, Capture, Content, capture_said
 from spanledger.core.controls import Rate, Switch, approval_controls, stopping, switch_controls
 from spanledger.core.grants import Grant, permission_controls
 from spanledger.core.keys import identify
 from spanledger.core.known import KnownTerms
+from spanledger.core.payload import Kept, PayloadCodec
+from spanledger.core.redaction import Redact, Redactor
 from spanledger.core.rules import Rule, Terms, reserved_amounts
+from spanledger.encryption import EncryptingCodec
 from spanledger.errors import ConfigError, LedgerUnavailable
 
 FILE_NAME = "spanledger.toml"
@@ -67,7 +71,14 @@ _VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "workflow_id": (_is_text_or_none, "a text that is not empty"),
     "agent": (_is_text_or_none, "a text that is not empty"),
     "secret": (_is_text_or_none, "a text that is not empty"),
-    "capture_content": (lambda value: isinstance(value, bool), "true or false"),
+    "capture_content": (
+        lambda value: value is None or isinstance(value, bool) or value in set(Capture),
+        f"true, false or one of {', '.join(Capture)}",
+    ),
+    "payload_codec": (
+        lambda value: value is None or all(hasattr(value, name) for name in ("seal", "open", "reads_plain")),
+        "an EncryptingCodec, or what else seals and opens",
+    ),
     "ledger_timeout_s": (_is_duration, "a number of seconds, more than 0"),
     "arguments_bytes_max": (_is_size, "a whole number, more than 0"),
     "result_bytes_max": (_is_size, "a whole number, more than 0"),
@@ -94,7 +105,10 @@ class Config:
         workflow_id: The scope of calls that have none of their own.
         agent: Name of the agent, where nothing nearer names it.
         secret: Keys all hashes, so that a stolen ledger cannot be searched for guessed arguments.
-        capture_content: Put arguments and results on spans; off unless asked for.
+        capture_content: Where arguments, results and messages are recorded: ``"no_content"``, ``"span_only"`` (or
+            True), ``"event_only"`` or ``"span_and_event"``; never what a rule redacts. None: what
+            OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT says, else no content.
+        payload_codec: Seals results in the ledger, for example `EncryptingCodec`. None: they are plain JSON there.
         ledger_timeout_s: How long to wait for a connection to the ledger.
         arguments_bytes_max: Longer arguments are not copied for people to read.
         result_bytes_max: Larger results are not kept.
@@ -113,11 +127,13 @@ class Config:
     workflow_id: str | None = None
     agent: str | None = None
     secret: str | None = dataclasses.field(default=None, repr=False)
-    capture_content: bool = False
+    capture_content: bool | str | None = None
+    payload_codec: PayloadCodec | None = dataclasses.field(default=None, repr=False)
     ledger_timeout_s: float = 10.0
     arguments_bytes_max: int = 1_048_576
     result_bytes_max: int = 1_048_576
     _known_terms: KnownTerms = dataclasses.field(init=False, repr=False, compare=False)
+    _content: Content = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("rules", "budgets", "grants", "switches", "rates"):
@@ -126,6 +142,11 @@ class Config:
             if not admits(getattr(self, name)):
                 raise ConfigError(f"{name} is {meant}")
         object.__setattr__(self, "_known_terms", KnownTerms(self.rules))
+        capture = _capture(self.capture_content)
+        object.__setattr__(self, "capture_content", capture)
+        object.__setattr__(self, "_content", Content(capture=capture))
+        for rule in self.rules:
+            self._redactor(rule.redact)
         names = [budget.name for budget in self.budgets]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -143,7 +164,8 @@ class Config:
         """
         environ = os.environ if environ is None else environ
         path = _find_file(environ)
-        return _with_environment(cls() if path is None else cls.from_file(path), environ)
+        config = cls(capture_content=False) if path is None else cls._from_file(path, environ)
+        return _with_environment(config, environ)
 
     @classmethod
     def from_file(cls, path: str | Path) -> Config:
@@ -152,9 +174,17 @@ class Config:
         Raises:
             ConfigError: The file is missing or something in it cannot work.
         """
+        return cls._from_file(path, {})
+
+    @classmethod
+    def _from_file(cls, path: str | Path, environ: Mapping[str, str]) -> Config:
         data = config_file.read(path)
         try:
-            return config_file.made(cls, config_file.values(data), "the file")
+            values = {"capture_content": False} | config_file.values(data)
+            # Rules that hash what they redact cannot be made without it.
+            if environ.get("SPANLEDGER_SECRET"):
+                values["secret"] = environ["SPANLEDGER_SECRET"]
+            return config_file.made(cls, values, "the file")
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from error
 
@@ -183,6 +213,24 @@ class Config:
         """
         return self._known_terms.of(call, own)
 
+    def content(self, call: Call, own: Rule | None = None) -> Content:
+        """Say what may be seen of a call, and where it is recorded; the arguments are those of `terms`.
+
+        Raises:
+            ConfigError: The tool's own rule redacts in a way that cannot work here.
+        """
+        redact = self.terms(call, own).redact
+        return dataclasses.replace(self._content, redactor=self._redactor(redact)) if redact else self._content
+
+    def kept(self, name: str, tenant: str, key: str) -> Kept:
+        """Say how the result of a call is kept."""
+        return Kept(name, tenant, key, self.payload_codec, self.result_bytes_max)
+
+    def _redactor(self, redact: tuple[Redact | str, ...]) -> Redactor:
+        places = tuple(one for one in redact if isinstance(one, Redact))
+        jsonpaths.check(places)
+        return Redactor(places, jsonpaths.find, None if self.secret is None else self.secret.encode())
+
     def asking(
         self, call: Call, *, attempt_id: str, own: Rule | None = None, trace: tuple[str, str] | None = None
     ) -> Asking:
@@ -200,19 +248,30 @@ class Config:
         call = self._completed(call, trace)
         terms = self.terms(call, own)
         tenant = call.tenant or self.tenant
+        content = self.content(call, own)
+        content = dataclasses.replace(content, redactor=content.redactor.knowing(call.arguments))
         secret = None if self.secret is None else self.secret.encode()
-        identity = identify(call, terms, tenant=tenant, nonce=attempt_id, secret=secret)
+        identity, reserve, approval = content.described(
+            call,
+            lambda: (
+                identify(call, terms, tenant=tenant, nonce=attempt_id, secret=secret),
+                reserved_amounts(call, terms),
+                asked_for(call, terms.approval),
+            ),
+        )
         return Asking(
             call=call,
             terms=terms,
             identity=identity,
             tenant=tenant,
             attempt_id=attempt_id,
-            reserve=reserved_amounts(call, terms),
-            approval=asked_for(call, terms.approval),
+            reserve=reserve,
+            approval=approval,
             stopped=stopping(self.switches, call.name),
             on_approval_needed=self.on_approval_needed,
-            arguments=_readable(identity.arguments, self.arguments_bytes_max),
+            arguments=content.arguments(identity.arguments, self.arguments_bytes_max),
+            content=content,
+            payload_codec=self.payload_codec,
             result_bytes_max=self.result_bytes_max,
             trace_id=trace[0] if trace else None,
             span_id=trace[1] if trace else None,
@@ -229,8 +288,10 @@ class Config:
         return dataclasses.replace(call, agent=call.agent or self.agent, workflow_id=scope, workflow_source=source)
 
 
-def _readable(arguments: bytes | None, bytes_max: int) -> str | None:
-    return None if arguments is None or len(arguments) > bytes_max else arguments.decode()
+def _capture(said: bool | str | None) -> Capture:
+    if isinstance(said, bool):
+        return Capture.SPAN_ONLY if said else Capture.NO_CONTENT
+    return capture_said(os.environ.get(CAPTURE_VARIABLE, "")) if said is None else Capture(said)
 
 
 def _find_file(environ: Mapping[str, str]) -> Path | None:
@@ -250,6 +311,10 @@ def _with_environment(config: Config, environ: Mapping[str, str]) -> Config:
         "SPANLEDGER_SECRET": "secret",
     }
     changes: dict[str, Any] = {field: environ[name] for name, field in names.items() if environ.get(name)}
+    if environ.get(CAPTURE_VARIABLE):
+        changes["capture_content"] = capture_said(environ[CAPTURE_VARIABLE])
+    if environ.get("SPANLEDGER_PAYLOAD_KEYS_FILE"):
+        changes["payload_codec"] = EncryptingCodec.from_file(environ["SPANLEDGER_PAYLOAD_KEYS_FILE"])
     return dataclasses.replace(config, dsn=dsn_of(environ) or config.dsn, **changes)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,7 +19,9 @@ from spanledger.core.budgets import Budget
 from spanledger.core.controls import Rate, Switch
 from spanledger.core.grants import Grant
 from spanledger.core.money import Amount, parse_amount
-from spanledger.core.rules import ArgumentAmount, Rule
+from spanledger.core.redaction import Redact
+from spanledger.core.reserving import ArgumentAmount
+from spanledger.core.rules import Rule
 from spanledger.errors import ConfigError
 
 M = TypeVar("M")
@@ -52,9 +55,12 @@ def values(data: Mapping[str, Any]) -> dict[str, Any]:
         "switches": _switch,
         "rates": _rate,
     }
-    made_of = {name: tuple(make(item) for item in _tables(data, name)) for name, make in tables.items()}
+    made_of: dict[str, Any] = {name: tuple(make(item) for item in _tables(data, name)) for name, make in tables.items()}
     if isinstance(data.get("on_approval_needed"), str):
         made_of |= {"on_approval_needed": named(data["on_approval_needed"])}
+    if isinstance(data.get("payload_codec"), str):
+        codec = named(data["payload_codec"])
+        made_of |= {"payload_codec": codec() if inspect.isroutine(codec) or inspect.isclass(codec) else codec}
     return dict(data) | made_of
 
 
@@ -72,6 +78,8 @@ def _rule(item: dict[str, Any]) -> Rule:
             item = item | {name: tuple(named(text) for text in item[name])}
     if isinstance(item.get("probe"), str):
         item = item | {"probe": named(item["probe"])}
+    if isinstance(item.get("redact"), list):
+        item = item | {"redact": tuple(_redact(one, where) for one in item["redact"])}
     if "reserve" in item:
         item = item | {"reserve": _reserve(item["reserve"], where)}
     if isinstance(item.get("approval"), str):
@@ -86,6 +94,10 @@ def _approval(text: str, where: str) -> ApprovalRule:
         raise ConfigError(f"{where}: approval is true, 'over 100.00 EUR' or 'module:function', not {text!r}")
     found: ApprovalRule = named(text)
     return found
+
+
+def _redact(value: Any, where: str) -> Any:
+    return made(Redact, value, f"{where}, redact") if isinstance(value, dict) else value
 
 
 def _reserve(value: Any, where: str) -> Any:

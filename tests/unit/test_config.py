@@ -11,7 +11,7 @@ import pytest
 
 from spanledger import Budget, Calls, Config, Money, Rule, Tokens
 from spanledger.config import shown
-from spanledger.core.rules import ArgumentAmount
+from spanledger.core.reserving import ArgumentAmount
 from spanledger.errors import ConfigError, LedgerUnavailable
 
 EVERYTHING = """

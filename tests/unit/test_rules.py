@@ -12,7 +12,8 @@ import pytest
 
 from spanledger import Calls, Money, Rule, Tokens
 from spanledger.core.call import Call
-from spanledger.core.rules import LEASE_S, WAIT_TIMEOUT_S, ArgumentAmount, matches, reserved_amounts, terms_for
+from spanledger.core.reserving import ArgumentAmount
+from spanledger.core.rules import LEASE_S, WAIT_TIMEOUT_S, matches, reserved_amounts, terms_for
 from spanledger.errors import ConfigError, Undescribable
 
 FRAMEWORK_TOOL = Call("refund", call_id="call_a1")

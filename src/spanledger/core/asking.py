@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 from spanledger.core.approvals import Approval
 from spanledger.core.call import Begun, Call, Identity
+from spanledger.core.content import NOTHING, Content
+from spanledger.core.payload import Kept, PayloadCodec
 from spanledger.core.rules import Terms
 
 PROBE_LEASE_S = 30.0
@@ -103,12 +105,15 @@ class Asking:
         tenant: Whose ledger it is.
         attempt_id: Made anew for every attempt by the caller.
         reserve: Unit → steps to reserve.
-        arguments: The arguments as JSON text, for people to read; None where they are too long or unknown.
+        arguments: The arguments as JSON text, for people to read, without what is redacted; None where they are too
+            long or unknown.
         result_bytes_max: Larger results are not kept.
         approval: Whether the rule asks for a person's consent: no, yes, or over an amount, as unit and steps.
         stopped: The switch of the program's own file that stops the call.
         on_approval_needed: The user's hook.
         lent: Unit → steps that a call around this one has reserved for both of them.
+        content: What may be seen of it.
+        payload_codec: How its result is written into the ledger; None: as JSON.
         trace_id: Of the span around the call, hexadecimal.
         span_id: Likewise.
     """
@@ -125,8 +130,15 @@ class Asking:
     stopped: Mapping[str, Any] | None = None
     on_approval_needed: Callable[[Approval], Any] | None = None
     lent: Mapping[str, int] = field(default_factory=dict)
+    content: Content = NOTHING
+    payload_codec: PayloadCodec | None = field(default=None, repr=False)
     trace_id: str | None = None
     span_id: str | None = None
+
+    @property
+    def kept(self) -> Kept:
+        """Where its result belongs, and how it is kept."""
+        return Kept(self.call.name, self.tenant, self.identity.key, self.payload_codec, self.result_bytes_max)
 
     def ask(self, wait_s: float | None = None) -> Ask:
         """The question to the ledger; with `wait_s`, whoever asks will wait so long to be woken."""

@@ -85,6 +85,17 @@ def describe_error(error: BaseException) -> dict[str, str]:
     return {"type": _name(type(error)), "message": storable(message)}
 
 
+def alone(error: BaseException) -> BaseException:
+    """Make an error one that is logged without what was handled when it was raised: that is the tool's and may tell."""
+    link: BaseException | None = error
+    for _ in range(_LINKS_MAX):
+        if link is None:
+            break
+        link.__suppress_context__ = True
+        link = link.__cause__
+    return error
+
+
 def storable(message: str) -> str:
     """Make a message one that Postgres can hold: not too long, without NUL and halves of surrogate pairs."""
     text = message[:MESSAGE_CHARS_MAX].encode("utf-8", "replace").decode()

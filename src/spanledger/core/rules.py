@@ -12,19 +12,19 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any
 
 from spanledger.core.approvals import ApprovalRule, is_approval_rule
 from spanledger.core.call import EXECUTE_TOOL, Call, Probe
-from spanledger.core.money import EXACT, Amount, Calls, Money, Tokens, known_currency
+from spanledger.core.money import Calls, Money, Tokens
+from spanledger.core.redaction import Redact
+from spanledger.core.reserving import Reserve
 from spanledger.errors import ConfigError, Undescribable
 
 IDENTITIES = ("arguments", "fields", "resource", "call_id", "none")
 LEASE_S = 60.0
 LEASE_S_MIN = 0.2
-SCALE_MAX = 6
 PERMISSION_CHARACTERS_MAX = 200
 WAIT_TIMEOUT_S = 30.0
 APPROVAL_TIMEOUT_S = 86400.0
@@ -32,52 +32,6 @@ APPROVAL_TIMEOUT_S = 86400.0
 _PERMISSION = re.compile(r"[A-Za-z0-9_.\-/]+(:[A-Za-z0-9_.\-/]+)*")
 # Ids that some servers give to every call.
 _CONSTANT_CALL_IDS = frozenset({"", "unknown", "none", "null", "call_0"})
-
-
-@dataclass(frozen=True, slots=True)
-class ArgumentAmount:
-    """An amount found in an argument of the call.
-
-    Attributes:
-        argument: The argument's name.
-        currency: Its currency; None where it counts tokens or calls.
-        scale: Decimal places the argument leaves out: 2 where it is in cents.
-        unit: ``"tokens"`` or ``"calls"`` instead of a currency.
-    """
-
-    argument: str
-    currency: str | None = None
-    scale: int = 0
-    unit: str | None = None
-
-    def __post_init__(self) -> None:
-        if (self.currency is None) == (self.unit is None):
-            raise ConfigError(f"reserve from argument {self.argument!r}: give a currency, or a unit, and not both")
-        if self.currency is not None:
-            known_currency(self.currency)
-        if self.unit not in (None, "tokens", "calls"):
-            raise ConfigError(f"{self.unit!r} is not a unit; use 'tokens', 'calls' or a currency")
-        if type(self.scale) is not int or not 0 <= self.scale <= SCALE_MAX:
-            raise ConfigError(
-                f"reserve from argument {self.argument!r}: scale is a number of decimal places, not {self.scale!r}"
-            )
-
-    def __call__(self, arguments: Mapping[str, Any]) -> Amount:
-        """Read the amount."""
-        value = arguments[self.argument]
-        if self.currency is None:
-            return Tokens(value) if self.unit == "tokens" else Calls(value)
-        # A model's JSON makes 10.5 a float; its shortest text is the number the model wrote.
-        try:
-            number = Decimal(float.__repr__(value) if isinstance(value, float) else value)
-        except InvalidOperation:
-            raise ValueError(f"{value!r} is not an amount") from None
-        if isinstance(value, bool) or not number.is_finite():
-            raise ValueError(f"{value!r} is not an amount")
-        return Money(number.scaleb(-self.scale, EXACT), self.currency)
-
-
-Reserve = Amount | Callable[[Mapping[str, Any]], Amount]
 
 _Admits = Callable[[Any], bool]
 
@@ -133,6 +87,10 @@ _VALUES: dict[str, tuple[_Admits, str]] = {
     "run_max_s": _seconds(0),
     "wait_timeout_s": _seconds(0),
     "keep_result": _YES_OR_NO,
+    "redact": (
+        lambda value: isinstance(value, tuple) and all(isinstance(one, str | Redact) for one in value),
+        "a list of JSONPaths, names of keys, or Redact",
+    ),
     "on_refusal": _one_of("raise", "tell"),
     "on_ledger_down": _one_of("refuse", "continue"),
 }
@@ -170,6 +128,8 @@ class Rule:
         run_max_s: How long a call may run at most before it counts as lost; None any time.
         wait_timeout_s: How long a caller waits for another worker that runs the same call, or for a person.
         keep_result: Keep results, so that they can be replayed.
+        redact: What nobody is to see of arguments, results and errors: `Redact`, or a JSONPath or a key's name to mask.
+            A result of which something is hidden is kept only by an encrypting `Config.payload_codec`.
         on_refusal: ``"raise"``, or ``"tell"`` the model where the framework can.
         on_ledger_down: ``"refuse"`` or ``"continue"``. None: refuse where a rule names the tool or it opted in. What a
             person has to approve, or the program's own switch stops, is refused in any case.
@@ -198,6 +158,7 @@ class Rule:
     run_max_s: float | None = field(default=None, kw_only=True)
     wait_timeout_s: float | None = field(default=None, kw_only=True)
     keep_result: bool = field(default=True, kw_only=True)
+    redact: tuple[Redact | str, ...] = field(default=(), kw_only=True)
     on_refusal: str | None = field(default=None, kw_only=True)
     on_ledger_down: str | None = field(default=None, kw_only=True)
 
@@ -212,6 +173,7 @@ class Rule:
                 object.__setattr__(self, name, value)
             if not admits(value):
                 raise ConfigError(f"{where}: {name} is {meant}, not {value!r}")
+        object.__setattr__(self, "redact", tuple(Redact(one) if isinstance(one, str) else one for one in self.redact))
         if self.fields is not None and self.identity is None:
             object.__setattr__(self, "identity", "fields")
         if (self.identity == "fields") != (self.fields is not None):
@@ -257,6 +219,7 @@ class Terms:
     run_max_s: float | None
     wait_timeout_s: float
     keep_result: bool
+    redact: tuple[Redact, ...]
     on_refusal: str
     on_ledger_down: str
 
@@ -287,6 +250,8 @@ def terms_for(call: Call, rules: Iterable[Rule], own: Rule | None = None) -> Ter
         approval_timeout_s=rule.approval_timeout_s or APPROVAL_TIMEOUT_S,
         lease_s=rule.lease_s or LEASE_S,
         wait_timeout_s=WAIT_TIMEOUT_S if rule.wait_timeout_s is None else rule.wait_timeout_s,
+        # What either wants hidden is hidden.
+        redact=tuple(one for said in (named, own) if said for one in said.redact if isinstance(one, Redact)),
         on_refusal=rule.on_refusal or "raise",
         on_ledger_down=rule.on_ledger_down or ("refuse" if guarded else "continue"),
         **{name: getattr(rule, name) for name in _TAKEN_OVER},

@@ -6,12 +6,15 @@ is logged. A result that cannot be written as text that gives it back is not kep
 
 from __future__ import annotations
 
+import functools
 import logging
 from typing import Any
 
 from spanledger.core.asking import Ask, Asking, Keep, Steps
 from spanledger.core.call import EXECUTE_TOOL, Begun, Codec, Ended, Outcome
-from spanledger.core.outcomes import describe_error, is_ambiguous, storable
+from spanledger.core.content import Content
+from spanledger.core.outcomes import alone, is_ambiguous
+from spanledger.core.payload import Kept, sealed
 from spanledger.core.values import encode, serialize
 from spanledger.errors import LedgerUnavailable, SpanledgerError
 
@@ -76,27 +79,44 @@ def _spooled(name: str, recorded: str, ask: Ask, error: BaseException) -> Steps[
     level = logging.ERROR if isinstance(error, Exception) else logging.INFO  # interrupted: perhaps it was recorded
     text = "%s: its outcome (%s) could not be recorded; it %s: %s"
     # What we raise ourselves says all there is to say.
-    trace = None if isinstance(error, SpanledgerError) else error
+    trace = None if isinstance(error, SpanledgerError) else alone(error)
     logger.log(level, text, name, recorded, then, str(error) or type(error).__name__, exc_info=trace)
     return "spooled" if kept else None
 
 
-def keep_plain(value: Any) -> str:
-    """Write a value that somebody else found out as kept JSON text."""
-    return serialize(encode(value, exact=True)).decode()
+def found_text(kept: Kept, value: Any, content: Content) -> str | None:
+    """Write a value that somebody else found out as the text that is kept; None where its rule hides some of it."""
+    if kept.codec is None and content.redactor.hides(value):
+        _say_not_kept(kept.name)
+        return None
+    return sealed(serialize(encode(value, exact=True)).decode(), kept)
 
 
-def kept_text(name: str, value: Any, codec: Codec, bytes_max: int) -> str | None:
+def kept_text(kept: Kept, value: Any, codec: Codec, content: Content) -> str | None:
     """Write a result as the text that is kept; None, and a warning, where that cannot be."""
     try:
         text = serialize(codec.encode(value))
+        if len(text) > kept.bytes_max:
+            logger.warning("the result of %s is too large to be kept (%d bytes)", kept.name, len(text))
+            return None
+        if kept.codec is None and content.redactor.hides(value):
+            _say_not_kept(kept.name)
+            return None
+        return sealed(text.decode(), kept)
     except Exception as error:  # noqa: BLE001 - a result of any kind has to reach its caller
-        logger.warning("the result of %s cannot be kept for replay: %s", name, error)
+        # The words of a codec may repeat what it was given.
+        why = type(error).__name__ if content.redactor.redact else error
+        logger.warning("the result of %s cannot be kept for replay: %s", kept.name, why)
         return None
-    if len(text) > bytes_max:
-        logger.warning("the result of %s is too large to be kept (%d bytes)", name, len(text))
-        return None
-    return text.decode()
+
+
+@functools.lru_cache(maxsize=1024)
+def _say_not_kept(name: str) -> None:
+    """Once per tool: say that its rule redacts what a replay would need."""
+    logger.warning(
+        "the result of %s holds what its rule redacts and is not kept; with an encrypting payload_codec it would be",
+        name,
+    )
 
 
 def foreseen(asking: Asking, ended: Ended) -> str:
@@ -115,18 +135,18 @@ def _recorded(asking: Asking, ended: Ended, codec: Codec) -> tuple[str, dict[str
     """Say how the ledger will remember this, and with which item."""
     recorded = foreseen(asking, ended)
     if ended.paused:
-        why = {} if ended.error is None else describe_error(ended.error)
+        why = {} if ended.error is None else asking.content.error(ended.error)
         return recorded, {"not_invoked": True, "error": why | {"type": "paused"}}
     if recorded == "succeeded":
         kept, result = _kept(asking, ended.value, codec)
         return recorded, {"result": result, "result_kept": kept}
     error = ended.error or ended.hidden
-    told = {"type": "failure", "message": storable(ended.failure or "")} if error is None else describe_error(error)
+    told = asking.content.failure(ended.failure or "") if error is None else asking.content.error(error)
     return recorded, {"error": told, "outcome_unknown": recorded == "unknown"}
 
 
 def _kept(asking: Asking, value: Any, codec: Codec) -> tuple[bool, str | None]:
     if not asking.terms.keep_result or asking.identity.source == "none":
         return False, None
-    text = kept_text(asking.call.name, value, codec, asking.result_bytes_max)
+    text = kept_text(asking.kept, value, codec, asking.content)
     return text is not None, text

@@ -26,8 +26,9 @@ from spanledger.core.asking import Ask, Asking, Invoke, Keep, Listen, Look, Step
 from spanledger.core.call import Begun, Codec, Ended, Outcome, Resolution, Verdict
 from spanledger.core.money import amount_of
 from spanledger.core.outcomes import storable
+from spanledger.core.payload import opened
 from spanledger.core.refusals import refusal
-from spanledger.core.settling import finished, keep_plain
+from spanledger.core.settling import finished, found_text
 from spanledger.errors import LedgerUnavailable, ResultNotKept
 
 logger = logging.getLogger("spanledger.core")
@@ -125,12 +126,14 @@ def replayed(asking: Asking, begun: Begun, codec: Codec) -> Outcome:
             f"{asking.call.name!r} succeeded before and its result was not kept; it is not run again",
             key=begun.key,
         )
+    name = asking.call.name
+    tree = opened(begun.result, asking.payload_codec, tenant=asking.tenant, key=begun.key, name=name)
     try:
-        value = codec.decode(begun.result, asking.call)
+        value = codec.decode(tree, asking.call)
     except Exception as error:
+        why = type(error).__name__ if asking.content.redactor.redact else error
         raise ResultNotKept(
-            f"{asking.call.name!r} succeeded before and its result can no longer be given back: {error}; "
-            "it is not run again",
+            f"{name!r} succeeded before and its result can no longer be given back: {why}; it is not run again",
             key=begun.key,
         ) from error
     return Outcome(begun, Ended(value), replayed=True, recorded="succeeded", result_kept=True)
@@ -178,26 +181,31 @@ def _probe(asking: Asking, begun: Begun) -> Steps[Resolution]:
     reason = "the probe could not tell either"
     try:
         found: Resolution | None = yield Look(lambda: probe(asking.call, begun.key))
-        finding = _finding(found)
+        finding = _finding(asking, found)
     except Exception as error:
-        logger.exception("the probe of %s failed", asking.call.name)
-        found, finding, reason = None, _finding(None), f"its probe failed: {error}"
+        words = asking.content.words(storable(str(error)))
+        trace = None if asking.content.redactor.redact else error
+        logger.exception(
+            "the probe of %s failed: %s: %s", asking.call.name, type(error).__name__, words, exc_info=trace
+        )
+        found, finding, reason = None, {"outcome": "unknown"}, f"its probe failed: {words}"
     yield Ask("probed", asking.tenant, item | finding)
     if found is None:
         raise refusal(replace(begun, reason=reason), asking.call)
     return found
 
 
-def _finding(found: Resolution | None) -> dict[str, Any]:
+def _finding(asking: Asking, found: Resolution | None) -> dict[str, Any]:
     if found is None:
         return {"outcome": "unknown"}
     if not isinstance(found, Resolution) or found.outcome not in RESOLUTIONS:
         raise TypeError(f"a probe returns a Resolution of {', '.join(RESOLUTIONS)}, or None, not {found!r}")
     finding: dict[str, Any] = {"outcome": found.outcome}
     if found.reason is not None:
-        finding |= {"reason": storable(found.reason)}
+        finding |= {"reason": storable(asking.content.words(found.reason))}
     if found.outcome == "succeeded":
-        finding |= {"result": keep_plain(found.result), "result_kept": True}
+        text = found_text(asking.kept, found.result, asking.content)
+        finding |= {"result": text, "result_kept": text is not None}
     return finding
 
 

@@ -104,7 +104,7 @@ def decode(tree: Any) -> Any:
         ((key, body),) = tree.items()
         if key in _TAGS_IN:
             return _TAGS_IN[key](body)
-    return {_unescaped(key): decode(item) for key, item in tree.items()}
+    return {unescaped(key): decode(item) for key, item in tree.items()}
 
 
 def decode_as(tree: Any, annotation: Any) -> Any:
@@ -134,7 +134,7 @@ def decode_as(tree: Any, annotation: Any) -> Any:
         kinds = [arguments[0]] * len(body) if arguments[1:] == (...,) else arguments
         return tuple(decode_as(item, kind) for item, kind in zip(body, kinds, strict=True))
     if origin is dict and isinstance(tree, dict) and tag is None:
-        return {_unescaped(key): decode_as(item, arguments[1]) for key, item in tree.items()}
+        return {unescaped(key): decode_as(item, arguments[1]) for key, item in tree.items()}
     return decode(tree)
 
 
@@ -230,7 +230,8 @@ def _written(write: Callable[[Any], Any], value: Any) -> Any:
         raise NotJsonError(f"{value!r} is out of range in UTC") from None
 
 
-def _unescaped(key: str) -> str:
+def unescaped(key: str) -> str:
+    """Give a key of a tree back as it was before it was escaped."""
     return key[1:] if key.startswith("$$") else key
 
 
@@ -266,13 +267,13 @@ def _arm_for(tree: Any, arms: tuple[Any, ...]) -> Any:
 def _build(cls: type, fields: dict[str, Any]) -> Any:
     if cls.__name__ and hasattr(cls, "model_validate"):
         hints = {name: field.annotation for name, field in cls.model_fields.items()}  # type: ignore[attr-defined]
-        values = {_unescaped(k): decode_as(v, hints.get(_unescaped(k))) for k, v in fields.items()}
+        values = {unescaped(k): decode_as(v, hints.get(unescaped(k))) for k, v in fields.items()}
         # Aliases would be asked for by name; the kept fields go by attribute name.
         return cls.model_validate(values, by_name=True, by_alias=False)
     if not (dataclasses.is_dataclass(cls) or hasattr(cls, "_fields")):
         return decode(fields)
     hints = typing.get_type_hints(cls, include_extras=True)
-    return cls(**{_unescaped(k): decode_as(v, hints.get(_unescaped(k))) for k, v in fields.items()})
+    return cls(**{unescaped(k): decode_as(v, hints.get(unescaped(k))) for k, v in fields.items()})
 
 
 def _canonical(tree: Any) -> str:

@@ -39,7 +39,7 @@ class Engine:
 
     def run(self, job: Job, function: Callable[[], Any]) -> Any:
         """Run a tool's function at most once."""
-        with gate.inside(), record.ending(record.start(job.call, self.guard.config)) as span:
+        with gate.inside(), record.ending(record.start(job.call, self.guard.config, job.own)) as span:
             try:
                 asking = self._asking(job, span)
                 outcome = self._once(job, span, asking, function) if isinstance(asking, Asking) else None
@@ -50,11 +50,11 @@ class Engine:
                     return function()
             tell_outer(asking, outcome)
             # What the function raised is no refusal, even where it is an error of ours from a call inside.
-            return self._result(span, outcome)
+            return self._result(span, asking, outcome)
 
     async def run_awaiting(self, job: Job, function: Callable[[], Awaitable[Any]]) -> Any:
         """Run a tool's coroutine function at most once."""
-        with gate.inside(), record.ending(record.start(job.call, self.guard.config)) as span:
+        with gate.inside(), record.ending(record.start(job.call, self.guard.config, job.own)) as span:
             try:
                 asking = self._asking(job, span)
                 outcome = await self._once_awaiting(job, span, asking, function) if isinstance(asking, Asking) else None
@@ -65,7 +65,7 @@ class Engine:
                     return await function()
             tell_outer(asking, outcome)
             # What the function raised is no refusal, even where it is an error of ours from a call inside.
-            return self._result(span, outcome)
+            return self._result(span, asking, outcome)
 
     def _once(self, job: Job, span: Span, asking: Asking, function: Callable[[], Any]) -> Outcome:
         def invoke(begun: Begun) -> Ended:
@@ -96,12 +96,12 @@ class Engine:
 
     def trace(self, job: Job, function: Callable[[], Any]) -> Any:
         """Run an agent under a span."""
-        with record.ending(record.start(job.call, self.guard.config)) as span, record.observed(span):
+        with record.ending(record.start(job.call, self.guard.config, job.own)) as span, record.observed(span):
             return function()
 
     async def trace_awaiting(self, job: Job, function: Callable[[], Awaitable[Any]]) -> Any:
         """Run an agent under a span."""
-        with record.ending(record.start(job.call, self.guard.config)) as span, record.observed(span):
+        with record.ending(record.start(job.call, self.guard.config, job.own)) as span, record.observed(span):
             return await function()
 
     # --- shared
@@ -131,10 +131,10 @@ class Engine:
             record.asked(span, left)
         return left
 
-    def _result(self, span: Span, outcome: Outcome) -> Any:
+    def _result(self, span: Span, asking: Asking, outcome: Outcome) -> Any:
         if outcome.replayed:
             record.begun(span, outcome.begun)
-        record.finished(span, outcome, capture_content=self.guard.config.capture_content)
+        record.finished(span, outcome, asking.content)
         if outcome.ended.error is not None:
             raise outcome.ended.error
         return outcome.ended.value

@@ -180,7 +180,7 @@ class tool_call:  # noqa: N801 - reads as a function, like the decorator beside 
 
     def _start(self, engine: Engine) -> Asking | None:
         """Describe the call to the ledger; None where a wrapper around the block has asked already."""
-        self._span = record.start(self._call, engine.guard.config)
+        self._span = record.start(self._call, engine.guard.config, self._own)
         try:
             with gate.inside():
                 asking = engine.guard.asking(self._call, own=self._own, span=record.trace_of(self._span))
@@ -207,8 +207,8 @@ class tool_call:  # noqa: N801 - reads as a function, like the decorator beside 
         self._within(record.current(self._span))
 
     def _finished(self, outcome: Outcome) -> None:
-        record.finished(self._span, outcome)
         if self._asked is not None:
+            record.finished(self._span, outcome, self._asked[0].content)
             tell_outer(self._asked[0], outcome)
 
     def _within(self, manager: AbstractContextManager[T]) -> T:

@@ -75,7 +75,8 @@ class AsyncLedger:
 
     async def begin(self, call: ToolCall) -> Begun:
         """As `Ledger.begin`."""
-        return requests.shown_begun(await self._driver.drive(begun_once(requests.asking(self.config, call))))
+        begun = await self._driver.drive(begun_once(requests.asking(self.config, call)))
+        return requests.shown_begun(self.config, begun)
 
     async def settle(self, begun: Begun, result: Any, cost: Amount | None = None) -> bool:
         """As `Ledger.settle`."""
@@ -118,9 +119,10 @@ class AsyncLedger:
 
     async def resolve(self, key: str, *, by: str, outcome: str, result: Any = None, reason: str | None = None) -> bool:
         """As `Ledger.resolve`."""
-        return bool(
-            (await self._driver.query(requests.resolve(self.config, key, by, (outcome, result, reason))))["done"]
-        )
+        call = await self.get(key) if requests.redacts(self.config, outcome) else None
+        tool = call["tool"] if call else ""
+        ask = requests.resolve(self.config, key, by, (outcome, result, reason), tool)
+        return bool((await self._driver.query(ask))["done"])
 
     async def approvals(
         self,

@@ -110,7 +110,8 @@ class Ledger:
 
     def begin(self, call: ToolCall) -> Begun:
         """Ask once whether a call may run, and claim it if so; refusals are verdicts here, not exceptions."""
-        return requests.shown_begun(self._driver.drive(begun_once(requests.asking(self.config, call))))
+        begun = self._driver.drive(begun_once(requests.asking(self.config, call)))
+        return requests.shown_begun(self.config, begun)
 
     def settle(self, begun: Begun, result: Any, cost: Amount | None = None) -> bool:
         """Record that a call succeeded; if the ledger does not answer, it is kept on disk and recorded later.
@@ -192,7 +193,10 @@ class Ledger:
         Returns:
             True; False where the call is not of unknown outcome (any more).
         """
-        return bool(self._driver.query(requests.resolve(self.config, key, by, (outcome, result, reason)))["done"])
+        call = self.get(key) if requests.redacts(self.config, outcome) else None
+        tool = call["tool"] if call else ""
+        ask = requests.resolve(self.config, key, by, (outcome, result, reason), tool)
+        return bool(self._driver.query(ask)["done"])
 
     def approvals(
         self,

@@ -19,8 +19,9 @@ from spanledger.core.budgets import Balance
 from spanledger.core.call import Begun, Call, Outcome, ToolCall, Verdict
 from spanledger.core.grants import Authorization, Grant, asked_item, authorized
 from spanledger.core.money import Amount, amount_of
-from spanledger.core.outcomes import describe_error, is_ambiguous, storable
-from spanledger.core.settling import keep_plain, kept_text
+from spanledger.core.outcomes import is_ambiguous, storable
+from spanledger.core.payload import opened
+from spanledger.core.settling import found_text, kept_text
 from spanledger.core.steps import RESOLUTIONS
 from spanledger.core.values import decode, encode
 from spanledger.errors import ConfigError, NotAuthorized
@@ -62,17 +63,20 @@ def asking(config: Config, call: ToolCall) -> Asking:
 
 
 def settle(config: Config, begun: Begun, result: Any, cost: Amount | None) -> Ask:
-    text = None
-    if config.terms(Call(begun.tool, opted_in=True)).keep_result and begun.key_source != "none":
-        text = kept_text(begun.tool, result, PlainCodec(), config.result_bytes_max)
+    text, call = None, Call(begun.tool, opted_in=True)
+    if config.terms(call).keep_result and begun.key_source != "none":
+        kept = config.kept(begun.tool, begun.tenant, begun.key)
+        text = kept_text(kept, result, PlainCodec(), config.content(call))
     item = ended(begun, cost) | {"result": text, "result_kept": text is not None}
     return Ask("settle", begun.tenant, item, shielded=True)
 
 
 def fail(config: Config, begun: Begun, error: BaseException, outcome_unknown: bool | None) -> Ask:
+    call = Call(begun.tool, opted_in=True)
     if outcome_unknown is None:
-        outcome_unknown = is_ambiguous(error, config.terms(Call(begun.tool, opted_in=True)))
-    item = ended(begun, None) | {"error": describe_error(error), "outcome_unknown": outcome_unknown}
+        outcome_unknown = is_ambiguous(error, config.terms(call))
+    told = config.content(call).error(error)
+    item = ended(begun, None) | {"error": told, "outcome_unknown": outcome_unknown}
     return Ask("fail", begun.tenant, item, shielded=True)
 
 
@@ -84,7 +88,7 @@ def ended(begun: Begun, cost: Amount | None) -> dict[str, Any]:
     }
 
 
-def resolve(config: Config, key: str, by: str, found: tuple[str, Any, str | None]) -> Ask:
+def resolve(config: Config, key: str, by: str, found: tuple[str, Any, str | None], tool: str = "") -> Ask:
     outcome, result, reason = found
     if outcome not in RESOLUTIONS:
         raise ConfigError(f"an outcome is one of {', '.join(RESOLUTIONS)}, not {outcome!r}")
@@ -92,8 +96,15 @@ def resolve(config: Config, key: str, by: str, found: tuple[str, Any, str | None
     if reason is not None:
         item |= {"reason": storable(reason)}
     if outcome == "succeeded":
-        item |= {"result": keep_plain(result), "result_kept": True}
+        content = config.content(Call(tool, opted_in=True))
+        text = found_text(config.kept(tool, config.tenant, key), result, content)
+        item |= {"result": text, "result_kept": text is not None}
     return Ask("resolve", config.tenant, item)
+
+
+def redacts(config: Config, outcome: str) -> bool:
+    """Tell whether it matters for a resolution which tool it is about."""
+    return outcome == "succeeded" and any(rule.redact for rule in config.rules)
 
 
 def cancel(config: Config, key: str, by: str, reason: str | None) -> Ask:
@@ -264,9 +275,11 @@ def check_topped(done: bool, name: str, amount: Amount) -> None:
         raise ConfigError(f"the ledger has no budget {name!r} in {amount.unit}")
 
 
-def shown_begun(begun: Begun) -> Begun:
+def shown_begun(config: Config, begun: Begun) -> Begun:
     if begun.verdict is Verdict.REPLAY and begun.result_kept:
-        return dataclasses.replace(begun, result=decode(begun.result))
+        codec = config.payload_codec
+        tree = opened(begun.result, codec, tenant=begun.tenant, key=begun.key, name=begun.tool)
+        return dataclasses.replace(begun, result=decode(tree))
     return begun
 
 

@@ -38,6 +38,7 @@ import psycopg
 from psycopg.pq import Conninfo
 
 from spanledger.core.asking import Ask
+from spanledger.core.outcomes import alone
 from spanledger.errors import LedgerUnavailable
 from spanledger.ledger._supervisor import private_directory, wait_for_lock
 
@@ -116,7 +117,7 @@ class Spool:
             self._keep(ask, begin)
         except Exception as error:
             self._refused += 1
-            logger.exception("an outcome could not be kept in %s either: %s", self.directory, error)  # noqa: TRY401
+            logger.exception("an outcome could not be kept in %s either", self.directory, exc_info=alone(error))
             return False
         return True
 

@@ -23,8 +23,14 @@ from spanledger.telemetry.spans import unshared
 logger = logging.getLogger("spanledger.telemetry")
 
 StartSpan = Callable[..., Span]
+# Starts the span with a context and attributes.
+Start = Callable[[Context | None, Any], Span]
 # Given how a span is started, its name, context and attributes.
-Through = Callable[[Callable[[Context | None], Span], Any, Context | None, Any], Span]
+Through = Callable[[Start, Any, Context | None, Any], Span]
+
+# Where they stand among the arguments.
+_CONTEXT: Final = 2
+_ATTRIBUTES: Final = 4
 
 # These only hand on to another tracer, which has a door.
 _DELEGATING: Final = (Tracer, ProxyTracer)
@@ -102,20 +108,26 @@ def _door(start: StartSpan, through: Through) -> StartSpan:
     def start_span(*args: Any, **kwargs: Any) -> Span:
         # As they were given: tracer, name, context, kind, attributes. Nothing is made here, for every span comes here.
         name = args[1] if len(args) > 1 else kwargs.get("name")
-        attributes = kwargs.get("attributes") or (args[4] if len(args) > 4 else None)  # noqa: PLR2004 - its place
+        attributes = kwargs.get("attributes") or (args[_ATTRIBUTES] if len(args) > _ATTRIBUTES else None)
         if not may_be_tool(name, attributes):
             return unshared(start(*args, **kwargs))
         # An empty context is not the same as none: it makes a span a root.
-        context = args[2] if len(args) > 2 else kwargs.get("context")  # noqa: PLR2004 - its place
+        context = args[_CONTEXT] if len(args) > _CONTEXT else kwargs.get("context")
         return through(functools.partial(_started, start, args, kwargs), name, context, attributes)
 
     return start_span
 
 
-def _started(start: StartSpan, args: tuple[Any, ...], kwargs: dict[str, Any], context: Context | None) -> Span:
-    if len(args) > 2:  # noqa: PLR2004 - its place
-        return unshared(start(*args[:2], context, *args[3:], **kwargs))
-    return unshared(start(*args, **{**kwargs, "context": context}))
+def _started(
+    start: StartSpan, args: tuple[Any, ...], kwargs: dict[str, Any], context: Context | None, attributes: Any
+) -> Span:
+    placed, named = list(args), dict(kwargs)
+    for place, name, value in ((_CONTEXT, "context", context), (_ATTRIBUTES, "attributes", attributes)):
+        if len(placed) > place:
+            placed[place] = value
+        else:
+            named[name] = value
+    return unshared(start(*placed, **named))
 
 
 def _subclasses(cls: type) -> Iterator[type]:

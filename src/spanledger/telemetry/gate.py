@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Final, cast
 
@@ -28,8 +28,9 @@ from spanledger.core.steps import admitted, replayed
 from spanledger.errors import CallRefused, CallReplayed, ConfigError, SpanledgerError, WrapMissing
 from spanledger.guard import Guard, Inside
 from spanledger.telemetry import record
-from spanledger.telemetry.doors import Doors
+from spanledger.telemetry.doors import Doors, Start
 from spanledger.telemetry.reading import TOOL_PREFIX, describe
+from spanledger.telemetry.redacting import RedactingSpan, redacted
 from spanledger.telemetry.spans import CODEC, GuardedSpan, StoodForSpan, on_loop
 
 logger = logging.getLogger("spanledger.telemetry")
@@ -135,16 +136,20 @@ def inside() -> Iterator[None]:
         yield
 
 
-def _through(start: Callable[[Context | None], Span], name: str, context: Context | None, attributes: Any) -> Span:
+def _through(start: Start, name: str, context: Context | None, attributes: Any) -> Span:
     guard = _guard
     call = None if guard is None else describe(name, attributes or {})
     if guard is None or call is None or (context is not None and record.OWN_SPAN in context):
-        return start(context)
+        return start(context, attributes)
     if name == _PROBE:
         # Before there is a span: nobody's backend is to show our self-test.
         raise CallRefused("the self-test's span is refused, as it should be")
-    span = start(otel_context.set_value(record.OWN_SPAN, value=True, context=context))
+    redactor = guard.config.content(call).redactor.knowing(call.arguments)
+    seen = redacted(redactor, attributes) if redactor.redact else attributes
+    span = start(otel_context.set_value(record.OWN_SPAN, value=True, context=context), seen)
     asked = decide(guard, call, span)
+    if redactor.redact:
+        span = cast("Span", RedactingSpan(span, redactor))
     if asked is None:
         return span
     # A proxy is a span to everybody but the type checker.

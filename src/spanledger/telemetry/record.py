@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ParamSpec
@@ -22,9 +21,11 @@ from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode,
 from spanledger.config import Config
 from spanledger.core.asking import Asking
 from spanledger.core.call import EXECUTE_TOOL, INVOKE_AGENT, Begun, Call, Outcome, Usage, Verdict
+from spanledger.core.content import NOTHING, Content
 from spanledger.core.grants import Authorization
 from spanledger.core.money import amount_of
-from spanledger.core.values import encode
+from spanledger.core.outcomes import alone
+from spanledger.core.rules import Rule
 from spanledger.errors import (
     ApprovalDenied,
     ApprovalPending,
@@ -69,8 +70,8 @@ def quietly(function: Callable[P, None]) -> Callable[P, None]:
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             function(*args, **kwargs)
-        except Exception:
-            logger.exception("%s failed; the call is not affected", function.__name__)
+        except Exception as error:
+            logger.exception("%s failed; the call is not affected", function.__name__, exc_info=alone(error))
 
     return wrapper
 
@@ -80,19 +81,25 @@ def tracer() -> trace.Tracer:
     return trace.get_tracer(SCOPE)
 
 
-def start(call: Call, config: Config) -> Span:
-    """Start the span of a call; it is not made current."""
+def start(call: Call, config: Config, own: Rule | None = None) -> Span:
+    """Start the span of a call; it is not made current.
+
+    Args:
+        call: The call.
+        config: Says what may be seen of it.
+        own: What the developer gave at the tool itself.
+    """
     context = otel_context.set_value(OWN_SPAN, value=True)
     kind = SpanKind.INTERNAL if call.operation in (EXECUTE_TOOL, INVOKE_AGENT) else SpanKind.CLIENT
     try:
-        attributes = start_attributes(call, config)
+        attributes = start_attributes(call, config.content(call, own))
         return tracer().start_span(f"{call.operation} {call.name}", context, kind, attributes)
     except Exception:
         logger.exception("no span for %s; the call is not affected", call.name)
         return trace.INVALID_SPAN
 
 
-def start_attributes(call: Call, config: Config) -> dict[str, Any]:
+def start_attributes(call: Call, content: Content) -> dict[str, Any]:
     """Say what is known of a call before it runs."""
     attributes: dict[str, Any] = {semconv.OPERATION_NAME: call.operation}
     if call.operation == EXECUTE_TOOL:
@@ -101,8 +108,8 @@ def start_attributes(call: Call, config: Config) -> dict[str, Any]:
             semconv.TOOL_TYPE: "function",
             semconv.TOOL_CALL_ID: call.call_id,
         }
-        if config.capture_content and call.arguments is not None:
-            attributes[semconv.TOOL_CALL_ARGUMENTS] = _text(call.arguments)
+        if call.arguments is not None:
+            attributes[semconv.TOOL_CALL_ARGUMENTS] = content.for_span(call.arguments, document=True)
     elif call.operation != INVOKE_AGENT:
         attributes[semconv.REQUEST_MODEL] = call.name
     attributes[semconv.AGENT_NAME] = call.agent
@@ -240,8 +247,8 @@ def _past_soft_limit(span: Span, budget: Mapping[str, Any]) -> None:
 
 
 @quietly
-def finished(span: Span, outcome: Outcome, *, capture_content: bool = False) -> None:
-    """Record how the call ended."""
+def finished(span: Span, outcome: Outcome, content: Content = NOTHING) -> None:
+    """Record how the call ended; its result where and as far as `content` says."""
     ended = outcome.ended
     _set(
         span,
@@ -255,12 +262,13 @@ def finished(span: Span, outcome: Outcome, *, capture_content: bool = False) -> 
             semconv.COST: [str(amount_of(unit, steps)) for unit, steps in ended.cost.items()] or None,
         },
     )
-    if capture_content and ended.error is None:
-        span.set_attribute(semconv.TOOL_CALL_RESULT, _text(ended.value))
+    if ended.error is None and (text := content.for_span(ended.value)) is not None:
+        span.set_attribute(semconv.TOOL_CALL_RESULT, text)
     if ended.paused:
         return
     if ended.failure is not None:
-        span.set_status(Status(StatusCode.ERROR, ended.failure[:500]))
+        said = content.words(ended.failure)[:500] if content.capture.on_spans else None
+        span.set_status(Status(StatusCode.ERROR, said or "the tool said that it failed"))
         span.set_attribute(semconv.ERROR_TYPE, "tool_error")
     elif ended.error is not None:
         failed(span, ended.error)
@@ -328,15 +336,6 @@ def end(span: Span) -> None:
 
 def _set(span: Span, attributes: Mapping[str, Any]) -> None:
     span.set_attributes({name: value for name, value in attributes.items() if value is not None})
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    try:
-        return json.dumps(encode(value), ensure_ascii=False)
-    except ValueError:
-        return repr(type(value))
 
 
 def _detach(token: Any) -> None:

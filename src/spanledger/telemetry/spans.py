@@ -20,6 +20,7 @@ from opentelemetry.trace import Span, StatusCode
 
 from spanledger.core.asking import Asking
 from spanledger.core.call import Begun, Call, Codec, Ended, Outcome
+from spanledger.core.outcomes import alone
 from spanledger.core.settling import finished, foreseen
 from spanledger.core.values import decode, encode
 from spanledger.guard import Guard, Inside, entered, made_running
@@ -67,8 +68,9 @@ def settle(guard: Guard, asked: tuple[Asking, Begun], ended: Ended) -> Outcome |
             return guard.blocking.drive(steps)
         guard.later.drive(begun, steps)
         return Outcome(begun, ended, recorded=foreseen(asking, ended), queued=True)
-    except Exception:
-        logger.exception("the outcome of a span of %s could not be recorded", asked[0].call.name)
+    except Exception as error:
+        name = asking.call.name
+        logger.exception("the outcome of a span of %s could not be recorded", name, exc_info=alone(error))
         return None
 
 
