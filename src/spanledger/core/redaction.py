@@ -151,8 +151,9 @@ class Redactor:
         if document:
             return self.text(value) if isinstance(value, str) else MASK
         try:
-            seen = _Pass(self).document({name: list(value) if isinstance(value, tuple) else value})
-            return seen.get(name)
+            # A name of an attribute has the name of a key at its end: http.request.header.authorization.
+            key = name.rpartition(".")[2]
+            return _Pass(self).document({key: list(value) if isinstance(value, tuple) else value}).get(key)
         except Exception:  # noqa: BLE001 - fails closed
             return MASK
 

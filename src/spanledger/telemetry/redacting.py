@@ -1,7 +1,7 @@
 """Spans of other people's making, without what a rule redacts.
 
 Rules: what is written on the span of a call whose rule redacts goes through here: attributes, events, exceptions, the
-words of the status. What says which call it is (`gen_ai.*` and `spanledger.*`, but for content) is left as it is.
+words of the status. What is declared in `semconv` and is no content says which call it is, and is left as it is.
 """
 
 from __future__ import annotations
@@ -11,25 +11,24 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import wrapt
+from opentelemetry.semconv.attributes.exception_attributes import (
+    EXCEPTION_ESCAPED,
+    EXCEPTION_MESSAGE,
+    EXCEPTION_STACKTRACE,
+    EXCEPTION_TYPE,
+)
 from opentelemetry.trace import Span, Status
 
 from spanledger.core.redaction import Redactor
 from spanledger.telemetry import semconv
+from spanledger.telemetry._declared import ATTRIBUTES
 
-DOCUMENTS: Final = frozenset(
-    {
-        semconv.TOOL_CALL_ARGUMENTS,
-        semconv.TOOL_CALL_RESULT,
-        "gen_ai.input.messages",
-        "gen_ai.output.messages",
-        "gen_ai.system_instructions",
-        "gen_ai.prompt",
-        "gen_ai.completion",
-        "exception.message",
-        "exception.stacktrace",
-    }
+# Text in them is JSON, or nobody's business.
+_DOCUMENTS: Final = frozenset(
+    {semconv.TOOL_CALL_ARGUMENTS, semconv.TOOL_CALL_RESULT, EXCEPTION_MESSAGE, EXCEPTION_STACKTRACE}
 )
-_IDENTITY: Final = ("gen_ai.", "spanledger.", "error.type", "exception.type", "exception.escaped")
+_DOCUMENT_ENDS: Final = (".messages", ".system_instructions", ".prompt", ".completion")
+_IDENTITY: Final = ({*ATTRIBUTES} - _DOCUMENTS) | {EXCEPTION_TYPE, EXCEPTION_ESCAPED}
 
 if TYPE_CHECKING:
     _SpanProxy = wrapt.ObjectProxy[Span]
@@ -40,9 +39,10 @@ else:  # only its stubs are generic
 def redacted(redactor: Redactor, attributes: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return what may be seen of attributes."""
     given = attributes or {}
-    named = {name: value for name, value in given.items() if name.startswith(_IDENTITY) and name not in DOCUMENTS}
-    rest = {name: value for name, value in given.items() if name not in named}
-    return named | redactor.attributes(rest, DOCUMENTS)
+    named = {name: value for name, value in given.items() if name in _IDENTITY}
+    rest = {name: value for name, value in given.items() if name not in _IDENTITY}
+    documents = frozenset(name for name in rest if name in _DOCUMENTS or name.endswith(_DOCUMENT_ENDS))
+    return named | redactor.attributes(rest, documents)
 
 
 class RedactingSpan(_SpanProxy):
@@ -70,8 +70,8 @@ class RedactingSpan(_SpanProxy):
         """Record an exception: its type, where it was raised, and of its words what may be seen."""
         shown = redacted(self._self_redactor, attributes)
         words = {
-            "exception.message": self._self_redactor.text(str(exception)),
-            "exception.stacktrace": "".join(traceback.format_tb(exception.__traceback__)),
+            EXCEPTION_MESSAGE: self._self_redactor.text(str(exception)),
+            EXCEPTION_STACKTRACE: "".join(traceback.format_tb(exception.__traceback__)),
         }
         self.__wrapped__.record_exception(exception, {**shown, **words}, *args, **kwargs)
 
