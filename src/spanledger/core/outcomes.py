@@ -37,7 +37,7 @@ _AMBIGUOUS = frozenset(
     aiohttp.client_exceptions.ClientPayloadError
     grpc.RpcError
     botocore.exceptions.ConnectionError botocore.exceptions.HTTPClientError
-    openai.APIConnectionError anthropic.APIConnectionError
+    agents.exceptions.ToolTimeoutError openai.APIConnectionError anthropic.APIConnectionError
     psycopg.OperationalError psycopg.errors.OperationalError
     trio.Cancelled
     """.split()  # noqa: SIM905 - a table, to be read

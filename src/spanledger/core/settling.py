@@ -121,12 +121,12 @@ def _say_not_kept(name: str) -> None:
 
 def foreseen(asking: Asking, ended: Ended) -> str:
     """Say how the ledger will remember this: ``"succeeded"``, ``"failed"`` or ``"unknown"``."""
-    if ended.paused:
-        return "failed"
     error = ended.error or ended.hidden
     if error is None and ended.failure is None:
         return "succeeded"
-    ambiguous = ended.doubtful or (error is not None and is_ambiguous(error, asking.terms))
+    # Who suspends the run because of a timeout has not undone it; what happened inside is asked about again then.
+    doubtful = ended.doubtful and not ended.paused
+    ambiguous = doubtful or (error is not None and is_ambiguous(error, asking.terms))
     # Asking a model changes nothing that somebody would have to find out about.
     return "unknown" if ambiguous and asking.call.operation == EXECUTE_TOOL else "failed"
 
@@ -134,7 +134,7 @@ def foreseen(asking: Asking, ended: Ended) -> str:
 def _recorded(asking: Asking, ended: Ended, codec: Codec) -> tuple[str, dict[str, Any]]:
     """Say how the ledger will remember this, and with which item."""
     recorded = foreseen(asking, ended)
-    if ended.paused:
+    if ended.paused and recorded == "failed":
         why = {} if ended.error is None else asking.content.error(ended.error)
         return recorded, {"not_invoked": True, "error": why | {"type": "paused"}}
     if recorded == "succeeded":

@@ -21,6 +21,7 @@ from spanledger.core.outcomes import no_coroutine
 from spanledger.core.steps import guarded
 from spanledger.errors import CallRefused, SpanledgerError, Undescribable
 from spanledger.guard import Guard, Inside, running, stood_for, tell_outer
+from spanledger.instrument._agents import AgentRuns
 from spanledger.instrument._job import Job
 from spanledger.instrument._models import ModelCalls
 from spanledger.telemetry import gate, record
@@ -34,6 +35,7 @@ class Engine:
     def __init__(self, guard: Guard) -> None:
         self.guard = guard
         self.models = ModelCalls(guard)
+        self.agents = AgentRuns(guard.config)
 
     # --- tools
 
@@ -50,7 +52,7 @@ class Engine:
                     return function()
             tell_outer(asking, outcome)
             # What the function raised is no refusal, even where it is an error of ours from a call inside.
-            return self._result(span, asking, outcome)
+            return self._result(job, span, asking, outcome)
 
     async def run_awaiting(self, job: Job, function: Callable[[], Awaitable[Any]]) -> Any:
         """Run a tool's coroutine function at most once."""
@@ -65,7 +67,7 @@ class Engine:
                     return await function()
             tell_outer(asking, outcome)
             # What the function raised is no refusal, even where it is an error of ours from a call inside.
-            return self._result(span, asking, outcome)
+            return self._result(job, span, asking, outcome)
 
     def _once(self, job: Job, span: Span, asking: Asking, function: Callable[[], Any]) -> Outcome:
         def invoke(begun: Begun) -> Ended:
@@ -91,18 +93,6 @@ class Engine:
                     return job.raised(error, ran)
 
         return await self.guard.awaiting.drive(guarded(asking, job.codec), invoke)
-
-    # --- agents
-
-    def trace(self, job: Job, function: Callable[[], Any]) -> Any:
-        """Run an agent under a span."""
-        with record.ending(record.start(job.call, self.guard.config, job.own)) as span, record.observed(span):
-            return function()
-
-    async def trace_awaiting(self, job: Job, function: Callable[[], Awaitable[Any]]) -> Any:
-        """Run an agent under a span."""
-        with record.ending(record.start(job.call, self.guard.config, job.own)) as span, record.observed(span):
-            return await function()
 
     # --- shared
 
@@ -131,17 +121,26 @@ class Engine:
             record.asked(span, left)
         return left
 
-    def _result(self, span: Span, asking: Asking, outcome: Outcome) -> Any:
+    def _result(self, job: Job, span: Span, asking: Asking, outcome: Outcome) -> Any:
         if outcome.replayed:
             record.begun(span, outcome.begun)
         record.finished(span, outcome, asking.content)
         if outcome.ended.error is not None:
-            raise outcome.ended.error
+            return self._stopped(job, outcome.ended.error)
         return outcome.ended.value
 
     def _refused(self, job: Job, span: Span, error: SpanledgerError) -> Any:
         record.refused(span, error)
         terms = self.guard.config.terms(job.call, job.own)
-        if isinstance(error, CallRefused) and terms.on_refusal == "tell" and job.wrap and job.wrap.tell:
-            return job.wrap.tell(job.call, error)
-        raise error
+        told = isinstance(error, CallRefused) and terms.on_refusal == "tell"
+        error._on_refusal = "tell" if told else "raise"  # noqa: SLF001 - our own class
+        return self._stopped(job, error)
+
+    def _stopped(self, job: Job, error: BaseException) -> Any:
+        """Raise an error; where it is a refusal of ours, as its rule and the framework want it."""
+        wrap = job.wrap
+        if wrap is None or not isinstance(error, SpanledgerError):
+            raise error
+        if wrap.tell and error._on_refusal == "tell":  # noqa: SLF001 - our own class
+            return wrap.tell(job.call, error)
+        raise wrap.stop(error) if wrap.stop else error

@@ -62,9 +62,15 @@ class Job:
 
     def raised(self, error: BaseException, ran: RunningCall) -> Ended:
         """Say how a function that raised `error` ended."""
-        names = {f"{cls.__module__}.{cls.__qualname__}" for cls in type(error).__mro__}
-        paused = bool(self.wrap and names & set(self.wrap.pauses))
-        return Ended(error=error, paused=paused, doubtful=ran.inside.doubtful, cost=ran.cost(succeeded=False))
+        return Ended(
+            error=error, paused=pauses(self.wrap, error), doubtful=ran.inside.doubtful, cost=ran.cost(succeeded=False)
+        )
+
+
+def pauses(wrap: Wrap | None, error: BaseException) -> bool:
+    """Tell whether an exception is a framework's way to go on elsewhere."""
+    names = {f"{cls.__module__}.{cls.__qualname__}" for cls in type(error).__mro__}
+    return wrap is not None and not names.isdisjoint(wrap.pauses)
 
 
 def job_for(wrap: Wrap, call: Call) -> Job:

@@ -20,7 +20,7 @@ import wrapt
 from packaging.requirements import Requirement
 
 from spanledger.core.call import INVOKE_AGENT
-from spanledger.errors import Undescribable, WrapMissing
+from spanledger.errors import SpanledgerError, Undescribable, WrapMissing
 from spanledger.guard import current_call
 from spanledger.instrument import _registry
 from spanledger.instrument._engine import Engine
@@ -106,8 +106,9 @@ class Patches:
                 continue
             attached.append(name)
             hiding = [Wrap(target, describe=_no_call, operation=_HIDE) for target in library.hides]
-            for module in dict.fromkeys(wrap.module for wrap in library.wraps):
-                wraps = [wrap for wrap in (*library.wraps, *hiding) if wrap.module == module]
+            known = [*library.wraps, *hiding]
+            for module in dict.fromkeys(wrap.module for wrap in known):
+                wraps = [wrap for wrap in known if wrap.module == module]
                 if module in sys.modules:
                     self._patch(sys.modules[module], wraps)
                 else:
@@ -143,6 +144,8 @@ class Patches:
                 logger.warning("%s does not exist in the installed version: its calls are not traced", wrap.target)
                 continue
             if isinstance(original, _Wrapper):
+                # Imported by name from where it was wrapped already.
+                self._places.append((owner, name, original.__wrapped__))
                 continue
             self._places.append((owner, name, original))
             setattr(owner, name, _Wrapper(original, _wrapper(self._engine, wrap, original)))
@@ -152,8 +155,11 @@ def _no_call(_instance: Any, _args: tuple[Any, ...], _kwargs: Mapping[str, Any])
     """What hides an error is no call."""
 
 
-def _noting(wrapped: Any, _instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    hidden = next((value for value in (*args, *kwargs.values()) if isinstance(value, BaseException)), None)
+def _noting(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    # Who was cancelled is not heard here: the call may be over, and the one around it is another.
+    hidden = next((value for value in (instance, *args, *kwargs.values()) if isinstance(value, Exception)), None)
+    if isinstance(hidden, SpanledgerError) and hidden._on_refusal:  # noqa: SLF001 - our own class
+        raise hidden  # its rule says what becomes of it
     current_call().inside.hidden = hidden
     return wrapped(*args, **kwargs)
 
@@ -164,7 +170,7 @@ def _wrapper(engine: Engine, wrap: Wrap, original: Any) -> Callable[..., Any]:
     # SDKs hide `async def` under plain decorators.
     awaiting = inspect.iscoroutinefunction(inspect.unwrap(original))
     run_tool = engine.run_awaiting if awaiting else engine.run
-    trace = engine.trace_awaiting if awaiting else engine.trace
+    trace = engine.agents.way(original)
     ask_model = engine.models.ask_awaiting if awaiting else engine.models.ask
 
     def tool(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -13,6 +13,7 @@ LIBRARIES: Mapping[str, str] = MappingProxyType(
         "langchain": "spanledger.instrument.libraries.langchain",
         "langgraph": "spanledger.instrument.libraries.langgraph",
         "openai": "spanledger.instrument.libraries.openai",
+        "openai_agents": "spanledger.instrument.libraries.openai_agents",
     }
 )
 

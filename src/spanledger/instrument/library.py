@@ -7,11 +7,13 @@ its library is, and imports it inside functions.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from spanledger.core.call import EXECUTE_TOOL, Call, Codec, Usage
+from spanledger.errors import SpanledgerError
 
 Arguments = tuple[Any, ...]
 Describe = Callable[[Any, Arguments, Mapping[str, Any]], Call | None]
@@ -28,8 +30,10 @@ class Wrap:
         operation: The GenAI operation: ``"execute_tool"`` for tools, else a model's.
         codec: How results are kept. A tool without one is recorded and never replayed.
         failure: A result → why it means failure although nothing was raised; None: it does not.
-        pauses: Qualified names of exceptions by which the framework suspends a run.
+        pauses: Qualified names of exceptions that are the framework's way to go on elsewhere: it suspends the run, or
+            has the model ask again. They are neither success nor failure.
         tell: (call, error) → what to return to the model instead of raising a refusal.
+        stop: A refusal → the same as an exception that the framework lets through; None: it lets every one through.
         prepare: Keyword arguments → changed ones, and which chunks the change adds that the caller must not see.
         parsed: A result → the object to measure, where the library returns something raw.
         measure: A result → what it used.
@@ -43,6 +47,7 @@ class Wrap:
     failure: Callable[[Any], str | None] | None = None
     pauses: tuple[str, ...] = ()
     tell: Callable[[Call, Exception], Any] | None = None
+    stop: Callable[[SpanledgerError], SpanledgerError] | None = None
     prepare: Callable[[dict[str, Any]], tuple[dict[str, Any], HiddenChunk | None]] | None = None
     parsed: Callable[[Any], Any] | None = None
     measure: Callable[[Any], Usage] | None = None
@@ -74,3 +79,25 @@ class Library:
     requires: str
     wraps: tuple[Wrap, ...]
     hides: tuple[str, ...] = ()
+
+
+def also(error: SpanledgerError, kind: type[Exception]) -> SpanledgerError:
+    """Make an error one of another kind as well, for a framework that lets only its own kind through.
+
+    Args:
+        error: The error. It stays what it is, and is pickled as that.
+        kind: The framework's kind; it must not need arguments of its own.
+    """
+    if not isinstance(error, kind):
+        error.__class__ = _both(type(error), kind)  # type: ignore[arg-type]
+    return error
+
+
+@functools.cache
+def _both(ours: Any, theirs: Any) -> type[SpanledgerError]:
+    def plain(error: SpanledgerError) -> Any:
+        rebuild, (_, *rest) = ours.__reduce__(error)
+        return rebuild, (ours, *rest)
+
+    names = {"__module__": ours.__module__, "__qualname__": ours.__qualname__, "__doc__": ours.__doc__}
+    return type(ours.__name__, (ours, theirs), {**names, "__reduce__": plain})

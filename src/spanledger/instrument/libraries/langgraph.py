@@ -1,7 +1,8 @@
 """LangGraph: a run of a graph is a run of an agent, the root that its model and tool calls hang under.
 
-Rules: only a span; what a run may do is decided call by call. A graph inside a graph is a span inside a span. Runs
-that are streamed with `stream` have no span of their own yet.
+Rules: only a span; what a run may do is decided call by call. Every run is streamed inside: `invoke` reads from
+`stream`, and `ainvoke` from `astream`. A graph inside a graph is a span inside a span, and one that an interrupt
+suspends has not failed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _DEFAULT_NAME = "LangGraph"
 
 
 def describe(graph: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
-    """Read a call of `Pregel.invoke`."""
+    """Read a call of `Pregel.stream`."""
     config = (args[1] if len(args) > 1 else kwargs.get("config")) or {}
     thread = (config.get("configurable") or {}).get("thread_id")
     name = graph.name if graph.name != _DEFAULT_NAME else None
@@ -33,7 +34,12 @@ LIBRARY = Library(
     name="langgraph",
     requires="langgraph>=1,<2",
     wraps=tuple(
-        Wrap(target=f"langgraph.pregel.main:Pregel.{method}", operation=INVOKE_AGENT, describe=describe)
-        for method in ("invoke", "ainvoke")
+        Wrap(
+            target=f"langgraph.pregel.main:Pregel.{method}",
+            operation=INVOKE_AGENT,
+            describe=describe,
+            pauses=("langgraph.errors.GraphBubbleUp",),
+        )
+        for method in ("stream", "astream")
     ),
 )

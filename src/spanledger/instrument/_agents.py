@@ -1,0 +1,90 @@
+"""Runs of agents, as the spans that their model and tool calls hang under.
+
+Rules: nothing is decided here, and nothing changes for the caller. A run takes one of five forms: a function, a
+coroutine function, a generator, an asynchronous one, or an asynchronous context manager. The span of a generator is
+current only while the generator works, not while whoever reads from it does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from opentelemetry.trace import Span
+
+from spanledger.config import Config
+from spanledger.instrument._job import Job, pauses
+from spanledger.telemetry import record
+
+_END = object()
+
+
+class AgentRuns:
+    """Traces runs of agents in this process."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+
+    def way(self, original: Callable[..., Any]) -> Callable[[Job, Callable[[], Any]], Any]:
+        """Return how to trace a function of the form of `original`."""
+        if inspect.isgeneratorfunction(original):
+            return self._generate
+        if inspect.isasyncgenfunction(original):
+            return self._generate_awaiting
+        plain = inspect.unwrap(original)
+        if inspect.isasyncgenfunction(plain):
+            return self._within
+        return self._run_awaiting if inspect.iscoroutinefunction(plain) else self._run
+
+    def _run(self, job: Job, function: Callable[[], Any]) -> Any:
+        with self._span(job) as span, _working(job, span):
+            return function()
+
+    async def _run_awaiting(self, job: Job, function: Callable[[], Awaitable[Any]]) -> Any:
+        with self._span(job) as span, _working(job, span):
+            return await function()
+
+    def _generate(self, job: Job, function: Callable[[], Generator[Any, None, None]]) -> Iterator[Any]:
+        with self._span(job) as span, contextlib.closing(function()) as inner:
+            while True:
+                with _working(job, span):
+                    item = next(inner, _END)
+                if item is _END:
+                    return
+                yield item
+
+    async def _generate_awaiting(
+        self, job: Job, function: Callable[[], AsyncGenerator[Any, None]]
+    ) -> AsyncIterator[Any]:
+        with self._span(job) as span:
+            async with contextlib.aclosing(function()) as inner:
+                while True:
+                    with _working(job, span):
+                        item = await anext(inner, _END)
+                    if item is _END:
+                        return
+                    yield item
+
+    @contextlib.asynccontextmanager
+    async def _within(self, job: Job, function: Callable[[], AbstractAsyncContextManager[Any]]) -> AsyncIterator[Any]:
+        with self._span(job) as span, _working(job, span):
+            async with function() as run:
+                yield run
+
+    def _span(self, job: Job) -> contextlib.AbstractContextManager[Span]:
+        return record.ending(record.start(job.call, self._config))
+
+
+@contextlib.contextmanager
+def _working(job: Job, span: Span) -> Iterator[None]:
+    """Make a span current, and record what is raised unless it is the framework's way to go on elsewhere."""
+    try:
+        with record.current(span):
+            yield
+    except BaseException as error:
+        if not pauses(job.wrap, error):
+            record.failed(span, error)
+        raise

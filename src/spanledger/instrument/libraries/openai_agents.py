@@ -1,0 +1,147 @@
+"""OpenAI Agents SDK: function tools, tools of MCP servers and agents used as tools all end in one function.
+
+Rules: that function is imported by name elsewhere, so it is wrapped in both places. A conversation is the run's
+`group_id`, narrowed to the trace, which a resumed `RunState` takes up again. What the SDK makes of a tool's exception
+for the model is a failure, not a result. A refusal stops the run as an `AgentsException`, the only kind that the SDK
+does not wrap in another. Runs that are streamed are traced in the task in which they run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from spanledger.core.call import INVOKE_AGENT, Call, ScopeSource
+from spanledger.core.values import decode, encode
+from spanledger.errors import SpanledgerError
+from spanledger.instrument.library import Library, Wrap, also
+from spanledger.telemetry import semconv
+
+_INVOKE = "_invoke_function_tool_with_metadata"
+# A key with one dollar sign cannot come from a tool: `encode` doubles those.
+_OUTPUT = "$tool_output"
+_OUTPUTS = ("ToolOutputText", "ToolOutputImage", "ToolOutputFileContent")
+
+
+def describe(_instance: Any, _args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
+    """Read a call of a function tool."""
+    from agents.tracing import get_current_trace
+
+    context = kwargs["context"]
+    run = context.run_config
+    group, named_trace = (run.group_id, run.trace_id) if run else (None, None)
+    trace = get_current_trace()
+    thread = group or named_trace
+    return Call(
+        name=kwargs["function_tool"].name,
+        arguments=_arguments(kwargs["arguments"]),
+        call_id=context.tool_call_id,
+        workflow_id=thread,
+        workflow_source=ScopeSource.TRACE if thread is None else ScopeSource.FRAMEWORK,
+        turn=None if thread is None or trace is None else trace.trace_id,
+        agent=context.agent.name if context.agent else None,
+    )
+
+
+def describe_run(_runner: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
+    """Read a run of an agent."""
+    agent = args[0] if args else kwargs["starting_agent"]
+    run, session = kwargs.get("run_config"), kwargs.get("session")
+    conversation = kwargs.get("conversation_id") or getattr(session, "session_id", None)
+    return Call(
+        name=agent.name,
+        operation=INVOKE_AGENT,
+        agent=agent.name,
+        attributes={semconv.CONVERSATION_ID: conversation or getattr(run, "group_id", None)},
+    )
+
+
+def failure(result: Any) -> str | None:
+    """Say why a result means failure: the SDK, not the tool, wrote it."""
+    return str(result.output) if result.is_sdk_generated_error else None
+
+
+def tell(_call: Call, error: Exception) -> Any:
+    """Make the output that tells the model of a refusal."""
+    from agents.tool import _FunctionToolInvocationResult
+
+    return _FunctionToolInvocationResult(f"Not done: {error}", is_sdk_generated_error=True)
+
+
+def stop(error: SpanledgerError) -> SpanledgerError:
+    """Make a refusal one that the SDK lets through."""
+    from agents.exceptions import AgentsException
+
+    return also(error, AgentsException)
+
+
+class OutputCodec:
+    """Keeps plain values and the SDK's own texts, images and files; other objects are not kept."""
+
+    def encode(self, result: Any) -> Any:
+        """Turn what a tool gave into a JSON tree."""
+        return _encoded(result.output)
+
+    def decode(self, tree: Any, call: Call) -> Any:  # noqa: ARG002 - nothing in an output belongs to one call
+        """Turn a tree, or what a probe found out, into what the function would return now."""
+        from agents.tool import _FunctionToolInvocationResult
+
+        return _FunctionToolInvocationResult(_decoded(tree))
+
+
+def _encoded(value: Any) -> Any:
+    if type(value) is list:
+        return [_encoded(item) for item in value]
+    if type(value).__module__ == "agents.tool" and type(value).__name__ in _OUTPUTS:
+        return {_OUTPUT: [type(value).__name__, value.model_dump(mode="json")]}
+    tree = encode(value, exact=True)
+    if decode(tree) != value:
+        raise TypeError(f"a {type(value).__qualname__} would not come back equal")
+    return tree
+
+
+def _decoded(tree: Any) -> Any:
+    if isinstance(tree, list):
+        return [_decoded(item) for item in tree]
+    if not (isinstance(tree, dict) and _OUTPUT in tree):
+        return decode(tree)
+    from agents import tool
+
+    name, fields = tree[_OUTPUT]
+    if name not in _OUTPUTS:
+        raise TypeError(f"{name!r} is no output of a tool")
+    return getattr(tool, name)(**fields)
+
+
+def _arguments(text: str) -> Mapping[str, Any] | str:
+    try:
+        arguments = json.loads(text or "{}")
+    except ValueError:
+        return text
+    return arguments if isinstance(arguments, dict) else text
+
+
+LIBRARY = Library(
+    name="openai_agents",
+    requires="openai-agents>=0.21,<1",
+    wraps=(
+        *(
+            Wrap(
+                target=f"{module}:{_INVOKE}",
+                describe=describe,
+                codec=OutputCodec(),
+                failure=failure,
+                tell=tell,
+                stop=stop,
+            )
+            for module in ("agents.tool", "agents.run_internal.tool_execution")
+        ),
+        Wrap(target="agents.run:AgentRunner.run", operation=INVOKE_AGENT, describe=describe_run),
+        Wrap(target="agents.run:start_streaming", operation=INVOKE_AGENT, describe=describe_run),
+    ),
+    hides=(
+        "agents.tool:maybe_invoke_function_tool_failure_error_function",
+        "agents.exceptions:ToolTimeoutError.__init__",
+    ),
+)
