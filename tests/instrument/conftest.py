@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _is_empty(item: Any) -> bool:
     return "entry" in getattr(getattr(item, "callspec", None), "params", {}) and item.name.endswith("[NOTSET]")
+
+
+# Tests of libraries that are not installed here.
+_TESTS = {"agents": ["test_openai_agents.py"]}
+collect_ignore = [test for name, tests in _TESTS.items() for test in tests if not importlib.util.find_spec(name)]
 
 
 @pytest.fixture

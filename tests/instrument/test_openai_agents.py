@@ -20,7 +20,7 @@ from agents import (
     handoff,
     set_trace_processors,
 )
-from agents.exceptions import AgentsException, ToolTimeoutError
+from agents.exceptions import AgentsException, ToolTimeoutError, UserError
 from agents.run_internal import tool_execution
 from agents.testing import ScriptedModel, assistant_message, function_call
 from agents.tool_context import ToolContext
@@ -217,6 +217,31 @@ def test_arguments_that_are_no_json_never_break_the_run(arguments, instrument, r
     with pytest.raises(ModelBehaviorError):
         run(agent_of(failing(ValueError(), failure_error_function=None), told=[asked("call_a", arguments=arguments)]))
     assert "error" in outputs(run(agent_of(refund, told=[asked("call_b", arguments=arguments)])))[0]
+    assert refunded == []
+
+
+@pytest.mark.usefixtures("in_workflow")
+def test_a_call_cancelled_because_its_sibling_failed_is_not_run_again_unasked(instrument, refund, refunded, ledger):
+    instrument(rules=[BY_ARGUMENTS])
+    begun = asyncio.Event()
+
+    @function_tool(failure_error_function=None)
+    async def refund_or_fail(order_id: str, amount: int) -> str:
+        """Refund an order."""
+        if order_id == "o-1":
+            begun.set()
+            await asyncio.sleep(60)
+        await begun.wait()
+        raise ValueError(order_id)
+
+    refund_or_fail.name = "refund"
+    told = [asked("call_a"), asked("call_b", arguments={"order_id": "o-2", "amount": 1})]
+    with pytest.raises(UserError) as caught:
+        run(agent_of(refund_or_fail, told=told))
+    assert isinstance(caught.value.__cause__, ValueError)
+    assert sorted(row["state"] for row in ledger.calls()) == ["failed", "unknown"]
+    with pytest.raises(errors.OutcomeUnknown):
+        run(agent_of(refund))
     assert refunded == []
 
 

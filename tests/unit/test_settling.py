@@ -56,6 +56,15 @@ def test_a_result_is_measured_in_bytes() -> None:
     assert settled(Ended("é" * 50), asking(result_bytes_max=102))[1].result_kept
 
 
+@pytest.mark.parametrize(("why", "recorded"), [(None, "failed"), (TimeoutError(), "unknown")])
+def test_a_run_suspended_because_of_a_timeout_has_not_undone_what_took_too_long(why: Any, recorded: str) -> None:
+    error = InterruptedError("ask again")
+    error.__context__ = why
+    ask, outcome = settled(Ended(error=error, paused=True))
+    assert outcome.recorded == recorded
+    assert ("not_invoked" in ask.item) == (recorded == "failed")
+
+
 def test_a_codec_that_fails_costs_the_replay_and_not_the_result() -> None:
     class Broken(Exact):
         def encode(self, result: Any) -> Any:

@@ -75,7 +75,7 @@ class AgentRuns:
                 yield run
 
     def _span(self, job: Job) -> contextlib.AbstractContextManager[Span]:
-        return record.ending(record.start(job.call, self._config))
+        return record.ending(record.start(job.call, self._config, job.own))
 
 
 @contextlib.contextmanager
