@@ -49,11 +49,7 @@ class AgentRuns:
 
     def _generate(self, job: Job, function: Callable[[], Generator[Any, None, None]]) -> Iterator[Any]:
         with self._span(job) as span, contextlib.closing(function()) as inner:
-            while True:
-                with _working(job, span):
-                    item = next(inner, _END)
-                if item is _END:
-                    return
+            while (item := _next(job, span, inner)) is not _END:
                 yield item
 
     async def _generate_awaiting(
@@ -61,11 +57,7 @@ class AgentRuns:
     ) -> AsyncIterator[Any]:
         with self._span(job) as span:
             async with contextlib.aclosing(function()) as inner:
-                while True:
-                    with _working(job, span):
-                        item = await anext(inner, _END)
-                    if item is _END:
-                        return
+                while (item := await _next_awaiting(job, span, inner)) is not _END:
                     yield item
 
     @contextlib.asynccontextmanager
@@ -76,6 +68,16 @@ class AgentRuns:
 
     def _span(self, job: Job) -> contextlib.AbstractContextManager[Span]:
         return record.ending(record.start(job.call, self._config, job.own))
+
+
+def _next(job: Job, span: Span, inner: Iterator[Any]) -> Any:
+    with _working(job, span):
+        return next(inner, _END)
+
+
+async def _next_awaiting(job: Job, span: Span, inner: AsyncIterator[Any]) -> Any:
+    with _working(job, span):
+        return await anext(inner, _END)
 
 
 @contextlib.contextmanager
