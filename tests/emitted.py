@@ -9,6 +9,8 @@ import functools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from spanledger.telemetry import _declared
@@ -49,7 +51,42 @@ def watch() -> None:
             _look(span.scope, span.attributes, span.events, ())
         return spans
 
+    _watch_metrics_and_logs()
     InMemorySpanExporter.export, otlp._spans = watched_export, watched_received  # type: ignore[method-assign]
+
+
+def strays_of_metric(name: str, labels: Iterable[str]) -> Iterator[str]:
+    """What a metric of ours is or carries that is declared nowhere."""
+    if name not in _declared.METRICS:
+        yield f"metric {name}"
+    else:
+        yield from (f"label {key} of {name}" for key in labels if key not in _declared.METRICS[name].attributes)
+
+
+def _watch_metrics_and_logs() -> None:
+    read, export = InMemoryMetricReader.get_metrics_data, InMemoryLogRecordExporter.export
+
+    @functools.wraps(read)
+    def watched_read(self: InMemoryMetricReader) -> Any:
+        data = read(self)
+        for resource in data.resource_metrics if data else ():
+            for group in resource.scope_metrics:
+                for metric in group.metrics if group.scope.name == SCOPE else ():
+                    for point in metric.data.data_points:
+                        undocumented.update(strays_of_metric(metric.name, point.attributes or {}))
+        return data
+
+    @functools.wraps(export)
+    def watched_export(self: InMemoryLogRecordExporter, batch: Any) -> Any:
+        for data in batch:
+            scope = data.instrumentation_scope.name
+            event = data.log_record.event_name
+            if scope == SCOPE:
+                undocumented.update(strays(scope, (), [(event or "(none)", data.log_record.attributes or {})]))
+        return export(self, batch)
+
+    InMemoryMetricReader.get_metrics_data = watched_read  # type: ignore[method-assign]
+    InMemoryLogRecordExporter.export = watched_export  # type: ignore[method-assign]
 
 
 def _look(

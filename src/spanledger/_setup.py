@@ -27,6 +27,7 @@ from spanledger.ledger._database import Database
 from spanledger.ledger._drivers import AwaitingDriver, BlockingDriver, LaterDriver
 from spanledger.ledger._ledger import open_database
 from spanledger.telemetry import gate
+from spanledger.telemetry.metering import metered
 from spanledger.telemetry.processor import SpanDecider
 
 logger = logging.getLogger("spanledger")
@@ -180,7 +181,7 @@ def _configure_sdk() -> None:
 def _guard(config: Config) -> tuple[Guard, Database]:
     database = open_database(config)
     guard = Guard(config, BlockingDriver(database), AwaitingDriver(database), LaterDriver(database))
-    return guard, database
+    return metered(guard), database
 
 
 def _known(names: Iterable[str]) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from spanledger.telemetry import semconv
+from spanledger.telemetry import instruments, semconv
 from spanledger.telemetry._declared import ATTRIBUTES, EVENTS, METRICS
 
 PAGE = Path(__file__).with_name("CONVENTIONS.md")
@@ -17,7 +17,7 @@ PAGE = Path(__file__).with_name("CONVENTIONS.md")
 _HEAD = f"""\
 # What spanledger emits
 
-Every attribute, event and metric, made from `{Path(semconv.__file__).name}` by
+Every attribute, event and metric, made from `{Path(semconv.__file__).name}` and `{Path(instruments.__file__).name}` by
 `python -m spanledger.telemetry.conventions`. Names outside of `spanledger.*` are those of the OpenTelemetry semantic
 conventions and mean what they mean there. *development*: the name or its meaning may still change, which the notes of
 a release say. Amounts are texts with their unit, exact to the last digit.

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ParamSpec
 
 from opentelemetry import context as otel_context
-from opentelemetry import metrics, trace
+from opentelemetry import trace
 from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from spanledger.config import Config
@@ -39,7 +39,7 @@ from spanledger.errors import (
     OutcomeUnknown,
     SpanledgerError,
 )
-from spanledger.telemetry import semconv
+from spanledger.telemetry import instruments, metrics, semconv
 
 logger = logging.getLogger("spanledger.telemetry")
 
@@ -240,10 +240,7 @@ def _past_soft_limit(span: Span, budget: Mapping[str, Any]) -> None:
             semconv.BUDGET_REMAINING: str(amount_of(unit, budget["remaining"])),
         },
     )
-    counter = metrics.get_meter(SCOPE).create_counter(
-        semconv.METRIC_SOFT_LIMITS, unit="{crossing}", description="Calls that took a budget past its soft limit"
-    )
-    counter.add(1, {semconv.BUDGET_NAME: name})
+    metrics.count(instruments.SOFT_LIMITS, {semconv.BUDGET_NAME: name})
 
 
 @quietly
@@ -277,22 +274,24 @@ def finished(span: Span, outcome: Outcome, content: Content = NOTHING) -> None:
 @quietly
 def failed(span: Span, error: BaseException) -> None:
     """Record that the wrapped function raised."""
+    span.set_attribute(semconv.ERROR_TYPE, type_of(error))
+    span.set_status(Status(StatusCode.ERROR, type(error).__name__))
+
+
+def type_of(error: BaseException) -> str:
+    """Name the class of an error."""
     kind = type(error)
-    span.set_attribute(semconv.ERROR_TYPE, f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins."))
-    span.set_status(Status(StatusCode.ERROR, kind.__name__))
+    return f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
 
 
 @quietly
 def refused(span: Span, error: SpanledgerError) -> None:
     """Record that the call was not run."""
-    verdict = next((v for kind, v in _VERDICTS.items() if isinstance(error, kind)), None)
-    if isinstance(error, ApprovalDenied) and error.approver is None:
-        verdict = Verdict.EXPIRED
     if isinstance(error, ApprovalPending):
         span.set_attribute(semconv.APPROVAL_ID, error.approval_id)
     if isinstance(error, ApprovalDenied) and error.approver is not None:
         span.set_attribute(semconv.APPROVER, error.approver)
-    _set(span, {semconv.VERDICT: str(verdict or "refused"), semconv.REASON: str(error)})
+    _set(span, {semconv.VERDICT: verdict_of(error), semconv.REASON: str(error)})
     if isinstance(error, NotAuthorized) and error.permission is not None:
         span.set_attribute(semconv.PERMISSIONS, [error.permission])
     if isinstance(error, BudgetExceeded):
@@ -307,6 +306,13 @@ def refused(span: Span, error: SpanledgerError) -> None:
         )
     span.set_attribute(semconv.ERROR_TYPE, type(error).__name__)
     span.set_status(Status(StatusCode.ERROR, str(error)))
+
+
+def verdict_of(error: SpanledgerError) -> str:
+    """Name the verdict that an error stands for."""
+    if isinstance(error, ApprovalDenied) and error.approver is None:
+        return str(Verdict.EXPIRED)
+    return str(next((verdict for kind, verdict in _VERDICTS.items() if isinstance(error, kind)), "refused"))
 
 
 @quietly

@@ -1,15 +1,15 @@
-"""The names we emit, each declared once with its meaning; the page CONVENTIONS.md beside this file is made from them.
+"""The attributes and events we emit, each declared once with its meaning.
 
 Rules: `gen_ai.*` names are those of the GenAI semantic conventions, written here as strings because the Python
 constants for them are deprecated in place. Ours live under `spanledger.*`; all of them have stability
 *development*. Idempotency keys are hashes and stay in our namespace: the conventions forbid them in theirs. A name that
-is only read, from other instrumentations, is not declared here. After a change write the page anew:
-`python -m spanledger.telemetry.conventions`.
+is only read, from other instrumentations, is not declared here. Metrics are declared in `instruments`. The page
+CONVENTIONS.md is made from both; after a change write it anew: `python -m spanledger.telemetry.conventions`.
 """
 
 from __future__ import annotations
 
-from spanledger.telemetry._declared import attribute, event, metric
+from spanledger.telemetry._declared import attribute, event
 
 # --- GenAI conventions
 OPERATION_NAME = attribute(
@@ -325,6 +325,14 @@ DECISION_CONFIDENCE = attribute(
     "Between 0 and 1.",
 )
 
+# --- ours: labels of metrics alone
+UNIT = attribute(
+    "spanledger.unit", "string", "metrics of amounts", "EUR", "What is counted: a currency, `tokens` or `calls`."
+)
+LEDGER_FUNCTION = attribute(
+    "spanledger.ledger.function", "string", "the metric of the ledger", "begin", "What the ledger was asked."
+)
+
 # --- events
 EVENT_STEP = event("spanledger.step", "on the span of a workflow", (STEP_TEXT,), "A step of reasoning.")
 EVENT_DECISION = event(
@@ -346,11 +354,15 @@ EVENT_SOFT_LIMIT = event(
     "This call took a budget past its soft limit.",
 )
 
-# --- metrics
-METRIC_SOFT_LIMITS = metric(
-    "spanledger.budget.soft_limits",
-    "counter",
-    "{crossing}",
-    (BUDGET_NAME,),
-    "Calls that took a budget past its soft limit.",
+EVENT_REFUSED = event(
+    "spanledger.call.refused",
+    "a log record of severity WARN, sampled or not",
+    (OPERATION_NAME, TOOL_NAME, REQUEST_MODEL, VERDICT, REASON, CALL_KEY, WORKFLOW_ID, RULE, ERROR_TYPE),
+    "A call was not let run, or not yet.",
+)
+EVENT_OUTCOME_UNKNOWN = event(
+    "spanledger.call.outcome_unknown",
+    "a log record of severity WARN, sampled or not",
+    (OPERATION_NAME, TOOL_NAME, REQUEST_MODEL, CALL_KEY, OUTCOME, ATTEMPT),
+    "A call may have taken effect and nobody knows.",
 )

@@ -1,0 +1,53 @@
+"""Events as log records: what somebody should hear of, whether its trace is sampled or not.
+
+Rules: nothing is made until the program has a logger provider. An event names the span it belongs to, so that a backend
+shows it there. It carries no content.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from opentelemetry import _logs as logs
+from opentelemetry import trace
+from opentelemetry._logs import SeverityNumber
+from opentelemetry.context import Context
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
+
+SCOPE: Final = "spanledger"
+# What the API gives out where nobody has set a provider.
+_NOBODY: Final = "opentelemetry._logs"
+
+
+def recorded() -> bool:
+    """Tell whether anybody takes events."""
+    return not type(logs.get_logger_provider()).__module__.startswith(_NOBODY)
+
+
+def warn(name: str, attributes: Mapping[str, Any], said: str, span: tuple[str, str] | None) -> None:
+    """Emit an event that somebody should look at.
+
+    Args:
+        name: As declared.
+        attributes: As declared; those that are None are left out.
+        said: The event in words.
+        span: Trace id and span id of the call, hexadecimal; None: whatever span is current.
+    """
+    if recorded():
+        logs.get_logger(SCOPE).emit(
+            event_name=name,
+            severity_number=SeverityNumber.WARN,
+            severity_text="WARN",
+            body=said,
+            attributes={key: value for key, value in attributes.items() if value is not None},
+            context=_inside(span),
+        )
+
+
+def _inside(span: tuple[str, str] | None) -> Context | None:
+    if span is None:
+        return None
+    trace_id, span_id = span
+    context = SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=False, trace_flags=TraceFlags(0))
+    return trace.set_span_in_context(NonRecordingSpan(context))

@@ -1,0 +1,68 @@
+"""The metrics we emit, over all calls whatever becomes of their spans; each is declared once.
+
+Rules: an instrument is made from its declaration, in `metrics`. Labels have few values: no actor, no workflow, no key.
+"""
+
+from __future__ import annotations
+
+from spanledger.telemetry import semconv
+from spanledger.telemetry._declared import metric
+
+# What was called: a tool, or a model.
+_CALLED = (semconv.OPERATION_NAME, semconv.TOOL_NAME, semconv.REQUEST_MODEL)
+
+SECONDS_LONG = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+SECONDS_SHORT = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+CALLS = metric(
+    "spanledger.calls",
+    "counter",
+    "{call}",
+    (*_CALLED, semconv.VERDICT),
+    "Guarded calls by their last verdict; each `replay` is a side effect that did not happen twice.",
+)
+SAVED = metric(
+    "spanledger.replays.saved",
+    "counter",
+    "1",
+    (*_CALLED, semconv.UNIT),
+    "What replays would have reserved had they run, as far as figures of metrics are exact.",
+)
+OUTCOMES = metric(
+    "spanledger.outcomes",
+    "counter",
+    "{call}",
+    (*_CALLED, semconv.OUTCOME),
+    "Guarded calls that ran, by what the ledger keeps of them; `late`: a newer attempt owned the call; "
+    "`spooled`: on disk; `lost`: nowhere.",
+)
+UNGUARDED = metric(
+    "spanledger.calls.unguarded",
+    "counter",
+    "{call}",
+    _CALLED,
+    "Calls that ran without a verdict, because the ledger did not answer and their rule allows it.",
+)
+LEDGER_DURATION = metric(
+    "spanledger.ledger.duration",
+    "histogram",
+    "s",
+    (semconv.LEDGER_FUNCTION, semconv.ERROR_TYPE),
+    "How long the ledger took to answer, as its caller waited.",
+    buckets=SECONDS_SHORT,
+)
+TOOL_DURATION = metric(
+    "gen_ai.execute_tool.duration",
+    "histogram",
+    "s",
+    (semconv.OPERATION_NAME, semconv.TOOL_NAME, semconv.ERROR_TYPE),
+    "How long guarded tools ran, without the time that the ledger took.",
+    buckets=SECONDS_LONG,
+)
+SOFT_LIMITS = metric(
+    "spanledger.budget.soft_limits",
+    "counter",
+    "{crossing}",
+    (semconv.BUDGET_NAME,),
+    "Calls that took a budget past its soft limit.",
+)

@@ -1,0 +1,241 @@
+"""Metrics and events of guarded calls, read off the protocol itself.
+
+Rules: whatever asks the ledger goes through a driver, so the drivers are watched and no caller has to remember to
+count. The steps of a call pass through unchanged. A call is counted once, by its last verdict, whatever becomes of its
+span. Telemetry fails open. Where nobody takes metrics or events, the steps are driven as they are.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from spanledger.core.asking import Ask, Asking, Invoke, Step, Steps
+from spanledger.core.call import EXECUTE_TOOL, Begun, Call, Ended, Holder, Outcome, Verdict
+from spanledger.core.money import Money, amount_of
+from spanledger.core.rules import Rule
+from spanledger.errors import SpanledgerError, Undescribable
+from spanledger.guard import Drives, DrivesAwaiting, DrivesLater, Guard, Inside
+from spanledger.telemetry import events, instruments, metrics, record, semconv
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """An attempt that runs.
+
+    Attributes:
+        operation: What is done.
+        span: Its trace id and span id.
+        began_s: When it was let run, on the clock of `time.perf_counter`.
+    """
+
+    operation: str
+    span: tuple[str, str] | None
+    began_s: float
+
+
+# As long as somebody holds the answer; where the process dies, so does the entry.
+_runs: weakref.WeakKeyDictionary[Holder, _Run] = weakref.WeakKeyDictionary()
+
+
+def metered(guard: Guard) -> Guard:
+    """Return a guard that counts what is asked through it."""
+    return _MeteredGuard(
+        guard.config,
+        _Blocking(guard.blocking),
+        _Awaiting(guard.awaiting),
+        _Later(guard.later),
+    )
+
+
+class _MeteredGuard(Guard):
+    """Counts as well what is refused before the ledger is asked."""
+
+    __slots__ = ()
+
+    def asking(self, call: Call, *, own: Rule | None = None, span: tuple[str, str] | None = None) -> Asking:
+        try:
+            return super().asking(call, own=own, span=span)
+        except SpanledgerError as error:
+            # Whoever did not ask for a guard runs without one where the call cannot be described.
+            if not isinstance(error, Undescribable) or call.opted_in or self.config.covers(call):
+                _refused(error, {"tool": call.name, "operation": call.operation}, span)
+            raise
+
+    def left(self, asking: Asking) -> Asking | Inside:
+        try:
+            return super().left(asking)
+        except SpanledgerError as error:
+            _refused(error, asking.item(), _span_of(asking.item()))
+            raise
+
+
+class _Blocking:
+    def __init__(self, drives: Drives) -> None:
+        self._drives = drives
+
+    def drive(self, steps: Steps[T], invoke: Callable[[Begun], Ended] | None = None) -> T:
+        return self._drives.drive(_watched(steps), invoke)
+
+
+class _Awaiting:
+    def __init__(self, drives: DrivesAwaiting) -> None:
+        self._drives = drives
+
+    async def drive(self, steps: Steps[T], invoke: Callable[[Begun], Awaitable[Ended]] | None = None) -> T:
+        return await self._drives.drive(_watched(steps), invoke)
+
+
+class _Later:
+    def __init__(self, drives: DrivesLater) -> None:
+        self._drives = drives
+
+    def drive(self, begun: Begun, steps: Steps[Outcome]) -> None:
+        self._drives.drive(begun, _watched(steps))
+
+    def flush(self, timeout_s: float) -> bool:
+        return self._drives.flush(timeout_s)
+
+
+def _watched(steps: Steps[T]) -> Steps[T]:
+    """Watch steps, if anybody wants to know."""
+    if metrics.recorded() or events.recorded():
+        return _passed_on(steps, _Watch())
+    return steps
+
+
+def _passed_on(steps: Steps[T], watch: _Watch) -> Steps[T]:
+    reply: Any = None
+    error: BaseException | None = None
+    try:
+        while True:
+            try:
+                step = steps.send(reply) if error is None else steps.throw(error)
+            except StopIteration as stop:
+                watch.returned(stop.value)
+                return stop.value  # type: ignore[no-any-return]
+            reply, error = None, None
+            watch.begins(step)
+            asked_s = time.perf_counter()
+            try:
+                reply = yield step
+            except GeneratorExit:
+                raise
+            except BaseException as raised:  # noqa: BLE001 - the steps decide, and raise it again
+                error = raised
+            watch.carried_out(step, error, time.perf_counter() - asked_s)
+    except SpanledgerError as refusal:
+        watch.refused(refusal)
+        raise
+    finally:
+        # An exception that holds this frame would hold the answer, and so the claim, until a collection.
+        del reply, error
+        steps.close()
+
+
+class _Watch:
+    """What is seen of one call while a driver carries out its steps."""
+
+    def __init__(self) -> None:
+        self._item: Mapping[str, Any] | None = None
+        self._started_s = time.perf_counter()
+        self._ran_s: float | None = None
+
+    @record.quietly
+    def begins(self, step: Step) -> None:
+        """A step is about to be carried out."""
+        if isinstance(step, Ask) and step.function == "begin":
+            self._item = step.item
+        elif isinstance(step, Invoke) and self._item is not None:
+            # Now: the process may not live to see the end.
+            _answered(step.begun, self._item)
+
+    @record.quietly
+    def carried_out(self, step: Step, error: BaseException | None, took_s: float) -> None:
+        """A step was carried out, or failed."""
+        if isinstance(step, Ask):
+            kind = None if error is None else type(error).__name__
+            labels = {semconv.LEDGER_FUNCTION: step.function, semconv.ERROR_TYPE: kind}
+            metrics.measure(instruments.LEDGER_DURATION, labels, took_s)
+        elif isinstance(step, Invoke):
+            self._ran_s = took_s
+
+    @record.quietly
+    def returned(self, value: Any) -> None:
+        """The steps have come to their end."""
+        if isinstance(value, Begun) and self._item is not None:
+            _answered(value, self._item)
+        elif isinstance(value, Outcome):
+            if value.replayed and self._item is not None:
+                _answered(value.begun, self._item)
+            elif not value.replayed:
+                _ended(value, self._ran_s, self._started_s)
+
+    @record.quietly
+    def refused(self, error: SpanledgerError) -> None:
+        """The call was not let run."""
+        if self._item is not None:
+            _refused(error, self._item, _span_of(self._item))
+
+
+def _answered(begun: Begun, item: Mapping[str, Any]) -> None:
+    labels = metrics.of_call(item["operation"], item["tool"])
+    metrics.count(instruments.CALLS, labels | {semconv.VERDICT: str(begun.verdict)})
+    if begun.unguarded:
+        metrics.count(instruments.UNGUARDED, labels)
+    if begun.verdict is Verdict.RUN:
+        _runs[begun.holder] = _Run(item["operation"], _span_of(item), time.perf_counter())
+    elif begun.verdict is Verdict.REPLAY:
+        for unit, steps in item["reserve"].items():
+            if unit != "calls":
+                metrics.count(instruments.SAVED, labels | {semconv.UNIT: unit}, _figure(unit, steps))
+
+
+def _ended(outcome: Outcome, ran_s: float | None, told_s: float) -> None:
+    begun, ended = outcome.begun, outcome.ended
+    run = _runs.pop(begun.holder, None)
+    if run is None or ended.paused:
+        return
+    labels = metrics.of_call(run.operation, begun.tool)
+    recorded = "late" if outcome.late else outcome.recorded or "lost"
+    metrics.count(instruments.OUTCOMES, labels | {semconv.OUTCOME: recorded})
+    if run.operation == EXECUTE_TOOL:
+        error = None if ended.error is None else record.type_of(ended.error)
+        error = "tool_error" if ended.failure is not None else error
+        took_s = told_s - run.began_s if ran_s is None else ran_s
+        metrics.measure(instruments.TOOL_DURATION, labels | {semconv.ERROR_TYPE: error}, took_s)
+    if recorded in ("unknown", "lost"):
+        attributes = labels | {semconv.CALL_KEY: begun.key, semconv.OUTCOME: recorded, semconv.ATTEMPT: begun.attempt}
+        said = f"{begun.tool} may have taken effect, and nobody knows"
+        events.warn(semconv.EVENT_OUTCOME_UNKNOWN, attributes, said, run.span)
+
+
+@record.quietly
+def _refused(error: SpanledgerError, item: Mapping[str, Any], span: tuple[str, str] | None) -> None:
+    labels = metrics.of_call(item["operation"], item["tool"])
+    verdict = record.verdict_of(error)
+    metrics.count(instruments.CALLS, labels | {semconv.VERDICT: verdict})
+    attributes = labels | {
+        semconv.VERDICT: verdict,
+        semconv.REASON: str(error),
+        semconv.CALL_KEY: error.key or item.get("key"),
+        semconv.WORKFLOW_ID: item.get("workflow_id"),
+        semconv.RULE: item.get("rule"),
+        semconv.ERROR_TYPE: type(error).__name__,
+    }
+    events.warn(semconv.EVENT_REFUSED, attributes, f"{item['tool']} was not run: {error}", span)
+
+
+def _span_of(item: Mapping[str, Any]) -> tuple[str, str] | None:
+    return (item["trace_id"], item["span_id"]) if item.get("trace_id") and item.get("span_id") else None
+
+
+def _figure(unit: str, steps: int) -> float:
+    """An amount as the figure of a metric, which has no exact ones; the ledger has."""
+    amount = amount_of(unit, steps)
+    return float(amount.amount) if isinstance(amount, Money) else amount.steps
