@@ -246,7 +246,7 @@ def test_what_finds_no_room_anywhere_is_logged_and_counted(later, tracer, monkey
     monkeypatch.setattr("spanledger.ledger._spool.ENTRIES_MAX", 0)
     on_a_loop(tracer)
     assert "counts as unknown once its lease is over" in caplog.text
-    assert later._database.spooled().refused == 1
+    assert later._drives._database.spooled().refused == 1
     assert state_of(ledger) == "in_flight"
 
 
