@@ -36,6 +36,7 @@ PUBLIC = [
     "Ledger",
     "Library",
     "Money",
+    "Price",
     "Rate",
     "Redact",
     "Report",

@@ -12,6 +12,7 @@ from spanledger.core.call import Begun, Call, Codec, Resolution, Resource, ToolC
 from spanledger.core.controls import Rate, Switch
 from spanledger.core.grants import Authorization, Grant
 from spanledger.core.money import Calls, Money, Tokens
+from spanledger.core.prices import Price
 from spanledger.core.redaction import Redact
 from spanledger.core.rules import Rule
 from spanledger.encryption import EncryptingCodec
@@ -41,6 +42,7 @@ __all__ = [
     "Ledger",
     "Library",
     "Money",
+    "Price",
     "Rate",
     "Redact",
     "Report",

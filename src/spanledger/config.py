@@ -27,6 +27,7 @@ from spanledger.core.grants import Grant, permission_controls
 from spanledger.core.keys import identify
 from spanledger.core.known import KnownTerms
 from spanledger.core.payload import Kept, PayloadCodec
+from spanledger.core.prices import Price
 from spanledger.core.redaction import Redact, Redactor
 from spanledger.core.rules import Rule, Terms, reserved_amounts
 from spanledger.encryption import EncryptingCodec
@@ -34,7 +35,7 @@ from spanledger.errors import ConfigError, LedgerUnavailable
 
 FILE_NAME = "spanledger.toml"
 Dsn = str | Callable[[], str]
-MODES = ("enforce", "shadow", "off")
+MODES = ("enforce", "off")
 
 
 def _is_text(value: Any) -> bool:
@@ -65,6 +66,8 @@ _VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "grants": (lambda value: all(isinstance(grant, Grant) for grant in value), "a list of Grant"),
     "switches": (lambda value: all(isinstance(switch, Switch) for switch in value), "a list of Switch"),
     "rates": (lambda value: all(isinstance(rate, Rate) for rate in value), "a list of Rate"),
+    "prices": (lambda value: all(isinstance(price, Price) for price in value), "a list of Price"),
+    "output_tokens_max": (lambda value: value is None or _is_size(value), "a whole number, more than 0"),
     "on_approval_needed": (lambda value: value is None or callable(value), "a callable of an Approval"),
     "mode": (lambda value: value in MODES, f"one of {', '.join(MODES)}"),
     "embedded": (_is_text_or_none, "a text that is not empty"),
@@ -98,9 +101,11 @@ class Config:
         grants: Who may do what, where a rule names a permission.
         switches: Which tools are stopped.
         rates: What currencies are worth in others.
+        prices: What models cost that the public price lists do not know, or price otherwise.
+        output_tokens_max: So many tokens are reserved for the answer to a model call that names no maximum, where no
+            price says how many its model can write. None: as many as the public lists say it can handle.
         on_approval_needed: Called once for each `Approval` that is asked for, to tell people; its errors are logged.
-        mode: ``"enforce"``; ``"shadow"``: everything runs, and what would have been refused or replayed is recorded; or
-            ``"off"``: nothing is patched and nothing asked.
+        mode: ``"enforce"``, or ``"off"``: nothing is patched and nothing asked.
         embedded: Which private server: ``"auto"``, ``"system"``, ``"wheel"``, a directory of Postgres binaries, or
             ``"off"``. None is auto.
         workflow_id: The scope of calls that have none of their own.
@@ -122,6 +127,8 @@ class Config:
     grants: tuple[Grant, ...] = ()
     switches: tuple[Switch, ...] = ()
     rates: tuple[Rate, ...] = ()
+    prices: tuple[Price, ...] = ()
+    output_tokens_max: int | None = None
     on_approval_needed: Callable[[Approval], Any] | None = None
     mode: str = "enforce"
     embedded: str | None = None
@@ -137,7 +144,7 @@ class Config:
     _content: Content = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for name in ("rules", "budgets", "grants", "switches", "rates"):
+        for name in ("rules", "budgets", "grants", "switches", "rates", "prices"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for name, (admits, meant) in _VALUES.items():
             if not admits(getattr(self, name)):
@@ -270,7 +277,6 @@ class Config:
             approval=approval,
             stopped=stopping(self.switches, call.name),
             on_approval_needed=self.on_approval_needed,
-            shadow=self.mode == "shadow",
             arguments=content.arguments(identity.arguments, self.arguments_bytes_max),
             content=content,
             payload_codec=self.payload_codec,

@@ -19,6 +19,7 @@ from spanledger.core.budgets import Budget
 from spanledger.core.controls import Rate, Switch
 from spanledger.core.grants import Grant
 from spanledger.core.money import Amount, parse_amount
+from spanledger.core.prices import Price
 from spanledger.core.redaction import Redact
 from spanledger.core.reserving import ArgumentAmount
 from spanledger.core.rules import Rule
@@ -54,6 +55,7 @@ def values(data: Mapping[str, Any]) -> dict[str, Any]:
         "grants": _grant,
         "switches": _switch,
         "rates": _rate,
+        "prices": _price,
     }
     made_of: dict[str, Any] = {name: tuple(make(item) for item in _tables(data, name)) for name, make in tables.items()}
     if isinstance(data.get("on_approval_needed"), str):
@@ -130,6 +132,12 @@ def _switch(item: dict[str, Any]) -> Switch:
 
 def _rate(item: dict[str, Any]) -> Rate:
     return made(Rate, item, f"rate from {item.get('source')!r} to {item.get('target')!r}")
+
+
+def _price(item: dict[str, Any]) -> Price:
+    where = f"price of {item.get('match')!r}"
+    amounts = {name: _amount(item[name], where) for name in ("input", "output", "cached_input") if name in item}
+    return made(Price, item | amounts, where)
 
 
 def _amount(value: object, where: str) -> Amount:

@@ -150,9 +150,40 @@ def test_a_raw_stream_is_measured_and_read_as_ever(client, spans):
 @pytest.mark.usefixtures("instrumented_client")
 def test_a_response_the_caller_reads_piece_by_piece_is_left_alone(client, model, spans):
     with client.chat.completions.with_streaming_response.create(**ASK) as response:
-        assert spans.one(SPAN).attributes["gen_ai.request.model"] == "gpt-5"
+        assert spans.all(SPAN) == [], "it goes on as long as the caller reads"
         assert '"one two three"' in "".join(response.iter_text())
     with client.chat.completions.with_streaming_response.create(**ASK, stream=True) as response:
         assert texts(list(response.parse())) == "one two three"
     assert "stream_options" not in model.requests[1]
     assert len(spans.all(SPAN)) == 2
+
+
+READ_WHOLE = {
+    "parsed": lambda response: response.parse().id,
+    "as json": lambda response: response.json()["id"],
+    "as text": lambda response: response.text(),
+}
+
+
+@pytest.mark.usefixtures("instrumented_client")
+@pytest.mark.parametrize("read", READ_WHOLE.values(), ids=READ_WHOLE)
+def test_a_response_the_caller_reads_whole_is_measured(read, client, spans):
+    with client.chat.completions.with_streaming_response.create(**ASK, user="used") as response:
+        said = read(response)
+    attributes = spans.one(SPAN).attributes
+    assert attributes["gen_ai.response.id"] in said
+    assert (attributes["gen_ai.usage.input_tokens"], attributes["gen_ai.usage.output_tokens"]) == (1000, 50)
+
+
+@pytest.mark.usefixtures("instrumented_client")
+def test_an_awaited_response_the_caller_reads_is_measured(awaited, spans):
+    async def read(client: openai.AsyncOpenAI) -> tuple[str, str]:
+        async with client.chat.completions.with_streaming_response.create(**ASK) as response:
+            whole = (await response.parse()).choices[0].message.content
+        async with client.chat.completions.with_streaming_response.create(**ASK, stream=True) as response:
+            return whole, texts([chunk async for chunk in await response.parse()])
+
+    assert awaited(read) == ("one two three", "one two three")
+    whole, streamed = spans.all(SPAN)
+    assert whole.attributes["gen_ai.usage.output_tokens"] > 0
+    assert streamed.attributes["gen_ai.response.finish_reasons"] == ("stop",)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import openai
@@ -16,7 +16,7 @@ from tests.seeds.parts import REFUND, never
 from spanledger import Budget, Calls, Ledger, Money, Rule, Tokens, current_call, errors, tool, workflow
 from spanledger.testing import ModelServer, Say
 
-ASK = {"model": "gpt-5", "messages": [{"role": "user", "content": "hello"}]}
+ASK = {"model": "gpt-5", "max_completion_tokens": 100, "messages": [{"role": "user", "content": "hello"}]}
 
 
 def ask_at_once(url: str, count: int) -> int:
@@ -46,21 +46,29 @@ def test_of_many_agents_that_ask_a_model_at_once_no_more_are_let_through_than_th
     assert ledger.budget("b").spent == Calls(3)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a model call reserves no upper bound of its tokens yet: all of them are admitted"
-)
-def test_of_many_agents_that_ask_a_model_at_once_tokens_are_not_spent_many_times_over(instrument, ledger):
-    everybody = threading.Barrier(8)
+@pytest.mark.parametrize("admitted", [0, 1, 3])
+def test_of_many_agents_that_ask_a_model_at_once_tokens_are_not_spent_many_times_over(
+    admitted, instrument, ledger, model, spans
+):
+    instrument(budgets=[Budget("alone", Tokens(10_000))])
+    assert ask_at_once(model.url, 1) == 1
+    amounts = spans.one("chat gpt-5").attributes["spanledger.reserved"]
+    reserved = next(int(amount.split()[0]) for amount in amounts if amount.endswith(" tokens"))
+    all_have_asked = threading.Event()
 
     def script(request: dict) -> Say:
-        with contextlib.suppress(threading.BrokenBarrierError):
-            everybody.wait(1)
+        all_have_asked.wait(30)
         return Say("one two three")
 
-    with ModelServer(script) as model:
-        instrument(budgets=[Budget("b", Tokens(20), operations=("chat",))])
-        ask_at_once(model.url, 8)
-    assert ledger.budget("b").spent.steps < 2 * 20
+    with ModelServer(script) as slow, ThreadPoolExecutor(1) as pool:
+        instrument(budgets=[Budget("b", Tokens((admitted + 1) * reserved - 1))])
+        asking = pool.submit(ask_at_once, slow.url, 8)
+        while len(spans.all("chat gpt-5")) < 1 + 8 - admitted:
+            time.sleep(0.02)
+        all_have_asked.set()
+        assert asking.result(30) == admitted
+    assert len(slow.requests) == admitted, "nothing was sent that there were no tokens for"
+    assert ledger.budget("b").held == Tokens(0)
 
 
 # LS-D2: what the report says becomes what happened

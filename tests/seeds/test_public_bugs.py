@@ -16,7 +16,7 @@ from tests.seeds.parts import REFUND, never, spend
 from spanledger import AsyncLedger, Budget, Calls, Config, Ledger, Money, Tokens, ToolCall, errors
 from spanledger.testing import Fail, ModelServer, Say
 
-ASK = {"model": "gpt-5", "messages": [{"role": "user", "content": "hello"}]}
+ASK = {"model": "gpt-5", "max_completion_tokens": 100, "messages": [{"role": "user", "content": "hello"}]}
 
 
 # over-spending

@@ -145,6 +145,8 @@ class Usage:
         cached_tokens: Input tokens that came from the provider's cache.
         reasoning_tokens: Output tokens spent on reasoning.
         tool_calls: Names of the tools the model asked for.
+        cache_written_tokens: Input tokens that were put into the provider's cache.
+        cache_written_1h_tokens: Those of them that stay there for an hour, where that has a price of its own.
     """
 
     model: str | None = None
@@ -155,6 +157,13 @@ class Usage:
     cached_tokens: int | None = None
     reasoning_tokens: int | None = None
     tool_calls: tuple[str, ...] = ()
+    cache_written_tokens: int | None = None
+    cache_written_1h_tokens: int | None = None
+
+    @property
+    def reported(self) -> bool:
+        """The provider has said what was used."""
+        return self.input_tokens is not None or self.output_tokens is not None
 
     @property
     def tokens(self) -> int:
@@ -238,7 +247,6 @@ class Begun:
         reserved: Unit → steps that this attempt reserved.
         unguarded: The ledger did not answer and the rule says to run all the same.
         approval_id: The request a person has to answer; None where no rule asks for one.
-        would_have: In mode "shadow": the verdict that was passed over. The call runs, and the ledger keeps no outcome.
         holder: While it lives, somebody means to say how the call ended.
     """
 
@@ -260,7 +268,6 @@ class Begun:
     reserved: Mapping[str, int] = field(default_factory=dict)
     unguarded: bool = False
     approval_id: str | None = None
-    would_have: str | None = None
     holder: Holder = field(default_factory=Holder, repr=False, compare=False)
 
 

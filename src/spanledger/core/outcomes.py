@@ -61,6 +61,18 @@ def is_ambiguous(error: BaseException, terms: Terms) -> bool:
     return _ambiguous(error, terms, set()) is True
 
 
+def was_never_sent(error: BaseException) -> bool:
+    """Tell whether an error, or what it came from, says that nothing was sent: a refused connection for example."""
+    seen: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in seen and len(seen) < _LINKS_MAX:
+        if not _DEFINITE.isdisjoint(map(_name, type(link).__mro__)):
+            return True
+        seen.append(link)
+        link = link.__cause__ or link.__context__
+    return False
+
+
 def no_coroutine(name: str, value: T) -> T:
     """Pass on what a plain function returned, unless it is a coroutine: then nothing has happened yet.
 

@@ -22,14 +22,14 @@ from packaging.requirements import Requirement
 from spanledger.core.call import INVOKE_AGENT
 from spanledger.errors import SpanledgerError, Undescribable, WrapMissing
 from spanledger.guard import current_call
-from spanledger.instrument import _registry
+from spanledger.instrument import _deferred, _registry
 from spanledger.instrument._engine import Engine
 from spanledger.instrument._job import is_tool, job_for
 from spanledger.instrument.library import Library, Wrap
 
 logger = logging.getLogger("spanledger.instrument")
 
-_HIDE = "hide"
+_HIDE, _DEFER = "hide", "defer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +105,9 @@ class Patches:
             if not _installed(library):
                 continue
             attached.append(name)
-            hiding = [Wrap(target, describe=_no_call, operation=_HIDE) for target in library.hides]
-            known = [*library.wraps, *hiding]
+            others = [Wrap(target, describe=_no_call, operation=_HIDE) for target in library.hides]
+            others += [Wrap(target, describe=_no_call, operation=_DEFER) for target in library.defers]
+            known = [*library.wraps, *others]
             for module in dict.fromkeys(wrap.module for wrap in known):
                 wraps = [wrap for wrap in known if wrap.module == module]
                 if module in sys.modules:
@@ -152,7 +153,7 @@ class Patches:
 
 
 def _no_call(_instance: Any, _args: tuple[Any, ...], _kwargs: Mapping[str, Any]) -> None:
-    """What hides an error is no call."""
+    """What hides an error, or only prepares a request, is no call."""
 
 
 def _noting(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -167,28 +168,39 @@ def _noting(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str
 def _wrapper(engine: Engine, wrap: Wrap, original: Any) -> Callable[..., Any]:
     if wrap.operation == _HIDE:
         return _noting
+    if wrap.operation == _DEFER:
+        return _deferred.deferring
     # SDKs hide `async def` under plain decorators.
     awaiting = inspect.iscoroutinefunction(inspect.unwrap(original))
-    run_tool = engine.run_awaiting if awaiting else engine.run
-    trace = engine.agents.way(original)
-    ask_model = engine.models.ask_awaiting if awaiting else engine.models.ask
+    if is_tool(wrap):
+        return _tool(engine, wrap, awaiting=awaiting)
+    return _observed(engine, wrap, trace=engine.agents.way(original), awaiting=awaiting)
+
+
+def _tool(engine: Engine, wrap: Wrap, *, awaiting: bool) -> Callable[..., Any]:
+    run = engine.run_awaiting if awaiting else engine.run
 
     def tool(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
             call = wrap.describe(instance, args, kwargs)
         except Exception as error:
-            if engine.guard.config.mode == "shadow":
-                logger.warning("shadow: a call of %s runs; enforced, it would be refused", wrap.target, exc_info=True)
-                return wrapped(*args, **kwargs)
             # Which tool it is cannot even be said, so no rule can be excluded.
             raise Undescribable(f"a call of {wrap.target} cannot be described: {error}") from error
         if call is None:
             return wrapped(*args, **kwargs)
-        return run_tool(job_for(wrap, call), lambda: wrapped(*args, **kwargs))
+        return run(job_for(wrap, call), lambda: wrapped(*args, **kwargs))
+
+    return tool
+
+
+def _observed(engine: Engine, wrap: Wrap, *, trace: Callable[..., Any], awaiting: bool) -> Callable[..., Any]:
+    ask_model: Callable[..., Any] = engine.models.ask_awaiting if awaiting else engine.models.ask
 
     def observed(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        deferred = _deferred.asked_by(instance)
+        owner, request = deferred or (instance, kwargs)
         try:
-            call = wrap.describe(instance, args, kwargs)
+            call = wrap.describe(owner, args, request)
         except Exception:
             logger.warning("a call of %s cannot be described and is not traced", wrap.target, exc_info=True)
             call = None
@@ -196,9 +208,12 @@ def _wrapper(engine: Engine, wrap: Wrap, original: Any) -> Callable[..., Any]:
             return wrapped(*args, **kwargs)
         if call.operation == INVOKE_AGENT:
             return trace(job_for(wrap, call), lambda: wrapped(*args, **kwargs))
-        return ask_model(job_for(wrap, call), lambda **changed: wrapped(*args, **changed), kwargs)
+        if deferred is None:
+            return ask_model(job_for(wrap, call), lambda **changed: wrapped(*args, **changed), kwargs)
+        asking = ask_model(job_for(wrap, call), lambda **_request: wrapped(*args, **kwargs), request)
+        return _deferred.entering(instance, asking) if awaiting else asking
 
-    return tool if is_tool(wrap) else observed
+    return observed
 
 
 def _installed(library: Library) -> bool:

@@ -10,6 +10,7 @@ from spanledger.instrument.library import Library
 
 LIBRARIES: Mapping[str, str] = MappingProxyType(
     {
+        "anthropic": "spanledger.instrument.libraries.anthropic",
         "langchain": "spanledger.instrument.libraries.langchain",
         "langgraph": "spanledger.instrument.libraries.langgraph",
         "openai": "spanledger.instrument.libraries.openai",

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from spanledger.core.call import EXECUTE_TOOL, Call, Codec, Usage
+from spanledger.core.prices import Bound
 from spanledger.errors import SpanledgerError
 
 Arguments = tuple[Any, ...]
@@ -38,6 +39,8 @@ class Wrap:
         parsed: A result → the object to measure, where the library returns something raw.
         measure: A result → what it used.
         fold: (usage so far, chunk) → usage.
+        said: A chunk → what it holds of the model's answer, as text, by which an answer that ends early is charged.
+        bound: Keyword arguments → the most that the request can use.
     """
 
     target: str
@@ -52,6 +55,8 @@ class Wrap:
     parsed: Callable[[Any], Any] | None = None
     measure: Callable[[Any], Usage] | None = None
     fold: Callable[[Usage, Any], Usage] | None = None
+    said: Callable[[Any], str] | None = None
+    bound: Callable[[Mapping[str, Any]], Bound] | None = None
 
     @property
     def module(self) -> str:
@@ -72,6 +77,8 @@ class Library:
         name: Name by which people switch it on and off.
         requires: The package it comes in, with the versions whose functions are known, for example ``"openai>=2,<4"``.
         wraps: The functions to wrap.
+        defers: Targets of functions that only prepare a request and return what will make it; the request is kept on
+            that as ``spanledger_request``, where a wrap of the function that makes it finds it.
         hides: Targets of functions that take a tool's exception first and make a value of it for the model.
     """
 
@@ -79,6 +86,7 @@ class Library:
     requires: str
     wraps: tuple[Wrap, ...]
     hides: tuple[str, ...] = ()
+    defers: tuple[str, ...] = ()
 
 
 def also(error: SpanledgerError, kind: type[Exception]) -> SpanledgerError:

@@ -2,7 +2,7 @@
 
 Rules: it knows no call and no verdict; what happens at a door is given. Every subclass of the API's tracer has a door,
 those that vendors define later included, and so has the tracer of an installed provider that is no subclass. A span
-that is none of our business passes at the cost of two look-ups. Opening puts back the very functions that were there,
+that is none of our business passes at the cost of three look-ups. Opening puts back the very functions that were there,
 unless somebody has wrapped a door meanwhile; then the door stays and lets everything through.
 """
 
@@ -17,6 +17,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import ProxyTracer, Span, Tracer
 
+from spanledger.telemetry import model_spans
 from spanledger.telemetry.reading import may_be_tool
 from spanledger.telemetry.spans import unshared
 
@@ -109,10 +110,13 @@ def _door(start: StartSpan, through: Through) -> StartSpan:
         # As they were given: tracer, name, context, kind, attributes. Nothing is made here, for every span comes here.
         name = args[1] if len(args) > 1 else kwargs.get("name")
         attributes = kwargs.get("attributes") or (args[_ATTRIBUTES] if len(args) > _ATTRIBUTES else None)
-        if not may_be_tool(name, attributes):
-            return unshared(start(*args, **kwargs))
         # An empty context is not the same as none: it makes a span a root.
         context = args[_CONTEXT] if len(args) > _CONTEXT else kwargs.get("context")
+        shared = model_spans.handed_out(args[0], attributes, context)
+        if shared is not None:
+            return shared
+        if not may_be_tool(name, attributes):
+            return unshared(start(*args, **kwargs))
         return through(functools.partial(_started, start, args, kwargs), name, context, attributes)
 
     return start_span

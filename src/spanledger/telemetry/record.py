@@ -195,8 +195,6 @@ def begun(span: Span, answer: Begun) -> None:
             semconv.BUDGETS_REMAINING: [str(amount_of(b["unit"], b["remaining"])) for b in budgets] or None,
             semconv.RESERVED: reserved or None,
             semconv.APPROVAL_ID: answer.approval_id,
-            semconv.WOULD_HAVE: answer.would_have,
-            semconv.REASON: answer.reason if answer.would_have else None,
             semconv.PERMISSIONS: [grant["permission"] for grant in answer.details.get("grants") or ()] or None,
             semconv.GRANTS: [grant_named(**grant) for grant in answer.details.get("grants") or ()] or None,
         },
@@ -277,6 +275,9 @@ def finished(span: Span, outcome: Outcome, content: Content = NOTHING) -> None:
 def failed(span: Span, error: BaseException) -> None:
     """Record that the wrapped function raised."""
     span.set_attribute(semconv.ERROR_TYPE, type_of(error))
+    status = getattr(error, "status_code", None)
+    if type(status) is int:
+        span.set_attribute(semconv.HTTP_STATUS_CODE, status)
     span.set_status(Status(StatusCode.ERROR, type(error).__name__))
 
 
@@ -329,11 +330,18 @@ def used(span: Span, usage: Usage, *, cost: str | None = None, first_chunk_s: fl
             semconv.USAGE_INPUT_TOKENS: usage.input_tokens,
             semconv.USAGE_OUTPUT_TOKENS: usage.output_tokens,
             semconv.USAGE_CACHE_READ_TOKENS: usage.cached_tokens,
+            semconv.USAGE_CACHE_WRITE_TOKENS: usage.cache_written_tokens,
             semconv.USAGE_REASONING_TOKENS: usage.reasoning_tokens,
             semconv.RESPONSE_TIME_TO_FIRST_CHUNK: first_chunk_s,
             semconv.COST: [cost] if cost else None,
         },
     )
+
+
+@quietly
+def usage_source(span: Span, source: str) -> None:
+    """Record where the cost of a model call comes from."""
+    span.set_attribute(semconv.USAGE_SOURCE, source)
 
 
 @quietly

@@ -70,6 +70,13 @@ USAGE_CACHE_READ_TOKENS = attribute(
     "768",
     "Tokens of the request that the provider had cached; contained in the input tokens.",
 )
+USAGE_CACHE_WRITE_TOKENS = attribute(
+    "gen_ai.usage.cache_write.input_tokens",
+    "int",
+    "spans of model calls that report it",
+    "1024",
+    "Tokens of the request that the provider put into its cache; contained in the input tokens.",
+)
 USAGE_REASONING_TOKENS = attribute(
     "gen_ai.usage.reasoning.output_tokens",
     "int",
@@ -108,6 +115,9 @@ ERROR_TYPE = attribute(
 )
 SERVER_ADDRESS = attribute(
     "server.address", "string", "spans of model calls", "api.openai.com", "Host of the provider.", stability="stable"
+)
+HTTP_STATUS_CODE = attribute(
+    "http.response.status_code", "int", "spans of failed model calls", "429", "What the provider answered instead."
 )
 SERVER_PORT = attribute(
     "server.port", "int", "spans of model calls, where it is not the usual one", "8443", "Its port.", stability="stable"
@@ -282,13 +292,6 @@ APPROVAL_ID = attribute(
 APPROVER = attribute(
     "spanledger.approval.approver", "string", "calls that were denied", "ops@example.com", "Who denied the call."
 )
-WOULD_HAVE = attribute(
-    "spanledger.shadow.verdict",
-    "string",
-    "calls that were passed over in mode shadow",
-    "budget_exceeded",
-    "The verdict that the call would have had; it ran.",
-)
 PERMISSIONS = attribute(
     "spanledger.permission.needed",
     "string[]",
@@ -353,6 +356,14 @@ EVENT_PERMISSION = event(
     "on the span around the question",
     (PERMISSION, PERMITTED, GRANTS, REASON),
     "The program asked whether something is permitted.",
+)
+USAGE_SOURCE = attribute(
+    "spanledger.usage.source",
+    "string",
+    "spans of model calls that reserved something, once they are answered",
+    "reported",
+    "Where the cost comes from: `reported` by the provider; `estimated` from what was seen, because the call ended "
+    "early; `reserved`: no usage was reported, so what was reserved stays spent.",
 )
 EVENT_SOFT_LIMIT = event(
     "spanledger.budget.soft_limit",

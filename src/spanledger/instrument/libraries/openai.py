@@ -1,59 +1,46 @@
-"""The OpenAI client: chat completions, sync, async, streamed, parsed, with raw response.
+"""The OpenAI client: chat completions, responses and embeddings; sync, async, streamed, parsed, with raw response.
 
-Rules: a streamed answer reports its usage only on request, so we ask for it and hide the extra chunk from a caller
-who did not. `with_raw_response` gives an object whose `parse` is cached; the caller's own call of it gives the
-object we have looked at. `with_streaming_response` leaves reading to the caller, so neither what is asked for nor
-what comes is touched. Azure uses the same classes.
+Rules: a streamed chat reports its usage only on request, so we ask for it and hide the extra chunk from a caller
+who did not; responses report it always. Helpers for streams go through `create`. Azure uses the same classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from spanledger.core.call import Call, Usage
+from spanledger.core.prices import Bound
+from spanledger.instrument import _bounds, _raw
+from spanledger.instrument.libraries import _openai_embeddings as embeddings
+from spanledger.instrument.libraries import _openai_responses as responses
+from spanledger.instrument.libraries._openai_common import call_of, count, number
 from spanledger.instrument.library import HiddenChunk, Library, Wrap
 from spanledger.telemetry import semconv
 
-# By this header the client tells its own methods apart; "stream" is `with_streaming_response`.
-_RAW_RESPONSE_HEADER = "X-Stainless-Raw-Response"
 
-
-def describe(instance: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:  # noqa: ARG001 - one shape
+def describe(instance: Any, _args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
     """Read a call of `Completions.create`."""
-    url = instance._client.base_url  # noqa: SLF001 - no public way from a resource to its client
-    azure = "Azure" in type(instance._client).__name__  # noqa: SLF001 - likewise
-    return Call(
-        name=str(kwargs.get("model") or "unknown"),
-        operation="chat",
-        attributes={
-            semconv.PROVIDER_NAME: "azure.ai.openai" if azure else "openai",
-            semconv.SERVER_ADDRESS: url.host,
-            semconv.SERVER_PORT: url.port,
-            semconv.REQUEST_STREAM: True if kwargs.get("stream") is True else None,
-            semconv.REQUEST_MAX_TOKENS: _number(kwargs, "max_completion_tokens") or _number(kwargs, "max_tokens"),
-            semconv.REQUEST_TEMPERATURE: _number(kwargs, "temperature"),
-            semconv.REQUEST_TOP_P: _number(kwargs, "top_p"),
-        },
-    )
+    most = number(kwargs, "max_completion_tokens") or number(kwargs, "max_tokens")
+    return call_of(instance, kwargs, "chat", {semconv.REQUEST_MAX_TOKENS: most})
+
+
+def bound(kwargs: Mapping[str, Any]) -> Bound:
+    """Say the most that a request can use."""
+    most = number(kwargs, "max_completion_tokens") or number(kwargs, "max_tokens")
+    choices = int(number(kwargs, "n") or 1)
+    return Bound(_bounds.input_tokens(kwargs), None if most is None else int(most) * choices, choices)
 
 
 def prepare(kwargs: dict[str, Any]) -> tuple[dict[str, Any], HiddenChunk | None]:
     """Ask a stream for its usage."""
     options = kwargs.get("stream_options")
-    unread = (kwargs.get("extra_headers") or {}).get(_RAW_RESPONSE_HEADER) == "stream"
-    if unread or kwargs.get("stream") is not True or (isinstance(options, Mapping) and "include_usage" in options):
+    asked = isinstance(options, Mapping) and "include_usage" in options
+    if kwargs.get("stream") is not True or asked or _raw.is_left_unread(kwargs):
         return kwargs, None
     kwargs["stream_options"] = {**(options if isinstance(options, Mapping) else {}), "include_usage": True}
     return kwargs, lambda chunk: not chunk.choices and chunk.usage is not None
-
-
-def parsed(result: Any) -> Any:
-    """Return the completion or stream inside a raw response; None where reading it would disturb the caller."""
-    if not hasattr(result, "http_response"):
-        return result
-    return result.parse() if type(result).__name__ == "LegacyAPIResponse" else None
 
 
 def measure(completion: Any) -> Usage:
@@ -74,13 +61,16 @@ def measure(completion: Any) -> Usage:
 
 def fold(usage: Usage, chunk: Any) -> Usage:
     """Add a chunk of a stream."""
-    reasons = tuple(c.finish_reason for c in chunk.choices or () if c.finish_reason)
-    names = tuple(
-        t.function.name
-        for c in chunk.choices or ()
-        for t in (getattr(c.delta, "tool_calls", None) or ())
-        if t.function and t.function.name
-    )
+    reasons: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    for choice in chunk.choices or ():
+        if choice.finish_reason:
+            reasons += (choice.finish_reason,)
+        for call in choice.delta.tool_calls or ():
+            if call.function and call.function.name:
+                names += (call.function.name,)
+    if usage.response_id is not None and not (reasons or names or chunk.usage):
+        return usage
     usage = replace(
         usage,
         model=chunk.model or usage.model,
@@ -91,43 +81,56 @@ def fold(usage: Usage, chunk: Any) -> Usage:
     return _with_usage(usage, chunk.usage)
 
 
+def said(chunk: Any) -> str:
+    """Return what a chunk holds of the answer."""
+    parts: list[str] = []
+    for choice in chunk.choices or ():
+        delta = choice.delta
+        parts += (delta.content or "", delta.refusal or "")
+        parts += (call.function.arguments or "" for call in delta.tool_calls or () if call.function)
+    return "".join(parts)
+
+
 def _with_usage(usage: Usage, reported: Any) -> Usage:
     if reported is None:
         return usage
+    read = getattr(reported, "prompt_tokens_details", None)
     return replace(
         usage,
-        input_tokens=_count(reported, "prompt_tokens"),
-        output_tokens=_count(reported, "completion_tokens"),
-        cached_tokens=_count(getattr(reported, "prompt_tokens_details", None), "cached_tokens"),
-        reasoning_tokens=_count(getattr(reported, "completion_tokens_details", None), "reasoning_tokens"),
+        input_tokens=count(reported, "prompt_tokens"),
+        output_tokens=count(reported, "completion_tokens"),
+        cached_tokens=count(read, "cached_tokens"),
+        cache_written_tokens=count(read, "cache_write_tokens"),
+        reasoning_tokens=count(getattr(reported, "completion_tokens_details", None), "reasoning_tokens"),
     )
 
 
-def _count(reported: Any, name: str) -> int | None:
-    # The client does not check what servers report.
-    value = getattr(reported, name, None)
-    return value if isinstance(value, int) else None
+def _wraps(targets: Iterable[str], shape: Wrap) -> Iterator[Wrap]:
+    for target in targets:
+        module, _, path = target.partition(":")
+        for prefix in ("", "Async"):
+            yield replace(shape, target=f"{module}:{prefix}{path}", parsed=_raw.parsed)
 
 
-def _number(kwargs: Mapping[str, Any], name: str) -> float | None:
-    value = kwargs.get(name)
-    return value if isinstance(value, int | float) else None
-
+_CHATS = (
+    "openai.resources.chat.completions.completions:Completions.create",
+    "openai.resources.chat.completions.completions:Completions.parse",
+)
+_RESPONSES = (
+    "openai.resources.responses.responses:Responses.create",
+    "openai.resources.responses.responses:Responses.parse",
+)
+_EMBEDDINGS = ("openai.resources.embeddings:Embeddings.create",)
 
 LIBRARY = Library(
     name="openai",
     requires="openai>=2,<4",
-    wraps=tuple(
-        Wrap(
-            target=f"openai.resources.chat.completions.completions:{cls}.{method}",
-            operation="chat",
-            describe=describe,
-            prepare=prepare,
-            parsed=parsed,
-            measure=measure,
-            fold=fold,
-        )
-        for cls in ("Completions", "AsyncCompletions")
-        for method in ("create", "parse")
+    wraps=(
+        *_wraps(
+            _CHATS,
+            Wrap("", describe, "chat", prepare=prepare, measure=measure, fold=fold, said=said, bound=bound),
+        ),
+        *_wraps(_RESPONSES, responses.WRAP),
+        *_wraps(_EMBEDDINGS, embeddings.WRAP),
     ),
 )

@@ -1,0 +1,240 @@
+"""One model call on its way: what it was admitted with, what it says, how it ends.
+
+Rules: it ends once, whoever says so first: its answer, its stream, or the interpreter that finds it dropped. A call
+that ends because it was dropped settles in a thread of its own, since that may happen anywhere, in the middle of the
+ledger's own work as well. After the provider has answered nothing of ours raises. The blocking and the awaiting forms
+are alike but for `await`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from opentelemetry.trace import Span
+
+from spanledger.core.asking import Asking, Steps
+from spanledger.core.call import Begun, Ended, Outcome, Usage
+from spanledger.core.outcomes import is_ambiguous, was_never_sent
+from spanledger.core.settling import finished
+from spanledger.errors import BudgetExceeded, SpanledgerError
+from spanledger.guard import Guard
+from spanledger.instrument import _bounds, _raw
+from spanledger.instrument._job import Job, NoCodec
+from spanledger.instrument._prices import price
+from spanledger.instrument._reserve import ESTIMATED, REPORTED, RESERVED, Reserved, charged, estimated, reserved
+from spanledger.instrument._stream import is_stream, watch
+from spanledger.instrument.library import HiddenChunk, Wrap
+from spanledger.telemetry import record
+
+logger = logging.getLogger("spanledger.instrument")
+
+_NO_WRAP = Wrap("", describe=lambda _instance, _args, _kwargs: None)
+
+
+class UnderWay:
+    """One model call, from its span's start to its end.
+
+    Attributes:
+        request: The keyword arguments of the call, as they will be sent.
+    """
+
+    def __init__(self, guard: Guard, job: Job, span: Span, request: Mapping[str, Any]) -> None:
+        self.request: dict[str, Any] = dict(request)
+        self._guard = guard
+        self._job = job
+        self._wrap = job.wrap or _NO_WRAP
+        self._span = span
+        self._asking: Asking | None = None
+        self._begun: Begun | None = None
+        self._reserve = Reserved()
+        self._hidden: HiddenChunk | None = None
+        self._usage = Usage()
+        self._seen_bytes = 0
+        self._answered = False
+        self._over = False
+        self._begun_s = 0.0
+        self._first_chunk_s: float | None = None
+
+    # --- before
+
+    def asked(self) -> Asking | None:
+        """Say what to ask the ledger; None where no budget and no rule covers the call.
+
+        Raises:
+            Undescribable: A budget needs to know what the call could cost, and nobody does.
+        """
+        call, config = self._job.call, self._guard.config
+        if not config.covers(call):
+            return None
+        asking = self._guard.asking(call, span=record.trace_of(self._span))
+        record.asked(self._span, asking)
+        self.request = _bounds.kept(self.request)
+        bound = self._wrap.bound(self.request) if self._wrap.bound else None
+        self._reserve = reserved(asking.call, bound, config, asking.reserve)
+        self._asking = replace(asking, reserve=self._reserve.amounts)
+        return self._asking
+
+    def admitted(self, begun: Begun) -> None:
+        """Take the ledger's answer."""
+        self._begun = begun
+        record.begun(self._span, begun)
+
+    def prepared(self) -> dict[str, Any]:
+        """Return what to call the function with; the clock starts now."""
+        if self._wrap.prepare is not None:
+            self.request, self._hidden = self._wrap.prepare(self.request)
+        self._begun_s = time.perf_counter()
+        return self.request
+
+    # --- the answer
+
+    def answered(self, result: Any) -> None:
+        """Look at what the function returned."""
+        self._answered = True
+        with self._only_logged():
+            if self._look(self._wrap.parsed(result) if self._wrap.parsed else result):
+                return
+        self.end()
+
+    async def answered_awaiting(self, result: Any) -> None:
+        """Look at what the coroutine function returned."""
+        self._answered = True
+        with self._only_logged():
+            seen = self._wrap.parsed(result) if self._wrap.parsed else result
+            if self._look(await seen if inspect.isawaitable(seen) else seen):
+                return
+        await self.end_awaiting()
+
+    def _look(self, seen: Any) -> bool:
+        """Look at an answer; whether it will say itself when it is over."""
+        if is_stream(seen):
+            watch(seen, self)
+            return True
+        if _raw.is_unread(seen):
+            _raw.watch_unread(seen, self, self._look)
+            return True
+        if self._wrap.measure is not None and seen is not None:
+            self._usage = self._wrap.measure(seen)
+        return False
+
+    def shows(self, chunk: Any) -> bool:
+        """Look at a chunk of a stream; tell whether the caller may see it."""
+        if self._first_chunk_s is None:
+            self._first_chunk_s = time.perf_counter() - self._begun_s
+        wrap = self._wrap
+        try:
+            if wrap.fold is not None:
+                self._usage = wrap.fold(self._usage, chunk)
+            if self._begun is not None and wrap.said is not None:
+                self._seen_bytes += len(wrap.said(chunk).encode("utf-8", "surrogatepass"))
+            return self._hidden is None or not self._hidden(chunk)
+        except Exception:
+            # What we cannot read, the caller can.
+            logger.warning("a chunk of a stream could not be read", exc_info=True)
+            return True
+
+    # --- the end
+
+    def end(self, error: BaseException | None = None, *, early: bool = False) -> None:
+        """Settle the call and end its span."""
+        if self._is_over():
+            return
+        with self._ending(error, early=early) as steps:
+            if steps is not None:
+                record.finished(self._span, self._guard.blocking.drive(steps))
+
+    async def end_awaiting(self, error: BaseException | None = None, *, early: bool = False) -> None:
+        """Settle the call and end its span."""
+        if self._is_over():
+            return
+        with self._ending(error, early=early) as steps:
+            if steps is not None:
+                record.finished(self._span, await self._guard.awaiting.drive(steps))
+
+    def dropped(self) -> None:
+        """Settle the call somewhere else."""
+        if self._over:
+            return
+        if self._begun is None or not _elsewhere(self.end_dropped):
+            self.end_dropped()
+
+    def end_dropped(self) -> None:
+        """Settle the call, of which nothing more will be heard."""
+        self.end(early=True)
+
+    def _is_over(self) -> bool:
+        over, self._over = self._over, True
+        return over
+
+    @contextlib.contextmanager
+    def _ending(self, error: BaseException | None, *, early: bool) -> Iterator[Steps[Outcome] | None]:
+        """Record what is known, and give what to tell the ledger."""
+        span, call = self._span, self._job.call
+        try:
+            with self._only_logged():
+                cost = price(call, self._usage, self._guard.config.prices)
+                record.used(span, self._usage, cost=str(cost) if cost else None, first_chunk_s=self._first_chunk_s)
+            if self._asking is None or self._begun is None:
+                yield None
+            else:
+                with self._only_logged():
+                    yield finished(self._asking, self._begun, self._ended(error, early=early), NoCodec())
+        finally:
+            if error is not None and self._begun is None and isinstance(error, SpanledgerError):
+                record.refused(span, error)
+                self._explain(error)
+            elif error is not None:
+                record.failed(span, error)
+            record.end(span)
+
+    def _explain(self, error: SpanledgerError) -> None:
+        if isinstance(error, BudgetExceeded) and self._reserve.names_no_maximum:
+            error.add_note(
+                "The request names no maximum of output tokens, so all that the model can write had to be reserved: "
+                "name one in the request, or set output_tokens_max in the configuration."
+            )
+
+    def _ended(self, error: BaseException | None, *, early: bool) -> Ended:
+        call, config = self._job.call, self._guard.config
+        costs: dict[str, int] = {}
+        if not self._answered and error is not None:
+            if is_ambiguous(error, self._terms()) and not was_never_sent(error):
+                costs = estimated(call, self._usage, 0, self._reserve, config)
+        elif error is None and not early:
+            costs = charged(call, self._usage, config)
+            record.usage_source(self._span, REPORTED if costs else RESERVED)
+        else:
+            costs = estimated(call, self._usage, self._seen_bytes, self._reserve, config)
+            record.usage_source(self._span, ESTIMATED if costs else RESERVED)
+        return Ended(error=error, cost=costs)
+
+    def _terms(self) -> Any:
+        return self._asking.terms if self._asking is not None else self._guard.config.terms(self._job.call)
+
+    @contextlib.contextmanager
+    def _only_logged(self) -> Iterator[None]:
+        # The provider has answered and will be paid: whatever we cannot read, the caller can.
+        try:
+            yield
+        except Exception:
+            logger.exception("the model call to %s could not be measured or recorded", self._job.call.name)
+
+
+def _elsewhere(function: Callable[[], None]) -> bool:
+    """Run a function in another thread; False where none can be had, because everything is about to end."""
+    with contextlib.suppress(RuntimeError):
+        # A loop's own threads are waited for when it ends.
+        asyncio.get_running_loop().run_in_executor(None, function)
+        return True
+    with contextlib.suppress(RuntimeError):
+        threading.Thread(target=function, name="spanledger-dropped").start()
+        return True
+    return False

@@ -1,0 +1,40 @@
+"""What all parts of the OpenAI client have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from spanledger.core.call import Call
+from spanledger.telemetry import semconv
+
+
+def call_of(instance: Any, kwargs: Mapping[str, Any], operation: str, more: Mapping[str, Any]) -> Call:
+    """Describe a call that a resource of the client makes."""
+    client = instance._client  # noqa: SLF001 - no public way from a resource to its client
+    azure = "Azure" in type(client).__name__
+    return Call(
+        name=str(kwargs.get("model") or "unknown"),
+        operation=operation,
+        attributes={
+            semconv.PROVIDER_NAME: "azure.ai.openai" if azure else "openai",
+            semconv.SERVER_ADDRESS: client.base_url.host,
+            semconv.SERVER_PORT: client.base_url.port,
+            semconv.REQUEST_STREAM: True if kwargs.get("stream") is True else None,
+            semconv.REQUEST_TEMPERATURE: number(kwargs, "temperature"),
+            semconv.REQUEST_TOP_P: number(kwargs, "top_p"),
+            **more,
+        },
+    )
+
+
+def count(reported: Any, name: str) -> int | None:
+    """Read a figure; the client does not check what servers report."""
+    value = getattr(reported, name, None)
+    return value if type(value) is int and value >= 0 else None
+
+
+def number(kwargs: Mapping[str, Any], name: str) -> float | None:
+    """Read a number of a request; the client has a way of its own to say nothing."""
+    value = kwargs.get(name)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -1,0 +1,74 @@
+"""The responses of the OpenAI client.
+
+Rules: the first and the last event of a stream hold the response as it stands; usage comes with the last. What is kept
+at the provider, an earlier response or a conversation, is read as well and is not in the request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from spanledger.core.call import Call, Usage
+from spanledger.core.prices import Bound
+from spanledger.instrument import _bounds
+from spanledger.instrument.libraries._openai_common import call_of, count, number
+from spanledger.instrument.library import Wrap
+from spanledger.telemetry import semconv
+
+# The last event of a stream holds the whole response.
+_ENDS = frozenset({"response.completed", "response.incomplete", "response.failed"})
+
+
+def describe(instance: Any, _args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
+    """Read a call of `Responses.create`."""
+    return call_of(instance, kwargs, "chat", {semconv.REQUEST_MAX_TOKENS: number(kwargs, "max_output_tokens")})
+
+
+def bound(kwargs: Mapping[str, Any]) -> Bound:
+    """Say the most that a request can use."""
+    most = number(kwargs, "max_output_tokens")
+    return Bound(_bounds.input_tokens(kwargs), None if most is None else int(most))
+
+
+def measure(response: Any) -> Usage:
+    """Read what a response used."""
+    cut = getattr(response.incomplete_details, "reason", None)
+    calls = tuple(item.name for item in response.output or () if item.type == "function_call")
+    usage = Usage(
+        model=response.model,
+        response_id=response.id,
+        finish_reasons=(cut or response.status,) if cut or response.status else (),
+        tool_calls=calls,
+    )
+    reported = response.usage
+    if reported is None:
+        return usage
+    read = getattr(reported, "input_tokens_details", None)
+    return replace(
+        usage,
+        input_tokens=count(reported, "input_tokens"),
+        output_tokens=count(reported, "output_tokens"),
+        cached_tokens=count(read, "cached_tokens"),
+        cache_written_tokens=count(read, "cache_write_tokens"),
+        reasoning_tokens=count(getattr(reported, "output_tokens_details", None), "reasoning_tokens"),
+    )
+
+
+def fold(usage: Usage, event: Any) -> Usage:
+    """Add an event of a stream."""
+    if event.type in _ENDS:
+        return measure(event.response)
+    if usage.response_id is None and event.type == "response.created":
+        return replace(usage, model=event.response.model, response_id=event.response.id)
+    return usage
+
+
+def said(event: Any) -> str:
+    """Return what an event holds of the answer."""
+    delta = getattr(event, "delta", None)
+    return delta if isinstance(delta, str) else ""
+
+
+WRAP = Wrap("", describe, "chat", measure=measure, fold=fold, said=said, bound=bound)

@@ -1,0 +1,144 @@
+"""The Anthropic client: messages and beta messages; sync, async, streamed, parsed, with raw response.
+
+Rules: this provider counts input without what came from its cache or went into it, we with. A stream tells its input
+with its first event and its output, cumulative, near its end. The helper for streams does not go through `create`: it
+prepares a request and makes it when its block is entered. Bedrock, Vertex and others use the same functions; some
+hold them in classes of their own, which took them before we came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from spanledger.core.call import Call, Usage
+from spanledger.core.prices import Bound
+from spanledger.instrument import _bounds, _raw
+from spanledger.instrument.library import Library, Wrap
+from spanledger.telemetry import semconv
+
+_PROVIDERS = {"Bedrock": "aws.bedrock", "AWS": "aws.bedrock", "Vertex": "gcp.vertex_ai"}
+
+
+def describe(instance: Any, _args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
+    """Read a call of `Messages.create`."""
+    client = instance._client  # noqa: SLF001 - no public way from a resource to its client
+    kind = type(client).__name__
+    return Call(
+        name=str(kwargs.get("model") or "unknown"),
+        operation="chat",
+        attributes={
+            semconv.PROVIDER_NAME: next((name for part, name in _PROVIDERS.items() if part in kind), "anthropic"),
+            semconv.SERVER_ADDRESS: client.base_url.host,
+            semconv.SERVER_PORT: client.base_url.port,
+            semconv.REQUEST_STREAM: True if kwargs.get("stream") is True else None,
+            semconv.REQUEST_MAX_TOKENS: _number(kwargs, "max_tokens"),
+            semconv.REQUEST_TEMPERATURE: _number(kwargs, "temperature"),
+            semconv.REQUEST_TOP_P: _number(kwargs, "top_p"),
+        },
+    )
+
+
+def describe_stream(instance: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call | None:
+    """Read the call that a stream's helper makes; None where somebody made the helper by hand."""
+    return describe(instance, args, {**kwargs, "stream": True}) if "model" in kwargs else None
+
+
+def bound(kwargs: Mapping[str, Any]) -> Bound:
+    """Say the most that a request can use."""
+    most = _number(kwargs, "max_tokens")
+    # Only what a request marks is put into the cache, which costs more than reading.
+    return Bound(
+        _bounds.input_tokens(kwargs),
+        None if most is None else int(most),
+        writes_cache="cache_control" in repr(kwargs),
+    )
+
+
+def measure(message: Any) -> Usage:
+    """Read what a message used."""
+    return _with_usage(
+        Usage(
+            model=message.model,
+            response_id=message.id,
+            finish_reasons=(message.stop_reason,) if message.stop_reason else (),
+            tool_calls=tuple(block.name for block in message.content or () if block.type == "tool_use"),
+        ),
+        message.usage,
+    )
+
+
+def fold(usage: Usage, event: Any) -> Usage:
+    """Add an event of a stream."""
+    kind = event.type
+    if kind == "message_start":
+        return measure(event.message)
+    if kind == "content_block_start" and event.content_block.type == "tool_use":
+        return replace(usage, tool_calls=(*usage.tool_calls, event.content_block.name))
+    if kind == "message_delta":
+        reason = event.delta.stop_reason
+        return _with_usage(replace(usage, finish_reasons=(reason,) if reason else ()), event.usage)
+    return usage
+
+
+def said(event: Any) -> str:
+    """Return what an event holds of the answer."""
+    delta = getattr(event, "delta", None)
+    texts = (getattr(delta, name, None) for name in ("text", "partial_json", "thinking"))
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def _with_usage(usage: Usage, reported: Any) -> Usage:
+    """Take what is reported; later reports may leave out what does not change."""
+    cached, written = _count(reported, "cache_read_input_tokens"), _count(reported, "cache_creation_input_tokens")
+    fresh = _count(reported, "input_tokens")
+    output = _count(reported, "output_tokens")
+    kept = _count(getattr(reported, "cache_creation", None), "ephemeral_1h_input_tokens")
+    thought = _count(getattr(reported, "output_tokens_details", None), "thinking_tokens")
+    return replace(
+        usage,
+        input_tokens=usage.input_tokens if fresh is None else fresh + (cached or 0) + (written or 0),
+        output_tokens=usage.output_tokens if output is None else output,
+        cached_tokens=usage.cached_tokens if cached is None else cached,
+        cache_written_tokens=usage.cache_written_tokens if written is None else written,
+        cache_written_1h_tokens=usage.cache_written_1h_tokens if kept is None else kept,
+        reasoning_tokens=usage.reasoning_tokens if thought is None else thought,
+    )
+
+
+def _count(reported: Any, name: str) -> int | None:
+    value = getattr(reported, name, None)
+    return value if type(value) is int and value >= 0 else None
+
+
+def _number(kwargs: Mapping[str, Any], name: str) -> float | None:
+    value = kwargs.get(name)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _wrap(target: str) -> Wrap:
+    seen = describe_stream if target.endswith("enter__") else describe
+    return Wrap(target, seen, operation="chat", parsed=_raw.parsed, measure=measure, fold=fold, said=said, bound=bound)
+
+
+_MODULES = (
+    "anthropic.resources.messages.messages",
+    "anthropic.resources.beta.messages.messages",
+    "anthropic.lib.bedrock._beta_messages",
+    "anthropic.lib.vertex._beta_messages",
+)
+_CLASSES = tuple(f"{module}:{cls}" for module in _MODULES for cls in ("Messages", "AsyncMessages"))
+_HELPERS = (
+    "anthropic.lib.streaming._messages:MessageStreamManager.__enter__",
+    "anthropic.lib.streaming._messages:AsyncMessageStreamManager.__aenter__",
+    "anthropic.lib.streaming._beta_messages:BetaMessageStreamManager.__enter__",
+    "anthropic.lib.streaming._beta_messages:BetaAsyncMessageStreamManager.__aenter__",
+)
+
+LIBRARY = Library(
+    name="anthropic",
+    requires="anthropic>=1,<3",
+    wraps=tuple(map(_wrap, (*(f"{cls}.{method}" for cls in _CLASSES for method in ("create", "parse")), *_HELPERS))),
+    defers=tuple(f"{cls}.stream" for cls in _CLASSES),
+)

@@ -1,0 +1,164 @@
+"""One span for one call to a provider, whoever else makes spans of it.
+
+Rules: the client itself and other instrumentations may see the same call. Those inside it are told by the ambient keys
+they know not to make a span; a span they start all the same is ours, handed out once more, so that what they know lands
+on it and nothing ends it but us. Where one of theirs is around the call already, it is the span, and we end nothing.
+A span around is the span of one call: the next call inside it has its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import wrapt
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Span
+
+from spanledger.config import Config
+from spanledger.core.call import Call
+from spanledger.telemetry import record, semconv
+
+# Under it, the span of the model call that runs here.
+_INSIDE: Final = otel_context.create_key("spanledger-model-call")
+# What others look at before they make a span of a model call.
+_SUPPRESS: Final = "suppress_language_model_instrumentation"
+_UTIL_GENAI: Final = "opentelemetry.util.genai.invocation"
+_UTIL_GENAI_DATA: Final = (
+    ("CLIENT_INFERENCE_CONTEXT_KEY", "InferenceData"),
+    ("CLIENT_EMBEDDING_CONTEXT_KEY", "EmbeddingData"),
+)
+_OPERATIONS: Final = frozenset({"chat", "text_completion", "generate_content", "embeddings"})
+# Instrumentations of the clients that we instrument, by the beginning of their scope.
+_SCOPES: Final = (
+    "com.anthropic.sdk.python",
+    "openinference.instrumentation.anthropic",
+    "openinference.instrumentation.openai",
+    "opentelemetry.instrumentation.anthropic",
+    "opentelemetry.instrumentation.genai.",
+    "opentelemetry.instrumentation.openai",
+    "opentelemetry.util.genai",
+)
+_KINDS: Final = frozenset({"LLM", "EMBEDDING"})
+_TAKEN: Final = "_spanledger_taken"
+
+
+def start(call: Call, config: Config) -> Span:
+    """Start the span of a model call, or take the one that somebody has made of it."""
+    around = trace.get_current_span()
+    if _is_of_model(around):
+        with contextlib.suppress(AttributeError):  # a span that takes no attributes of ours
+            setattr(around, _TAKEN, True)
+            attributes = record.start_attributes(call, config.content(call))
+            around.set_attributes({name: value for name, value in attributes.items() if value is not None})
+            return cast("Span", _Shared(around))
+    return record.start(call, config)
+
+
+def is_inside() -> bool:
+    """Tell whether a model call runs here: what a client's functions call in turn is the same call."""
+    return otel_context.get_value(_INSIDE) is not None
+
+
+@contextlib.contextmanager
+def inside(span: Span) -> Iterator[None]:
+    """Make a model call the one that runs here, its span the current one, and tell others that there is one."""
+    current = otel_context.get_current()
+    token = otel_context.attach(trace.set_span_in_context(span, Context({**current, _INSIDE: span, **_keys()})))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(Exception):
+            otel_context.detach(token)
+
+
+def handed_out(tracer: Any, attributes: Mapping[str, Any] | None, context: Context | None) -> Span | None:
+    """Return our span where somebody starts another one of the same model call; None where it is none."""
+    span = otel_context.get_value(_INSIDE, context)
+    if span is None or (context is not None and record.OWN_SPAN in context):
+        return None
+    if not (_says_model(attributes) or _scope_of(tracer).startswith(_SCOPES)):
+        return None
+    shared = _Shared(cast("Span", span))
+    if attributes:
+        shared.set_attributes(attributes)
+    return cast("Span", shared)
+
+
+def _keys() -> dict[str, Any]:
+    keys: dict[str, Any] = {_SUPPRESS: True}
+    genai = sys.modules.get(_UTIL_GENAI)
+    if genai is not None:
+        for key, data in _UTIL_GENAI_DATA:
+            with contextlib.suppress(AttributeError, TypeError):  # it is not stable yet
+                keys[getattr(genai, key)] = getattr(genai, data)()
+    return keys
+
+
+def _is_of_model(span: Span) -> bool:
+    """Tell whether a span is somebody's, of one model call, and goes on."""
+    attributes = getattr(span, "attributes", None)
+    if not attributes or not span.is_recording() or hasattr(span, _TAKEN):
+        return False
+    return _says_model(attributes)
+
+
+def _says_model(attributes: Mapping[str, Any] | None) -> bool:
+    if not attributes:
+        return False
+    operation = attributes.get(semconv.OPERATION_NAME)
+    if operation is not None:
+        return operation in _OPERATIONS
+    return attributes.get("openinference.span.kind") in _KINDS or attributes.get("llm.request.type") == "chat"
+
+
+def _scope_of(tracer: Any) -> str:
+    return getattr(getattr(tracer, "_instrumentation_scope", None), "name", None) or ""
+
+
+if TYPE_CHECKING:
+    _Proxy = wrapt.ObjectProxy[Span]
+else:  # only its stub is generic
+    _Proxy = wrapt.ObjectProxy
+
+
+class _Shared(_Proxy):
+    """A span that somebody else ends; what comes after that is not heard."""
+
+    def end(self, end_time: int | None = None) -> None:
+        """Leave the span to whoever ends it."""
+
+    def __exit__(self, *_error: object) -> None:
+        """Leave the span to whoever ends it."""
+
+    def set_attribute(self, key: str, value: Any) -> None:
+        """Set an attribute while the span goes on."""
+        if self.__wrapped__.is_recording():
+            self.__wrapped__.set_attribute(key, value)
+
+    def set_attributes(self, attributes: Mapping[str, Any]) -> None:
+        """Set attributes while the span goes on."""
+        if self.__wrapped__.is_recording():
+            self.__wrapped__.set_attributes(attributes)
+
+    def add_event(self, *args: Any, **kwargs: Any) -> None:
+        """Add an event while the span goes on."""
+        if self.__wrapped__.is_recording():
+            self.__wrapped__.add_event(*args, **kwargs)
+
+    def record_exception(self, *args: Any, **kwargs: Any) -> None:
+        """Record an exception while the span goes on."""
+        if self.__wrapped__.is_recording():
+            self.__wrapped__.record_exception(*args, **kwargs)
+
+    def set_status(self, *args: Any, **kwargs: Any) -> None:
+        """Set the status while the span goes on."""
+        if self.__wrapped__.is_recording():
+            self.__wrapped__.set_status(*args, **kwargs)
+
+    def update_name(self, name: str) -> None:
+        """Keep the name the span has."""
