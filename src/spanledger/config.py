@@ -35,7 +35,7 @@ from spanledger.errors import ConfigError, LedgerUnavailable
 
 FILE_NAME = "spanledger.toml"
 Dsn = str | Callable[[], str]
-MODES = ("enforce", "off")
+MODES = ("enforce", "shadow", "off")
 
 
 def _is_text(value: Any) -> bool:
@@ -105,7 +105,8 @@ class Config:
         output_tokens_max: So many tokens are reserved for the answer to a model call that names no maximum, where no
             price says how many its model can write. None: as many as the public lists say it can handle.
         on_approval_needed: Called once for each `Approval` that is asked for, to tell people; its errors are logged.
-        mode: ``"enforce"``, or ``"off"``: nothing is patched and nothing asked.
+        mode: ``"enforce"``; ``"shadow"``: everything runs, and what would have been refused or replayed is recorded; or
+            ``"off"``: nothing is patched and nothing asked.
         embedded: Which private server: ``"auto"``, ``"system"``, ``"wheel"``, a directory of Postgres binaries, or
             ``"off"``. None is auto.
         workflow_id: The scope of calls that have none of their own.
@@ -277,6 +278,7 @@ class Config:
             approval=approval,
             stopped=stopping(self.switches, call.name),
             on_approval_needed=self.on_approval_needed,
+            shadow=self.mode == "shadow",
             arguments=content.arguments(identity.arguments, self.arguments_bytes_max),
             content=content,
             payload_codec=self.payload_codec,

@@ -26,7 +26,7 @@ from spanledger.core.call import EXECUTE_TOOL, Begun, Call, Ended, Outcome, Scop
 from spanledger.core.money import Amount, Calls, Money, Tokens
 from spanledger.core.outcomes import is_ambiguous
 from spanledger.core.rules import Rule, Terms, reserved_amounts, usable_call_id
-from spanledger.errors import CallInProgress
+from spanledger.errors import CallInProgress, Undescribable
 
 logger = logging.getLogger("spanledger")
 
@@ -265,16 +265,29 @@ class Guard:
             Undescribable: The call cannot be identified or priced as its rule says.
             CallInProgress: The call would wait for itself.
         """
-        asking = self.config.asking(_placed(call), attempt_id=str(uuid.uuid4()), own=own, trace=span)
+        asking = self._described(_placed(call), own, span)
         placed = asking.call
         if asking.terms.guarded and placed.workflow_source in _FLEETING and placed.operation == EXECUTE_TOOL:
             _warn_of_scope(placed.name, placed.workflow_source)
         outer = _running.get()
-        if outer is not None and not outer.covers(asking) and outer.holds(asking.identity.key):
+        waits = outer is not None and not outer.covers(asking) and outer.holds(asking.identity.key)
+        if outer is not None and waits and not asking.shadow:
             raise CallInProgress(
                 f"{call.name!r} calls itself with the same key and would wait for itself", key=outer.key
             )
         return asking
+
+    def _described(self, call: Call, own: Rule | None, span: tuple[str, str] | None) -> Asking:
+        attempt_id = str(uuid.uuid4())
+        try:
+            return self.config.asking(call, attempt_id=attempt_id, own=own, trace=span)
+        except Undescribable as error:
+            if self.config.mode != "shadow":
+                raise
+            logger.warning("shadow: %s runs; enforced, it would be refused: %s", call.name, error)
+            # Asked about as a call of which nothing is known but its name.
+            bare = replace(call, arguments=None, key=None, cost=None, call_id=None, opted_in=False)
+            return replace(self.config, rules=()).asking(bare, attempt_id=attempt_id, trace=span)
 
     def left(self, asking: Asking) -> Asking | Inside:
         """Say what is left to ask inside a call that may have asked already.
@@ -300,6 +313,8 @@ class Guard:
             return replace(asking, reserve={**asking.reserve, **dict.fromkeys(lent, 0)}, lent=lent)
         if outer.inside.stand_for():
             return outer.inside
+        if asking.shadow:
+            return asking
         outer.inside.doubtful = True
         raise CallInProgress(
             f"{asking.call.name!r} was made again inside itself; what became of the first time is not known here",

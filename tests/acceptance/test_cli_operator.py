@@ -286,6 +286,23 @@ def test_a_file_with_permissions_and_grants_is_applied_and_shown(typed, tmp_path
     assert typed("controls")[1].startswith("permission  refund  needs payments:refund  (version 1, by ops")
 
 
+# --- shadow
+
+
+def test_what_was_passed_over_is_counted_by_verdict_and_tool(typed, as_json, dsn):
+    rules = [Rule("refund", reserve=Money(10, "EUR"))]
+    budgets = [Budget("refunds", Money(10, "EUR"))]
+    with Ledger(config=Config(dsn=dsn, mode="shadow", rules=rules, budgets=budgets)) as ledger:
+        for n in (1, 1, 2, 3):
+            ledger.run(ToolCall("refund", {"n": n}, workflow_id="order-1"), lambda: None)
+
+    exceeded, replay = typed("shadow", "--since", "1h")[1].splitlines()
+    assert exceeded.startswith("budget_exceeded  refund  20.00 EUR, 2 calls, last ")
+    assert replay.startswith("replay  refund  10.00 EUR, 1 calls, last ")
+    assert [row["verdict"] for row in as_json("shadow")] == ["replay", "budget_exceeded", "budget_exceeded"]
+    assert typed("shadow", "--since", "2126-01-01")[1] == "nothing was passed over\n"
+
+
 # --- budgets
 
 
@@ -449,6 +466,7 @@ def test_controls_of_another_tenant_are_its_own(typed, as_json, ledger):
     [
         "grants",
         "grants add",
+        "shadow",
         "grants revoke",
         "approvals",
         "approve",

@@ -64,6 +64,14 @@ def test_an_agents_role_may_ask_what_it_may_do_and_grants_itself_nothing(as_role
         as_role(("agent", "acme"), tenant="other").authorize("payments:refund")
 
 
+def test_an_agents_role_may_look_what_enforcement_would_say(as_role, sql) -> None:
+    agent = as_role(("agent", "acme"), mode="shadow", rules=[Rule("refund", approval=True)])
+
+    assert agent.run(REFUND, lambda: "paid") == "paid"
+    (said,) = sql.execute("select detail ->> 'verdict' from spanledger_v1.history where event = 'would_have'")
+    assert said == ("awaiting_approval",)
+
+
 def test_an_agents_role_neither_resolves_nor_applies_nor_tops_up(as_role) -> None:
     agent = as_role(("agent", "acme"))
     begun = agent.begin(REFUND)

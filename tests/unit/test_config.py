@@ -188,7 +188,7 @@ def test_an_empty_file_is_the_default(written: Any) -> None:
         ("[rules]\nmatch = 'x'", r"rules is a list of tables: write \[\[rules\]\]"),
         ("rules = ['x']", r"rules is a list of tables"),
         ("budgets = 5", r"budgets is a list of tables: write \[\[budgets\]\]"),
-        ("mode = 'shadow'", "mode is one of enforce, off"),
+        ("mode = 'watch'", "mode is one of enforce, shadow, off"),
         ("tenant = 5", "tenant is a text that is not empty"),
         ("ledger_timeout_s = '10'", "ledger_timeout_s is a number of seconds"),
         ("tenant = ", "is not TOML"),
@@ -278,7 +278,7 @@ def test_the_process_environment_is_read_where_none_is_given(monkeypatch: pytest
 
 
 def test_a_variable_that_cannot_work_is_refused() -> None:
-    with pytest.raises(ConfigError, match="mode is one of enforce, off"):
+    with pytest.raises(ConfigError, match="mode is one of enforce, shadow, off"):
         Config.from_env({"SPANLEDGER_MODE": "on"})
 
 

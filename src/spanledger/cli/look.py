@@ -38,6 +38,13 @@ def add_to(commands: Commands) -> None:
         "show", _show, "Show one call, who was asked about it, and its history.", "spanledger show 1cc4d506"
     )
     show.add_argument("key", type=words, help="the call's key, or its beginning")
+    shadow = commands.add(
+        "shadow",
+        _shadow,
+        "Count what programs in mode shadow let pass that would not have run.",
+        "spanledger shadow --since 7d",
+    )
+    shadow.add_argument("--since", type=moment, help="only since then: 30m, 2h, 7d, or 2026-11-24")
     approvals = commands.add(
         "approvals", _approvals, "List what waits for a person's consent, the oldest first.", "spanledger approvals"
     )
@@ -100,6 +107,28 @@ def _of_call(call: dict[str, Any], approvals: Iterable[Approval], history: Itera
         said = ", ".join(f"{name} {shown(value)}" for name, value in (entry["detail"] or {}).items())
         at = _at(dt.datetime.fromisoformat(entry["at"]))
         yield f"  {at}  {entry['event']}{by}, attempt {entry['attempt']}{f': {said}' if said else ''}"
+
+
+def _shadow(arguments: argparse.Namespace) -> int:
+    with opened(arguments) as ledger:
+        passed = ledger.passed_over(arguments.since)
+    counted: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in passed:
+        counted.setdefault((row["verdict"], row["tool"]), []).append(row)
+    lines = [_of_passed(verdict, tool, rows) for (verdict, tool), rows in sorted(counted.items())]
+    answer(arguments, passed, lines or ["nothing was passed over"])
+    return 0
+
+
+def _of_passed(verdict: str, tool: str, rows: list[dict[str, Any]]) -> str:
+    sums: dict[str, int] = {}
+    for row in rows:
+        for unit, steps in (row["reserve"] or {}).items():
+            sums[unit] = sums.get(unit, 0) + steps
+    amounts = ", ".join(str(amount_of(unit, steps)) for unit, steps in sorted(sums.items()))
+    last = rows[-1]
+    why = f": {shown(last['reason'])}" if last["reason"] else ""
+    return f"{verdict}  {shown(tool)}  {amounts}, last {_at(dt.datetime.fromisoformat(last['at']))}{why}"
 
 
 def _approvals(arguments: argparse.Namespace) -> int:

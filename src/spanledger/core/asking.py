@@ -25,8 +25,7 @@ class Ask:
     """Call one function of the ledger with one item.
 
     Attributes:
-        function: ``"begin"``, ``"settle"``, ``"fail"``, ``"resolve"``, ``"probed"``, ``"cancel"``, ``"approve"`` or
-            ``"deny"``.
+        function: One of `spanledger_v1` that takes items, for example ``"begin"``.
         tenant: Whose ledger it is.
         item: The item, JSON.
         shielded: Must be carried out even if the caller is being cancelled.
@@ -38,6 +37,11 @@ class Ask:
     item: Mapping[str, Any]
     shielded: bool = False
     run_max_s: float | None = None
+
+    @property
+    def begins(self) -> bool:
+        """It asks whether a call may run, and is answered with a `Begun`."""
+        return self.function in ("begin", "shadow")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +115,7 @@ class Asking:
         approval: Whether the rule asks for a person's consent: no, yes, or over an amount, as unit and steps.
         stopped: The switch of the program's own file that stops the call.
         on_approval_needed: The user's hook.
+        shadow: Whatever the verdict, the call runs.
         lent: Unit → steps that a call around this one has reserved for both of them.
         content: What may be seen of it.
         payload_codec: How its result is written into the ledger; None: as JSON.
@@ -129,6 +134,7 @@ class Asking:
     approval: bool | Mapping[str, Any] = False
     stopped: Mapping[str, Any] | None = None
     on_approval_needed: Callable[[Approval], Any] | None = None
+    shadow: bool = False
     lent: Mapping[str, int] = field(default_factory=dict)
     content: Content = NOTHING
     payload_codec: PayloadCodec | None = field(default=None, repr=False)
@@ -144,7 +150,7 @@ class Asking:
         """The question to the ledger; with `wait_s`, whoever asks will wait so long to be woken."""
         item = self.item()
         return Ask(
-            "begin",
+            "shadow" if self.shadow else "begin",
             self.tenant,
             item if wait_s is None else item | {"wait_s": wait_s},
             run_max_s=self.terms.run_max_s,

@@ -247,6 +247,7 @@ class Begun:
         reserved: Unit → steps that this attempt reserved.
         unguarded: The ledger did not answer and the rule says to run all the same.
         approval_id: The request a person has to answer; None where no rule asks for one.
+        would_have: In mode "shadow": the verdict that was passed over. The call runs, and the ledger keeps no outcome.
         holder: While it lives, somebody means to say how the call ended.
     """
 
@@ -268,6 +269,7 @@ class Begun:
     reserved: Mapping[str, int] = field(default_factory=dict)
     unguarded: bool = False
     approval_id: str | None = None
+    would_have: str | None = None
     holder: Holder = field(default_factory=Holder, repr=False, compare=False)
 
 

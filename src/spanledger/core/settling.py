@@ -33,6 +33,8 @@ def finished(asking: Asking, begun: Begun, ended: Ended, codec: Codec) -> Steps[
         "cost": dict(ended.cost),
         "tool": asking.call.name,
     }
+    if begun.would_have is not None:
+        return Outcome(begun, ended)
     ask = Ask("settle" if recorded == "succeeded" else "fail", asking.tenant, item, shielded=True)
     if begun.unguarded:
         # The ledger hears of it later: that it began, how it ended, and what it cost even if it may not have begun.
@@ -53,7 +55,7 @@ def finished(asking: Asking, begun: Begun, ended: Ended, codec: Codec) -> Steps[
     return Outcome(begun, ended, recorded=recorded, late=late, result_kept=bool(item.get("result_kept")) and not late)
 
 
-def told_by_hand(name: str, ask: Ask) -> Steps[bool]:
+def told_by_hand(begun: Begun, ask: Ask) -> Steps[bool]:
     """Tell the ledger how a call ended that somebody has run by hand.
 
     Returns:
@@ -62,10 +64,12 @@ def told_by_hand(name: str, ask: Ask) -> Steps[bool]:
     Raises:
         LedgerUnavailable: It did not answer, and the outcome could not be kept either.
     """
+    if begun.would_have is not None:
+        return True
     try:
         return bool((yield ask)["owned"])
     except LedgerUnavailable as error:
-        if not (yield from _spooled(name, ask.function, ask, error)):
+        if not (yield from _spooled(begun.tool, ask.function, ask, error)):
             raise
         return True
 

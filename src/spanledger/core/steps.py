@@ -29,7 +29,7 @@ from spanledger.core.outcomes import storable
 from spanledger.core.payload import opened
 from spanledger.core.refusals import refusal
 from spanledger.core.settling import finished, found_text
-from spanledger.errors import LedgerUnavailable, ResultNotKept
+from spanledger.errors import ConfigError, LedgerUnavailable, ResultNotKept
 
 logger = logging.getLogger("spanledger.core")
 
@@ -46,6 +46,10 @@ def admitted(asking: Asking) -> Steps[Begun]:
     Raises:
         SpanledgerError: Every other verdict, as the error of its name.
     """
+    return _shadowed(asking) if asking.shadow else _enforced(asking)
+
+
+def _enforced(asking: Asking) -> Steps[Begun]:
     deadline_s: float | None = None
     wait_s: float | None = None
     probed: Resolution | None = None
@@ -81,8 +85,25 @@ def admitted(asking: Asking) -> Steps[Begun]:
         wait_s = left_s
 
 
+def _shadowed(asking: Asking) -> Steps[Begun]:
+    """Ask once, and let the call run whatever the verdict."""
+    name = asking.call.name
+    try:
+        begun = yield from claimed(asking)
+    except (LedgerUnavailable, ConfigError) as error:
+        logger.warning("shadow: %s runs, and what the ledger would say is not known: %s", name, error)
+        return replace(_run_anyhow(asking), would_have="ledger_unavailable")
+    if begun.verdict is Verdict.RUN:
+        _warn_of_soft_limits(begun)
+        return begun
+    logger.info("shadow: %s runs; enforced, its verdict would be %s", name, begun.verdict)
+    return replace(_run_anyhow(asking), would_have=str(begun.verdict), reason=begun.reason, details=begun.details)
+
+
 def begun_once(asking: Asking) -> Steps[Begun]:
     """Ask once, whatever the verdict."""
+    if asking.shadow:
+        return (yield from _shadowed(asking))
     begun = yield from claimed(asking)
     yield from told(asking, begun)
     return begun
@@ -239,6 +260,10 @@ def _warn_of_soft_limits(begun: Begun) -> None:
 
 def _unguarded(asking: Asking) -> Begun:
     logger.warning("the ledger does not answer; %s runs unguarded, as its rule allows", asking.call.name)
+    return replace(_run_anyhow(asking), unguarded=True)
+
+
+def _run_anyhow(asking: Asking) -> Begun:
     return Begun(
         Verdict.RUN,
         asking.identity.key,
@@ -247,7 +272,6 @@ def _unguarded(asking: Asking) -> Begun:
         asking.call.name,
         asking.tenant,
         asking.identity.source,
-        unguarded=True,
     )
 
 

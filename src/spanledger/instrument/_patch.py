@@ -184,6 +184,9 @@ def _tool(engine: Engine, wrap: Wrap, *, awaiting: bool) -> Callable[..., Any]:
         try:
             call = wrap.describe(instance, args, kwargs)
         except Exception as error:
+            if engine.guard.config.mode == "shadow":
+                logger.warning("shadow: a call of %s runs; enforced, it would be refused", wrap.target, exc_info=True)
+                return wrapped(*args, **kwargs)
             # Which tool it is cannot even be said, so no rule can be excluded.
             raise Undescribable(f"a call of {wrap.target} cannot be described: {error}") from error
         if call is None:

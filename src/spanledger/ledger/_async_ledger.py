@@ -80,13 +80,11 @@ class AsyncLedger:
 
     async def settle(self, begun: Begun, result: Any, cost: Amount | None = None) -> bool:
         """As `Ledger.settle`."""
-        return await self._driver.drive(told_by_hand(begun.tool, requests.settle(self.config, begun, result, cost)))
+        return await self._driver.drive(told_by_hand(begun, requests.settle(self.config, begun, result, cost)))
 
     async def fail(self, begun: Begun, error: BaseException, outcome_unknown: bool | None = None) -> bool:
         """As `Ledger.fail`."""
-        return await self._driver.drive(
-            told_by_hand(begun.tool, requests.fail(self.config, begun, error, outcome_unknown))
-        )
+        return await self._driver.drive(told_by_hand(begun, requests.fail(self.config, begun, error, outcome_unknown)))
 
     def key(self, call: ToolCall) -> str:
         """As `Ledger.key`."""
@@ -116,6 +114,10 @@ class AsyncLedger:
     async def history(self, key: str) -> list[dict[str, Any]]:
         """As `Ledger.history`."""
         return list(await self._driver.query(requests.history(self.config, key)))
+
+    async def passed_over(self, since: dt.datetime | None = None) -> list[dict[str, Any]]:
+        """As `Ledger.passed_over`."""
+        return list(await self._driver.query(requests.passed_over(self.config, since)))
 
     async def resolve(self, key: str, *, by: str, outcome: str, result: Any = None, reason: str | None = None) -> bool:
         """As `Ledger.resolve`."""

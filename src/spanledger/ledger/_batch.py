@@ -55,7 +55,7 @@ class BlockingBatches:
 
     def ask(self, ask: Ask) -> Any:
         """Ask, perhaps together with others, and return the answer to this question."""
-        member = Member(ask, json.dumps(ask.item))
+        member = Member(ask, json.dumps(ask.item), alone=ask.function == "shadow")
         queue = self._queues.join(member)
         try:
             while not member.done:
@@ -125,7 +125,7 @@ class AwaitingBatches:
 
     async def ask(self, ask: Ask) -> Any:
         """Ask, perhaps together with others, and return the answer to this question."""
-        member = Member(ask, json.dumps(ask.item))
+        member = Member(ask, json.dumps(ask.item), alone=ask.function == "shadow")
         queue = self._queues.join(member)
         try:
             while not member.done:

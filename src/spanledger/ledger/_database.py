@@ -186,7 +186,7 @@ class Database:
         Raises:
             LedgerUnavailable: It does not answer; likewise a `psycopg.OperationalError`.
         """
-        if not isinstance(query, Ask) or query.function != "begin":
+        if not isinstance(query, Ask) or not query.begins:
             return
         self.prepare()
         if self._controls.due(query.tenant):
@@ -198,7 +198,7 @@ class Database:
 
     async def deliver_awaiting(self, query: Query) -> None:
         """As `deliver`; the loop is blocked by a look into a folder and no more."""
-        if not isinstance(query, Ask) or query.function != "begin":
+        if not isinstance(query, Ask) or not query.begins:
             return
         prepared = self._prepared_pid == os.getpid() and not self._controls.due(query.tenant)
         if not prepared or (self._spool is not None and self._spool.waiting()):

@@ -31,6 +31,7 @@ _ASKED = {
     )
     for function in (
         "begin",
+        "shadow",
         "settle",
         "fail",
         "resolve",
@@ -169,7 +170,7 @@ def answer(query: Read | Run, rows: list[tuple[Any, ...]]) -> Any:
 
 def answer_of(ask: Ask, value: Any) -> Any:
     """Turn what a function said of one item into what the step is answered with."""
-    return _begun(ask, value) if ask.function == "begin" else value
+    return _begun(ask, value) if ask.begins else value
 
 
 def translated(error: psycopg.Error) -> Exception:

@@ -69,12 +69,12 @@ class Later:
 
     def tell_first(self, query: object) -> None:
         """Before a call begins: see to it that its outcome is told, if it is queued."""
-        if isinstance(query, Ask) and query.function == "begin":
+        if isinstance(query, Ask) and query.begins:
             self._queue().tell_first(query.tenant, query.item["key"], self._timeout_s)
 
     async def tell_first_awaiting(self, query: object) -> None:
         """As `tell_first`, in the running loop."""
-        if isinstance(query, Ask) and query.function == "begin" and self._queue().works:
+        if isinstance(query, Ask) and query.begins and self._queue().works:
             await asyncio.to_thread(self.tell_first, query)
 
     def flush(self, timeout_s: float) -> bool:

@@ -124,7 +124,7 @@ class Ledger:
         Returns:
             True; False where a newer attempt owns the call, and this outcome was recorded as late.
         """
-        return self._driver.drive(told_by_hand(begun.tool, requests.settle(self.config, begun, result, cost)))
+        return self._driver.drive(told_by_hand(begun, requests.settle(self.config, begun, result, cost)))
 
     def fail(self, begun: Begun, error: BaseException, outcome_unknown: bool | None = None) -> bool:
         """Record that a call failed; if the ledger does not answer, it is kept on disk and recorded later.
@@ -137,7 +137,7 @@ class Ledger:
         Returns:
             True; False where a newer attempt owns the call.
         """
-        return self._driver.drive(told_by_hand(begun.tool, requests.fail(self.config, begun, error, outcome_unknown)))
+        return self._driver.drive(told_by_hand(begun, requests.fail(self.config, begun, error, outcome_unknown)))
 
     def key(self, call: ToolCall) -> str:
         """Return the key of a call, without asking the ledger."""
@@ -179,6 +179,14 @@ class Ledger:
     def history(self, key: str) -> list[dict[str, Any]]:
         """Return what happened to a call beyond what its row shows now, in order."""
         return list(self._driver.query(requests.history(self.config, key)))
+
+    def passed_over(self, since: dt.datetime | None = None) -> list[dict[str, Any]]:
+        """Return what programs in mode shadow let pass that would not have run, in order, with the verdict and why.
+
+        Args:
+            since: Only what happened at this moment or later.
+        """
+        return list(self._driver.query(requests.passed_over(self.config, since)))
 
     def resolve(self, key: str, *, by: str, outcome: str, result: Any = None, reason: str | None = None) -> bool:
         """Say what became of a call of unknown outcome.

@@ -37,7 +37,7 @@ class Member:
         text: Its item, as JSON.
         since_s: When it came.
         turn: Whoever asked it sends it.
-        alone: It was refused in company.
+        alone: It goes in no company: it was refused in it, or its function takes none.
         wanted: Nobody has interrupted whoever asked it.
         batch: The statement it is in; None while it waits to be in one.
         done: `value` or `error` is there.

@@ -188,6 +188,11 @@ def history(config: Config, key: str) -> Read:
     return Read("history", {"tenant": config.tenant, "key": key}, "id")
 
 
+def passed_over(config: Config, since: dt.datetime | None) -> Read:
+    wanted = {"tenant": config.tenant, "at": None if since is None else Since(since.isoformat())}
+    return Read("passed_over", wanted, "id")
+
+
 def budgets(config: Config, name: str | None, tenant: str | None) -> Read:
     return Read("budgets", {"tenant": tenant or config.tenant, "name": name}, "name")
 

@@ -195,6 +195,8 @@ def begun(span: Span, answer: Begun) -> None:
             semconv.BUDGETS_REMAINING: [str(amount_of(b["unit"], b["remaining"])) for b in budgets] or None,
             semconv.RESERVED: reserved or None,
             semconv.APPROVAL_ID: answer.approval_id,
+            semconv.WOULD_HAVE: answer.would_have,
+            semconv.REASON: answer.reason if answer.would_have else None,
             semconv.PERMISSIONS: [grant["permission"] for grant in answer.details.get("grants") or ()] or None,
             semconv.GRANTS: [grant_named(**grant) for grant in answer.details.get("grants") or ()] or None,
         },

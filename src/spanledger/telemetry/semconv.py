@@ -292,6 +292,13 @@ APPROVAL_ID = attribute(
 APPROVER = attribute(
     "spanledger.approval.approver", "string", "calls that were denied", "ops@example.com", "Who denied the call."
 )
+WOULD_HAVE = attribute(
+    "spanledger.shadow.verdict",
+    "string",
+    "calls that were passed over in mode shadow",
+    "budget_exceeded",
+    "The verdict that the call would have had; it ran.",
+)
 PERMISSIONS = attribute(
     "spanledger.permission.needed",
     "string[]",

@@ -4,7 +4,7 @@ returns text[]
 language sql immutable
 as $$
     select case p_kind
-        when 'agent' then array['begin', 'settle', 'fail', 'renew', 'peek', 'probed', 'authorize', 'permissions']
+        when 'agent' then array['begin', 'shadow', 'settle', 'fail', 'renew', 'peek', 'probed', 'authorize', 'permissions']
         when 'operator' then array['resolve', 'cancel', 'apply', 'top_up']
         when 'approver' then array['approve', 'deny']
     end
