@@ -65,7 +65,7 @@ def reserved(call: Call, bound: Bound | None, config: Config, given: Mapping[str
         if unit == CALLS or not budget.covers(call):
             continue
         known = unit in amounts if unit == TOKENS else amounts.keys() - {TOKENS, CALLS}
-        if not known:
+        if not known and config.mode != "shadow":
             raise Undescribable(_why(call, budget.name, unit, tokens, priced=tariff is not None))
     return Reserved(amounts, read, bound is not None and bound.output_tokens is None)
 
