@@ -25,7 +25,7 @@ from spanledger.instrument._engine import Engine
 from spanledger.instrument._patch import Patches, Report
 from spanledger.ledger._database import Database
 from spanledger.ledger._drivers import AwaitingDriver, BlockingDriver, LaterDriver
-from spanledger.ledger._ledger import open_database
+from spanledger.ledger._opening import open_database
 from spanledger.telemetry import gate
 from spanledger.telemetry.metering import metered
 from spanledger.telemetry.processor import SpanDecider

@@ -16,7 +16,7 @@ from spanledger.core.asking import Ask
 from spanledger.doctor.standing import _of_waiting
 from spanledger.errors import ApprovalPending
 from spanledger.ledger._checkup import Checkup
-from spanledger.ledger._ledger import open_database
+from spanledger.ledger._opening import open_database
 from spanledger.ledger._spool import Spool
 
 

@@ -80,6 +80,8 @@ def test_an_agents_role_neither_resolves_nor_applies_nor_tops_up(as_role) -> Non
     with pytest.raises(ConfigError, match=FORBIDDEN):
         agent.resolve(begun.key, by="me", outcome="succeeded")
     with pytest.raises(ConfigError, match=FORBIDDEN):
+        agent.erase(by="me", key=begun.key)
+    with pytest.raises(ConfigError, match=FORBIDDEN):
         agent.apply(Config(budgets=(Budget("b", Calls(1)),)))
     with pytest.raises(ConfigError, match=FORBIDDEN):
         agent.top_up("b", Calls(1), by="me")
@@ -147,6 +149,7 @@ def test_an_operators_role_resolves_and_applies_and_runs_nothing(as_role, ledger
 
     operator.apply(Config(tenant="acme", budgets=(Budget("b", Calls(1)),)))
     assert operator.resolve(begun.key, by="ops", outcome="failed")
+    assert operator.erase(by="ops", key=begun.key) == 1
     assert operator.history(begun.key)[-1]["by_role"].startswith("role_")
     with pytest.raises(ConfigError, match=FORBIDDEN):
         operator.run(REFUND, lambda: pytest.fail("ran"))

@@ -163,7 +163,7 @@ def test_where_nothing_can_be_written_the_result_is_returned_all_the_same(dsn, s
 def test_what_the_ledger_refuses_for_good_is_set_aside_and_begins_go_on(dsn, caplog) -> None:
     with Ledger(dsn) as ledger:
         ledger.calls()
-        spool = ledger._database._spool
+        spool = ledger._database.spool
         key = ledger.key(REFUND)
         spool.keep(Ask("settle", ledger.config.tenant, {"key": key, "attempt_id": "no uuid"}))
         assert ledger.run(REFUND, lambda: "done") == "done"
@@ -188,7 +188,7 @@ def test_another_ledger_is_not_told(dsn, empty_dsn) -> None:
         other.migrate()
         one.calls()
         other.calls()
-        assert one._database._spool.keep(outcome())
+        assert one._database.spool.keep(outcome())
         assert (one._database.spooled().entries, other._database.spooled().entries) == (1, 0)
 
 

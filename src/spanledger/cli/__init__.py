@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from spanledger.cli import control, decide, grants, look, set_up
+from spanledger.cli import control, decide, erase, grants, look, set_up
 from spanledger.cli.common import EXIT_INTERRUPTED, EXIT_NOT_DONE, EXIT_UNAVAILABLE, EXIT_USAGE, Commands
 from spanledger.errors import ConfigError, LedgerUnavailable, SpanledgerError
 
@@ -47,6 +47,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="spanledger", description="AI agents retry. Their side effects shouldn't.")
     commands = Commands(parser)
-    for group in (set_up, look, decide, control, grants):
+    for group in (set_up, look, decide, control, grants, erase):
         group.add_to(commands)
     return parser

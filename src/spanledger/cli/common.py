@@ -73,7 +73,8 @@ class Commands:
 def opened(arguments: argparse.Namespace) -> Iterator[Any]:
     """Open the ledger for the tenant that is meant; the file's controls are not written into it."""
     from spanledger.config import Config
-    from spanledger.ledger._ledger import Ledger, open_database
+    from spanledger.ledger._ledger import Ledger
+    from spanledger.ledger._opening import open_database
 
     config = Config.from_env()
     if getattr(arguments, "tenant", None):

@@ -8,6 +8,7 @@ can write into the ledger could have put it there.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -16,6 +17,7 @@ from spanledger.errors import ResultNotKept
 
 # No value can be taken for it: `encode` doubles the dollar sign of a key.
 SEALED: Final = "$sealed"
+_PAYLOAD: Final = frozenset({"arguments", "result", "result_kept", "reason", "note"})
 
 
 class PayloadCodec(Protocol):
@@ -34,6 +36,14 @@ class PayloadCodec(Protocol):
     def open(self, sealed: str, *, tenant: str, key: str) -> bytes:
         """Open what was sealed for the same tenant and key; raise where it is not what was sealed."""
         ...
+
+
+def without_payload(item: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is left of an item for the ledger when what it says of a call's content is forgotten."""
+    left = {name: value for name, value in item.items() if name not in _PAYLOAD}
+    if isinstance(left.get("error"), Mapping):
+        left["error"] = {name: value for name, value in left["error"].items() if name != "message"}
+    return left
 
 
 @dataclass(frozen=True, slots=True)

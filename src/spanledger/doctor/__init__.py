@@ -62,7 +62,8 @@ def _versions() -> str:
 def _ledger(config: Config) -> Iterator[Finding]:
     from spanledger.doctor.standing import of_ledger
     from spanledger.ledger import _checkup
-    from spanledger.ledger._ledger import Ledger, open_database
+    from spanledger.ledger._ledger import Ledger
+    from spanledger.ledger._opening import open_database
 
     database = open_database(config, apply=False)
     try:

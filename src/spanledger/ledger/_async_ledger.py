@@ -5,6 +5,7 @@ Rules: it is `Ledger` but for `await`, method by method; whatever the two share 
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
@@ -23,7 +24,7 @@ from spanledger.ledger import _requests as requests
 from spanledger.ledger._database import Database
 from spanledger.ledger._drivers import AwaitingDriver
 from spanledger.ledger._functions import Run, applying
-from spanledger.ledger._ledger import open_database
+from spanledger.ledger._opening import open_database
 
 
 class AsyncLedger:
@@ -52,8 +53,6 @@ class AsyncLedger:
 
     async def migrate(self) -> list[str]:
         """As `Ledger.migrate`."""
-        import asyncio
-
         return await asyncio.to_thread(self._database.migrate)
 
     async def apply(self, config: Config, *, by: str = "apply", tenant: str | None = None) -> None:
@@ -151,6 +150,27 @@ class AsyncLedger:
     async def cancel(self, key: str, *, by: str, reason: str | None = None) -> bool:
         """As `Ledger.cancel`."""
         return bool((await self._driver.query(requests.cancel(self.config, key, by, reason)))["done"])
+
+    async def erase(
+        self,
+        *,
+        by: str,
+        workflow_id: str | None = None,
+        actor: str | None = None,
+        key: str | None = None,
+        tenant: str | None = None,
+    ) -> int:
+        """As `Ledger.erase`."""
+        whose, wanted = requests.to_erase(self.config, tenant, workflow=workflow_id, actor=actor, key=key)
+        after: str | None = ""
+        count = 0
+        while after is not None:
+            answer = await self._driver.query(requests.erase(whose, wanted, by, after))
+            after, count = answer["after"], count + len(answer["keys"])
+            if self._database.spool is not None:
+                erased = requests.erased(whose, wanted, answer["keys"])
+                await asyncio.to_thread(self._database.spool.erase, erased)
+        return count
 
     async def budgets(self, tenant: str | None = None) -> list[Balance]:
         """As `Ledger.budgets`."""

@@ -115,8 +115,8 @@ class Database:
         self.heartbeat = Heartbeat(self._renew)
         self.wakeups = Wakeups(self._connect_listening, self._peek)
         self.later = Later(self.keep, timeout_s=timeout_s)
-        self._spool: Spool | None = None
-        self._courier = Courier(lambda: self._spool, self._tell)
+        self.spool: Spool | None = None
+        self._courier = Courier(lambda: self.spool, self._tell)
         # By process id: a thread that held the parent's lock is not in a forked child.
         self._locks: dict[int, threading.Lock] = {}
         self._threads: _Threads | None = None
@@ -138,7 +138,7 @@ class Database:
         if not given:
             # libpq would fall back to whatever database is nearest.
             raise ConfigError("the ledger's DSN is empty; see SPANLEDGER_DSN and SPANLEDGER_DSN_FILE")
-        self._spool = self._spool_of(given)
+        self.spool = self._spool_of(given)
         # Whole seconds, and libpq knows none below 2.
         connect = {"connect_timeout": str(min(max(math.ceil(self.timeout_s), 2), CONNECT_TIMEOUT_S_MAX))}
         defaults = {name: value for name, value in (_DEFAULTS | connect).items() if name not in given}
@@ -172,10 +172,10 @@ class Database:
         Returns:
             True; False where it is lost, which was logged.
         """
-        if self._spool is None:
+        if self.spool is None:
             logger.error("an outcome is lost: where the ledger is has never been known, nor where to keep it")
             return False
-        if not self._spool.keep(step.ask, step.begin):
+        if not self.spool.keep(step.ask, step.begin):
             return False
         self._courier.start()
         return True
@@ -192,23 +192,23 @@ class Database:
         if self._controls.due(query.tenant):
             with self._alone(), self.connect() as connection:
                 self._controls.apply(connection, query.tenant)
-        if self._spool is not None and self._spool.waiting():
+        if self.spool is not None and self.spool.waiting():
             self._courier.start()
-            self._spool.deliver(self._tell, self._spool.waiting(query), wait_s=self.timeout_s)
+            self.spool.deliver(self._tell, self.spool.waiting(query), wait_s=self.timeout_s)
 
     async def deliver_awaiting(self, query: Query) -> None:
         """As `deliver`; the loop is blocked by a look into a folder and no more."""
         if not isinstance(query, Ask) or not query.begins:
             return
         prepared = self._prepared_pid == os.getpid() and not self._controls.due(query.tenant)
-        if not prepared or (self._spool is not None and self._spool.waiting()):
+        if not prepared or (self.spool is not None and self.spool.waiting()):
             await asyncio.to_thread(self.deliver, query)
 
     def spooled(self) -> SpoolStatus | None:
         """Say what waits on disk for this ledger; None where nothing can."""
-        if self._spool is None:
+        if self.spool is None:
             self.conninfo()
-        return None if self._spool is None else self._spool.status()
+        return None if self.spool is None else self.spool.status()
 
     def forget_connections(self) -> None:
         """Replace pooled connections that are broken."""
@@ -350,15 +350,15 @@ class Database:
                 self._controls.apply(connection, self._controls.tenant)
         except psycopg.Error as error:
             raise translated(error) from error
-        if self._spool is not None and self._spool.waiting():
+        if self.spool is not None and self.spool.waiting():
             self._courier.start()
 
     def _spool_of(self, given: Mapping[str, object]) -> Spool | None:
         if isinstance(self._dsn, EmbeddedPostgres):
             return Spool(self._dsn.state_dir, "embedded")
         name = ledger_name(given)
-        if self._spool is not None and self._spool.directory.name == name:
-            return self._spool
+        if self.spool is not None and self.spool.directory.name == name:
+            return self.spool
         try:
             return Spool(default_state_dir(), name)
         except RuntimeError as error:  # a user without a home

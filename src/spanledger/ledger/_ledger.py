@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import datetime as dt
 import inspect
-import os
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from spanledger.config import Config, Dsn, dsn_of
+from spanledger.config import Config, Dsn
 from spanledger.core.approvals import Approval
 from spanledger.core.budgets import Balance
 from spanledger.core.call import Begun, Ended, ToolCall
@@ -24,26 +23,10 @@ from spanledger.core.settling import told_by_hand
 from spanledger.core.steps import begun_once, guarded
 from spanledger.errors import ConfigError
 from spanledger.ledger import _requests as requests
-from spanledger.ledger._database import Database, embedded_server
+from spanledger.ledger._database import Database
 from spanledger.ledger._drivers import BlockingDriver
-from spanledger.ledger._embedded import EmbeddedPostgres
-from spanledger.ledger._functions import Run, applying, starting
-
-
-def open_database(config: Config, dsn: Dsn | None = None, *, apply: bool = True) -> Database:
-    """Say where the ledger of a configuration is; nothing is opened yet.
-
-    Args:
-        config: The configuration.
-        dsn: Where it is, instead of what the configuration says.
-        apply: Write the configuration's controls into the ledger when it is opened, where the role may. People who look
-            or decide do not: whoever runs programs does, or who applies a file on purpose.
-
-    Raises:
-        ConfigError: No DSN is given and no private server can be used here.
-    """
-    where: Dsn | EmbeddedPostgres = dsn or config.dsn or dsn_of(os.environ) or embedded_server(config.embedded)
-    return Database(where, controls=starting(config) if apply else None, timeout_s=config.ledger_timeout_s)
+from spanledger.ledger._functions import Run, applying
+from spanledger.ledger._opening import open_database
 
 
 class Ledger:
@@ -272,6 +255,43 @@ class Ledger:
             True; False where it is running, has succeeded, or is not known.
         """
         return bool(self._driver.query(requests.cancel(self.config, key, by, reason))["done"])
+
+    def erase(
+        self,
+        *,
+        by: str,
+        workflow_id: str | None = None,
+        actor: str | None = None,
+        key: str | None = None,
+        tenant: str | None = None,
+    ) -> int:
+        """Forget what calls were made with and what came of them, also in outcomes that wait on this machine's disk.
+
+        That they happened, when, for whom and what they cost is kept, and so is their key: they are not run again, and
+        whoever makes one again is told `ResultNotKept`. A call that runs meanwhile is forgotten when it ends.
+
+        Args:
+            by: Who says so.
+            workflow_id: Only calls of this workflow; several conditions have to hold together.
+            actor: Only calls on behalf of this actor.
+            key: Only the call of this key.
+            tenant: Whose; the configured tenant if None. Alone it means all its calls.
+
+        Returns:
+            How many calls that is.
+
+        Raises:
+            ConfigError: Nothing says which calls, or this database role is not an operator's.
+        """
+        whose, wanted = requests.to_erase(self.config, tenant, workflow=workflow_id, actor=actor, key=key)
+        after: str | None = ""
+        count = 0
+        while after is not None:
+            answer = self._driver.query(requests.erase(whose, wanted, by, after))
+            after, count = answer["after"], count + len(answer["keys"])
+            if self._database.spool is not None:
+                self._database.spool.erase(requests.erased(whose, wanted, answer["keys"]))
+        return count
 
     def budgets(self, tenant: str | None = None) -> list[Balance]:
         """Return how the budgets stand."""

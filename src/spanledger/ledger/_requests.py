@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import json
+import re
 import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -26,6 +27,7 @@ from spanledger.core.steps import RESOLUTIONS
 from spanledger.core.values import decode, encode
 from spanledger.errors import ConfigError, NotAuthorized
 from spanledger.ledger._functions import Prefix, Read, Run, Since
+from spanledger.ledger._spool import Erased
 
 
 class PlainCodec:
@@ -100,6 +102,39 @@ def resolve(config: Config, key: str, by: str, found: tuple[str, Any, str | None
         text = found_text(config.kept(tool, config.tenant, key), result, content)
         item |= {"result": text, "result_kept": text is not None}
     return Ask("resolve", config.tenant, item)
+
+
+def to_erase(config: Config, tenant: str | None, **which: str | None) -> tuple[str, dict[str, str]]:
+    wanted = {name: value for name, value in which.items() if value is not None}
+    if tenant is None and not wanted:
+        raise ConfigError("say what to erase: a workflow, an actor, a key, or a whole tenant by its name")
+    if not all(isinstance(value, str) and value for value in wanted.values()):
+        raise ConfigError(f"what to erase is said by texts that are not empty, not {wanted!r}")
+    if re.fullmatch("(?:[0-9a-f]{2})*", wanted.get("key", "")) is None:
+        raise ConfigError(f"{wanted['key']!r} is no key; `spanledger calls` lists them")
+    return tenant or config.tenant, wanted
+
+
+def erase(tenant: str, wanted: dict[str, str], by: str, after: str) -> Run:
+    if not isinstance(by, str) or not by.strip():
+        raise ConfigError(f"by is who erases, for example 'ops@example.com', not {by!r}")
+    return Run("erase", (tenant, wanted, storable(by), after))
+
+
+def erased(tenant: str, wanted: Mapping[str, str], keys: Iterable[str]) -> Erased:
+    """Tell which outcomes on disk are of erased calls: by key, or by what begins a call the ledger has not heard of."""
+    known = frozenset(keys)
+
+    def is_erased(content: Mapping[str, Any]) -> bool:
+        item, begin = content.get("item") or {}, content.get("begin")
+        if content.get("tenant") != tenant:
+            return False
+        if item.get("key") in known:
+            return True
+        told = None if begin is None else {**begin, "workflow": begin.get("workflow") or begin.get("workflow_id")}
+        return told is not None and all(told.get(name) == value for name, value in wanted.items())
+
+    return is_erased
 
 
 def redacts(config: Config, outcome: str) -> bool:

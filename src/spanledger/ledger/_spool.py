@@ -33,12 +33,14 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from psycopg.pq import Conninfo
 
 from spanledger.core.asking import Ask
 from spanledger.core.outcomes import alone
+from spanledger.core.payload import without_payload
 from spanledger.errors import LedgerUnavailable
 from spanledger.ledger._supervisor import private_directory, wait_for_lock
 
@@ -53,12 +55,17 @@ ASIDE_MAX = 100
 # A file that is still being written is younger.
 PART_AGE_S_MAX = 60.0
 VERSION = 1
+# What of an entry is told to the ledger.
+PARTS = frozenset({"item", "begin"})
+ERASE_WAIT_S = 10.0
 FUNCTIONS = frozenset({"settle", "fail"})
 # What the ledger will say of this entry however often it is asked.
 REFUSALS = (psycopg.DataError, psycopg.IntegrityError)
 _ADDRESS = ("host", "hostaddr", "port", "dbname", "service")
 
 Tell = Callable[[Ask], object]
+# Tells whether the content of the call of an entry is to be forgotten.
+Erased = Callable[[Mapping[str, Any]], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +161,21 @@ class Spool:
                 if path.stat().st_mtime < oldest_s:
                     self._set_aside(path, "it was never written to its end")
 
+    def erase(self, erased: Erased) -> None:
+        """Forget what outcomes that wait, or were set aside, say of the content of some calls; they are told without.
+
+        Raises:
+            OSError: An entry cannot be written anew.
+        """
+        self.tidy()
+        for path in (*self.waiting(), *self.directory.glob("*.aside")):
+            with _claimed(path, ERASE_WAIT_S) as claimed:
+                content = _content_of(path) if claimed else None
+                if content is not None and erased(content):
+                    left = {part: without_payload(content[part]) for part in PARTS & content.keys()}
+                    _put(path, json.dumps(content | left).encode())
+                    _sync(self.directory)
+
     def status(self) -> SpoolStatus:
         """Count what there is."""
         waiting, now_s = self.waiting(), time.time()
@@ -169,14 +191,7 @@ class Spool:
         if len(waiting) >= ENTRIES_MAX or _size(waiting) + len(data) > BYTES_MAX:
             raise OSError(f"the spool is full: {len(waiting)} outcomes wait for the ledger already")
         self._make_directory()
-        path = self.directory / f"{time.time_ns():020d}-{_mark(ask)}-{uuid.uuid4().hex}.json"
-        part = path.with_suffix(".part")
-        try:
-            _write(part, data)
-            part.rename(path)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
+        _put(self.directory / f"{time.time_ns():020d}-{_mark(ask)}-{uuid.uuid4().hex}.json", data)
         _sync(self.directory)
 
     def _make_directory(self) -> None:
@@ -254,6 +269,27 @@ def _read(path: Path) -> tuple[Ask | None, Ask]:
     tenant, begin = content["tenant"], content.get("begin")
     ask = Ask(content["function"], tenant, dict(content["item"]), shielded=True)
     return None if begin is None else Ask("begin", tenant, dict(begin)), ask
+
+
+def _content_of(path: Path) -> dict[str, Any] | None:
+    """Read an entry; None where it cannot be read: nobody will tell it, and whose it is cannot be told either."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        logger.warning("cannot tell whether %s holds what is to be erased, so it is left: %s", path, error)
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _put(path: Path, data: bytes) -> None:
+    """Write a file beside its place and then into it, so that it is there whole or as it was."""
+    part = path.with_suffix(".part")
+    try:
+        _write(part, data)
+        part.rename(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def _write(path: Path, data: bytes) -> None:

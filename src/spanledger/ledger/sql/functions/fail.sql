@@ -42,6 +42,9 @@ begin
         if v_call.attempt_id is distinct from (v_item ->> 'attempt_id')::uuid
             or v_call.state not in ('in_flight', 'unknown', 'failed', 'released', 'approved') then
             if not v_not_invoked then
+                if spanledger.is_erased(p_tenant, v_item, v_call) then
+                    v_item := spanledger.without_payload(v_item);
+                end if;
                 perform spanledger.record_late(p_tenant, v_item, v_call, 'late_failure', clock_timestamp());
             end if;
             v_answers[v_i] := '{"owned": false}';
@@ -55,6 +58,9 @@ begin
                     where a.tenant = p_tenant and a.id = v_call.approval_id and a.state = 'consumed'
                         and a.consumed_by = v_call.attempt_id;
                 v_approved := found;
+            end if;
+            if v_call.erased_at is not null then
+                v_item := spanledger.without_payload(v_item);
             end if;
             update spanledger.call c set
                 state = case when v_unknown then 'unknown' when v_approved then 'approved'

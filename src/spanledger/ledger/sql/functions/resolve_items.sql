@@ -46,6 +46,10 @@ begin
                 coalesce(nullif(v_item -> 'cost', '{}'), case v_outcome when 'succeeded' then v_call.cost end),
                 true, v_outcome = 'succeeded');
         end if;
+        if v_call.erased_at is not null and v_item ? 'probe_id' then
+            -- What a person says of it now is new; what a probe finds out was erased.
+            v_item := spanledger.without_payload(v_item);
+        end if;
         insert into spanledger.history (tenant, key, at, event, attempt, attempt_id, by_name, detail)
             values (p_tenant, v_call.key, v_now, 'resolved', v_call.attempt, v_call.attempt_id, v_item ->> 'by',
                 jsonb_strip_nulls(jsonb_build_object(

@@ -5,7 +5,7 @@ language sql immutable
 as $$
     select case p_kind
         when 'agent' then array['begin', 'shadow', 'settle', 'fail', 'renew', 'peek', 'probed', 'authorize', 'permissions']
-        when 'operator' then array['resolve', 'cancel', 'apply', 'top_up']
+        when 'operator' then array['resolve', 'cancel', 'apply', 'top_up', 'erase']
         when 'approver' then array['approve', 'deny']
     end
 $$;

@@ -27,8 +27,8 @@ begin
         order by item.item ->> 'key', item.i
     loop
         update spanledger.call c set
-            state = 'succeeded', result = v_item ->> 'result',
-            result_kept = coalesce((v_item ->> 'result_kept')::boolean, false), cost = v_item -> 'cost',
+            state = 'succeeded', result = case when c.erased_at is null then v_item ->> 'result' end,
+            result_kept = c.erased_at is null and coalesce((v_item ->> 'result_kept')::boolean, false), cost = v_item -> 'cost',
             held = '{}', lease_until = null, probe_until = null, ended_at = v_now
             where c.tenant = p_tenant and c.key = decode(v_item ->> 'key', 'hex')
                 and c.attempt_id = (v_item ->> 'attempt_id')::uuid and c.state in ('in_flight', 'unknown')

@@ -12,6 +12,9 @@ begin
     if v_call.attempt_id = (p_item ->> 'attempt_id')::uuid and v_call.state = 'succeeded' then
         return '{"owned": true}';  -- asked again: the answer was lost
     end if;
+    if spanledger.is_erased(p_tenant, p_item, v_call) then
+        p_item := spanledger.without_payload(p_item);
+    end if;
     perform spanledger.record_late(p_tenant, p_item, v_call, 'late_success', p_now);
     if v_call.attempt_id <> (p_item ->> 'attempt_id')::uuid then
         -- A person may have been asked since about the next attempt, with the same arguments, and that has not begun.

@@ -46,7 +46,7 @@ begin
         refusal = p_refusal,
         trace_id = p_item ->> 'trace_id', span_id = p_item ->> 'span_id',
         accounts = v_ids, reserved = v_amounts, held = v_amounts, units = v_units,
-        result = null, result_kept = false, error = null, cost = null, probe_until = null, probe_id = null,
+        result = null, result_kept = false, erased_at = null, error = null, cost = null, probe_until = null, probe_id = null,
         grants = null,
         lease_until = v_lease_until,
         -- Consent to an earlier generation covers nothing of the next.

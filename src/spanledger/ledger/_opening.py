@@ -1,0 +1,29 @@
+"""Where the ledger of a configuration is.
+
+Rules: what is given by hand counts, then the configuration, the environment, and last a private server of this machine.
+"""
+
+from __future__ import annotations
+
+import os
+
+from spanledger.config import Config, Dsn, dsn_of
+from spanledger.ledger._database import Database, embedded_server
+from spanledger.ledger._embedded import EmbeddedPostgres
+from spanledger.ledger._functions import starting
+
+
+def open_database(config: Config, dsn: Dsn | None = None, *, apply: bool = True) -> Database:
+    """Say where the ledger of a configuration is; nothing is opened yet.
+
+    Args:
+        config: The configuration.
+        dsn: Where it is, instead of what the configuration says.
+        apply: Write the configuration's controls into the ledger when it is opened, where the role may. People who look
+            or decide do not: whoever runs programs does, or who applies a file on purpose.
+
+    Raises:
+        ConfigError: No DSN is given and no private server can be used here.
+    """
+    where: Dsn | EmbeddedPostgres = dsn or config.dsn or dsn_of(os.environ) or embedded_server(config.embedded)
+    return Database(where, controls=starting(config) if apply else None, timeout_s=config.ledger_timeout_s)
