@@ -2,8 +2,9 @@
 
 Rules: nothing is opened before it is needed. `instrument()` twice is harmless. Zero code comes through
 `pre_instrument`, which OpenTelemetry's auto-instrumentation calls after the SDK is configured and before any other
-instrumentation can break the chain; there, a guard that cannot be attached ends the process, because the
-alternative is a program that looks guarded and is not.
+instrumentation can break the chain, and where SPANLEDGER_REQUIRED is set before that through `required`, when Python
+starts. There, a guard that cannot be attached ends the process, because the alternative is a program that looks guarded
+and is not. An SDK that cannot be configured ends nothing: the program runs guarded and is not traced.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
@@ -118,9 +120,13 @@ def instrument(config: Config | None = None, *, libraries: Iterable[str] | None 
         raise
     _runtime.use(engine)
     logger.info(
-        "spanledger guards this process: %s; libraries %s",
+        "spanledger guards this process: %s; libraries %s%s%s",
         shown(config),
         ", ".join(report.attached) or "none",
+        f"; not where they should be and not traced: {', '.join(report.missing)}" if report.missing else "",
+        ""
+        if is_required()
+        else "; SPANLEDGER_REQUIRED is not set: a program where this line is missing runs unguarded",
     )
     return report
 
@@ -142,24 +148,49 @@ def pre_instrument() -> None:
     Raises:
         SystemExit: The guard cannot be attached.
     """
+    if not _attached():
+        raise SystemExit(1)
+    if _installed is None:
+        return  # mode "off"
+    _configure_sdk()
+    provider = trace.get_tracer_provider()
+    if isinstance(provider, TracerProvider):
+        provider.add_span_processor(GuardrailSpanProcessor())
+
+
+def required() -> None:
+    """Instrument a process when Python starts, or end it; called by a `.pth` where SPANLEDGER_REQUIRED is set.
+
+    Our own command is let through: it runs no tools, and says what is wrong.
+    """
+    if sys.orig_argv[1:2] != [str(Path(sys.executable).with_name("spanledger"))] and not _attached():
+        # Python would report what is raised here, and go on.
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def is_required() -> bool:
+    """Tell whether SPANLEDGER_REQUIRED is set."""
+    return os.environ.get("SPANLEDGER_REQUIRED", "").lower() not in ("", "0", "false", "no", "off")
+
+
+def _attached() -> bool:
+    """Attach the guard, unless it is off; False if that was not possible and was said."""
     try:
         config = Config.from_env()
-        if config.mode == "off":
-            _runtime.use(None)
-            return
-        _configure_sdk()
+        if config.mode == "off" and is_required():
+            raise ConfigError("SPANLEDGER_REQUIRED is set, and the mode is off")  # noqa: TRY301 - said as any other
         instrument(config)
-        provider = trace.get_tracer_provider()
-        if isinstance(provider, TracerProvider):
-            provider.add_span_processor(GuardrailSpanProcessor())
     except Exception as error:
         why = str(error) if isinstance(error, SpanledgerError) else f"{type(error).__name__}: {error}"
+        unset = "unset SPANLEDGER_REQUIRED, and " if is_required() else ""
         sys.stderr.write(
             f"spanledger: the guard cannot be attached, so this program does not start.\n  {why}\n"
-            "  To run it without a guard: SPANLEDGER_MODE=off\n"
+            f"  To run it without a guard: {unset}SPANLEDGER_MODE=off\n"
         )
         logger.debug("the guard cannot be attached", exc_info=True)
-        raise SystemExit(1) from None  # Python shows it with all it came from
+        return False
+    return True
 
 
 def _configure_sdk() -> None:
@@ -175,7 +206,10 @@ def _configure_sdk() -> None:
         """The SDK's own, which asks to be subclassed."""
 
     os.environ.setdefault("OTEL_TRACES_EXPORTER", "otlp")
-    Configurator().configure()  # type: ignore[no-untyped-call]
+    try:
+        Configurator().configure()  # type: ignore[no-untyped-call]
+    except Exception:
+        logger.exception("OpenTelemetry cannot be configured: this program is guarded, and its spans are not exported")
 
 
 def _guard(config: Config) -> tuple[Guard, Database]:

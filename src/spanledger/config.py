@@ -6,12 +6,13 @@ mistyped guard is never silently absent. `config_file` reads the file.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,8 @@ class Config:
     agent: str | None = None
     secret: str | None = dataclasses.field(default=None, repr=False)
     capture_content: bool | str | None = None
-    payload_codec: PayloadCodec | None = dataclasses.field(default=None, repr=False)
+    # Made anew by whoever reads the same settings again.
+    payload_codec: PayloadCodec | None = dataclasses.field(default=None, repr=False, compare=False)
     ledger_timeout_s: float = 10.0
     arguments_bytes_max: int = 1_048_576
     result_bytes_max: int = 1_048_576
@@ -189,7 +191,8 @@ class Config:
     def _from_file(cls, path: str | Path, environ: Mapping[str, str]) -> Config:
         data = config_file.read(path)
         try:
-            values = {"capture_content": False} | config_file.values(data)
+            with _looking_beside(Path(path)):
+                values = {"capture_content": False} | config_file.values(data)
             # Rules that hash what they redact cannot be made without it.
             if environ.get("SPANLEDGER_SECRET"):
                 values["secret"] = environ["SPANLEDGER_SECRET"]
@@ -309,6 +312,21 @@ def _find_file(environ: Mapping[str, str]) -> Path | None:
         return Path(environ["SPANLEDGER_CONFIG"])
     program = Path(sys.argv[0]).parent if getattr(sys, "argv", None) else Path()
     return next((path for path in (Path(FILE_NAME), program / FILE_NAME) if path.is_file()), None)
+
+
+@contextlib.contextmanager
+def _looking_beside(file: Path) -> Iterator[None]:
+    """Find modules that a file names also beside it and beside the program, which may not have begun yet."""
+    program = Path(sys.argv[0]).parent if getattr(sys, "argv", None) else Path()
+    places = [] if sys.flags.safe_path else [str(place.resolve()) for place in (file.parent, program)]
+    added = [place for place in dict.fromkeys(places) if place not in sys.path]
+    sys.path += added
+    try:
+        yield
+    finally:
+        for place in added:
+            with contextlib.suppress(ValueError):
+                sys.path.remove(place)
 
 
 def _with_environment(config: Config, environ: Mapping[str, str]) -> Config:

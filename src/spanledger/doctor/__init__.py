@@ -10,11 +10,11 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.metadata
-import os
 from collections.abc import Callable, Iterator
 
 from spanledger.config import Config, shown
 from spanledger.doctor.finding import BAD, OK, WARN, Finding
+from spanledger.doctor.start import of_export, of_required
 from spanledger.errors import SpanledgerError
 
 
@@ -32,7 +32,8 @@ def examine(tenant: str | None = None) -> list[Finding]:
         return [*findings, Finding("configuration", BAD, str(error), "correct it; nothing else was looked at")]
     off = config.mode == "off"
     findings.append(Finding("configuration", BAD if off else OK, shown(config), _to_configure(config)))
-    for about, look in (("ledger", _ledger), ("libraries", _libraries), ("export", _export)):
+    parts = {"ledger": _ledger, "libraries": _libraries, "required": of_required, "export": of_export}
+    for about, look in parts.items():
         findings += _safely(about, look, config)
     return findings
 
@@ -101,22 +102,3 @@ def _libraries(config: Config) -> Iterator[Finding]:
             yield Finding("libraries", WARN, f"{target} is not where it should be", "its calls are not traced")
     finally:
         uninstrument()
-
-
-def _export(_: Config) -> Iterator[Finding]:
-    if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
-        yield Finding("export", WARN, "OTEL_SDK_DISABLED is true: calls are guarded, no span is exported")
-        return
-    wanted = [name.strip() for name in os.environ.get("OTEL_TRACES_EXPORTER", "otlp").split(",") if name.strip()]
-    for name in wanted:
-        if name != "none" and not _has_exporter(name):
-            do = "install it or correct OTEL_TRACES_EXPORTER: opentelemetry-instrument attaches nothing like this"
-            yield Finding("export", BAD, f"there is no trace exporter {name!r}", do)
-    if "otlp" in wanted:
-        endpoint = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
-        unset = None if endpoint else "set OTEL_EXPORTER_OTLP_ENDPOINT to your backend's"
-        yield Finding("export", OK, f"traces go by OTLP to {endpoint or 'a collector on this machine'}", unset)
-
-
-def _has_exporter(name: str) -> bool:
-    return bool(importlib.metadata.entry_points(group="opentelemetry_traces_exporter", name=name))
