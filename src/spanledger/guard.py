@@ -124,6 +124,7 @@ class RunningCall:
     Attributes:
         key: Its idempotency key, to pass downstream; None where nothing is guarded.
         attempt: The fencing number of this attempt; 0 where nothing is guarded.
+        attempt_id: The attempt's own id; None where the ledger knows of none.
         name: The tool's name.
         call_id: The provider's id of the call.
         fingerprint: Of its arguments.
@@ -133,6 +134,7 @@ class RunningCall:
 
     key: str | None = None
     attempt: int = 0
+    attempt_id: str | None = None
     name: str = ""
     call_id: str | None = None
     fingerprint: str | None = None
@@ -196,6 +198,7 @@ def made_running(asking: Asking, begun: Begun) -> RunningCall:
     return RunningCall(
         key=begun.key,
         attempt=begun.attempt,
+        attempt_id=None if begun.unguarded else begun.attempt_id,
         name=asking.call.name,
         call_id=asking.call.call_id,
         fingerprint=asking.identity.fingerprint,
@@ -217,8 +220,15 @@ def entered(call: RunningCall) -> Iterator[RunningCall]:
 
 @contextlib.contextmanager
 def running(asking: Asking, begun: Begun) -> Iterator[RunningCall]:
+    """Make the call of an answer the one that is running here, until it is over."""
+    with over_after(made_running(asking, begun)) as call:
+        yield call
+
+
+@contextlib.contextmanager
+def over_after(call: RunningCall) -> Iterator[RunningCall]:
     """Make a call the one that is running here, until it is over."""
-    with entered(made_running(asking, begun)) as call:
+    with entered(call):
         try:
             yield call
         finally:

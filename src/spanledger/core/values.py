@@ -94,6 +94,18 @@ def encode(value: Any, *, exact: bool = False, depth: int = 0) -> Any:
     return _encode_object(value, lambda item: encode(item, exact=exact, depth=depth + 1), exact=exact)
 
 
+def exactly(value: Any) -> Any:
+    """Turn `value` into a JSON tree that `decode` turns back into an equal value.
+
+    Raises:
+        NotJsonError: There is none.
+    """
+    tree = encode(value, exact=True)
+    if decode(tree) != value:
+        raise NotJsonError(f"a {type(value).__qualname__} would not come back equal")
+    return tree
+
+
 def decode(tree: Any) -> Any:
     """Turn a tree of `encode` back; records come back as dicts, enums as their values."""
     if isinstance(tree, list):

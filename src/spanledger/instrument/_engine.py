@@ -20,13 +20,19 @@ from spanledger.core.call import Begun, Ended, Outcome
 from spanledger.core.outcomes import no_coroutine
 from spanledger.core.steps import guarded
 from spanledger.errors import CallRefused, SpanledgerError, Undescribable
-from spanledger.guard import Guard, Inside, running, stood_for, tell_outer
+from spanledger.guard import Guard, Inside, RunningCall, over_after, running, stood_for, tell_outer
 from spanledger.instrument._agents import AgentRuns
 from spanledger.instrument._job import Job
 from spanledger.instrument._models import ModelCalls
+from spanledger.instrument._travel import asked_before, within
 from spanledger.telemetry import gate, record
 
 logger = logging.getLogger("spanledger.instrument")
+
+
+# What to ask; or what stands for the call: the inside of the one around, or the one of the process it came from. None:
+# nobody asked to guard it, and it cannot be described.
+_Asked = Asking | Inside | RunningCall | None
 
 
 class Engine:
@@ -41,9 +47,11 @@ class Engine:
 
     def run(self, job: Job, function: Callable[[], Any]) -> Any:
         """Run a tool's function at most once."""
-        with gate.inside(), record.ending(record.start(job.call, self.guard.config, job.own)) as span:
+        with gate.inside(), within(job.travelled), gate.spanned(job.call, self.guard.config, job.own) as span:
             try:
-                asking = self._asking(job, span)
+                asking: _Asked = self._asking(job, span)
+                if isinstance(asking, Asking) and job.travelled:
+                    asking = self.guard.blocking.drive(asked_before(asking, job.travelled))
                 outcome = self._once(job, span, asking, function) if isinstance(asking, Asking) else None
             except SpanledgerError as error:
                 return self._refused(job, span, error)
@@ -56,9 +64,11 @@ class Engine:
 
     async def run_awaiting(self, job: Job, function: Callable[[], Awaitable[Any]]) -> Any:
         """Run a tool's coroutine function at most once."""
-        with gate.inside(), record.ending(record.start(job.call, self.guard.config, job.own)) as span:
+        with gate.inside(), within(job.travelled), gate.spanned(job.call, self.guard.config, job.own) as span:
             try:
-                asking = self._asking(job, span)
+                asking: _Asked = self._asking(job, span)
+                if isinstance(asking, Asking) and job.travelled:
+                    asking = await self.guard.awaiting.drive(asked_before(asking, job.travelled))
                 outcome = await self._once_awaiting(job, span, asking, function) if isinstance(asking, Asking) else None
             except SpanledgerError as error:
                 return self._refused(job, span, error)
@@ -96,13 +106,15 @@ class Engine:
 
     # --- shared
 
-    def _standing(self, job: Job, asking: object) -> AbstractContextManager[None]:
-        """Where the call around stands for this one: until it is over."""
+    def _standing(self, job: Job, asking: _Asked) -> AbstractContextManager[Any]:
+        """Where the call around stands for this one, in this process or another: until it is over."""
+        if isinstance(asking, RunningCall):
+            return over_after(asking)
         if isinstance(asking, Inside):
             return stood_for(asking, self.guard.config.terms(job.call, job.own))
         return contextlib.nullcontext()
 
-    def _asking(self, job: Job, span: Span) -> Asking | Inside | None:
+    def _asking(self, job: Job, span: Span) -> _Asked:
         """Describe a call to the ledger.
 
         Returns:

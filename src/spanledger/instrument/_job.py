@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from spanledger.core.call import EXECUTE_TOOL, Call, Codec, Ended
@@ -38,27 +39,33 @@ class Job:
         codec: How its result is kept.
         own: What the developer gave at the tool itself.
         wrap: Where it came from; None for a tool of the developer's own.
+        travelled: What came with the call from another process.
     """
 
     call: Call
     codec: Codec
     own: Rule | None = None
     wrap: Wrap | None = None
+    travelled: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def ended(self, value: Any, ran: RunningCall) -> Ended:
         """Say how a function that returned `value` ended."""
-        failure = None
-        if self.wrap and self.wrap.failure:
-            try:
-                failure = self.wrap.failure(value)
-            except Exception:
-                # The side effect has happened and the caller gets its result.
-                logger.exception("whether %s failed cannot be told", self.call.name)
+        failure = self._said(self.wrap.failure, value) if self.wrap and self.wrap.failure else None
+        if self.wrap and self.wrap.asks_back and self._said(self.wrap.asks_back, value):
+            return Ended(value, paused=True, cost=ran.cost(succeeded=False))
         hidden = ran.inside.hidden
         if hidden is not None:
             failure = failure or str(hidden) or type(hidden).__name__
         cost = ran.cost(succeeded=failure is None)
         return Ended(value, failure=failure, hidden=hidden, doubtful=ran.inside.doubtful, cost=cost)
+
+    def _said(self, extractor: Callable[[Any], Any], value: Any) -> Any:
+        try:
+            return extractor(value)
+        except Exception:
+            # The side effect has happened and the caller gets its result.
+            logger.exception("how %s ended cannot be told", self.call.name)
+            return None
 
     def raised(self, error: BaseException, ran: RunningCall) -> Ended:
         """Say how a function that raised `error` ended."""
@@ -73,9 +80,9 @@ def pauses(wrap: Wrap | None, error: BaseException) -> bool:
     return wrap is not None and not names.isdisjoint(wrap.pauses)
 
 
-def job_for(wrap: Wrap, call: Call) -> Job:
+def job_for(wrap: Wrap, call: Call, travelled: Mapping[str, Any] | None = None) -> Job:
     """Make a job of a described call."""
-    return Job(call, wrap.codec or NoCodec(), wrap=wrap)
+    return Job(call, wrap.codec or NoCodec(), wrap=wrap, travelled=travelled or {})
 
 
 def is_tool(wrap: Wrap) -> bool:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import wrapt
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from spanledger.core.call import INVOKE_AGENT
 from spanledger.errors import SpanledgerError, Undescribable, WrapMissing
@@ -25,7 +26,9 @@ from spanledger.guard import current_call
 from spanledger.instrument import _deferred, _registry
 from spanledger.instrument._engine import Engine
 from spanledger.instrument._job import is_tool, job_for
+from spanledger.instrument._travel import received, sent
 from spanledger.instrument.library import Library, Wrap
+from spanledger.telemetry import gate
 
 logger = logging.getLogger("spanledger.instrument")
 
@@ -102,23 +105,26 @@ class Patches:
         attached = []
         for name in names:
             library = _registry.load(name)
-            if not _installed(library):
+            version = _version(library)
+            if version is None:
                 continue
-            attached.append(name)
+            attached.append(library)
             others = [Wrap(target, describe=_no_call, operation=_HIDE) for target in library.hides]
             others += [Wrap(target, describe=_no_call, operation=_DEFER) for target in library.defers]
-            known = [*library.wraps, *others]
+            known = [wrap for wrap in (*library.wraps, *others) if _has(version, wrap)]
             for module in dict.fromkeys(wrap.module for wrap in known):
                 wraps = [wrap for wrap in known if wrap.module == module]
                 if module in sys.modules:
                     self._patch(sys.modules[module], wraps)
                 else:
                     wrapt.register_post_import_hook(self._later(wraps), module)
-        return Report(tuple(attached), tuple(self._missing))
+        gate.leave(mark for library in attached for mark in library.own_spans)
+        return Report(tuple(library.name for library in attached), tuple(self._missing))
 
     def detach(self) -> None:
         """Put back what was there before."""
         self._active = False
+        gate.leave(())
         for owner, name, original in reversed(self._places):
             if isinstance(vars(owner).get(name), _Wrapper):
                 setattr(owner, name, original)
@@ -191,7 +197,8 @@ def _tool(engine: Engine, wrap: Wrap, *, awaiting: bool) -> Callable[..., Any]:
             raise Undescribable(f"a call of {wrap.target} cannot be described: {error}") from error
         if call is None:
             return wrapped(*args, **kwargs)
-        return run(job_for(wrap, call), lambda: wrapped(*args, **kwargs))
+        job = job_for(wrap, call, received(wrap, instance, args, kwargs))
+        return run(job, lambda: wrapped(*args, **sent(wrap, kwargs)))
 
     return tool
 
@@ -219,13 +226,18 @@ def _observed(engine: Engine, wrap: Wrap, *, trace: Callable[..., Any], awaiting
     return observed
 
 
-def _installed(library: Library) -> bool:
+def _version(library: Library) -> str | None:
+    """Return the installed version of a library's package; None where there is none."""
     requirement = Requirement(library.requires)
     try:
         version = importlib.metadata.version(requirement.name)
     except importlib.metadata.PackageNotFoundError:
-        return False
+        return None
     if not requirement.specifier.contains(version, prereleases=True):
         logger.warning("%s %s is not known to spanledger (%s): look whether its calls appear in the trace",
             requirement.name, version, library.requires)  # fmt: skip
-    return True
+    return version
+
+
+def _has(version: str, wrap: Wrap) -> bool:
+    return SpecifierSet(wrap.versions).contains(version, prereleases=True)

@@ -13,6 +13,7 @@ LIBRARIES: Mapping[str, str] = MappingProxyType(
         "anthropic": "spanledger.instrument.libraries.anthropic",
         "langchain": "spanledger.instrument.libraries.langchain",
         "langgraph": "spanledger.instrument.libraries.langgraph",
+        "mcp": "spanledger.instrument.libraries.mcp",
         "openai": "spanledger.instrument.libraries.openai",
         "openai_agents": "spanledger.instrument.libraries.openai_agents",
     }

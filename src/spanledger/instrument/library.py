@@ -33,8 +33,12 @@ class Wrap:
         failure: A result → why it means failure although nothing was raised; None: it does not.
         pauses: Qualified names of exceptions that are the framework's way to go on elsewhere: it suspends the run, or
             has the model ask again. They are neither success nor failure.
+        asks_back: A result → whether it only asks for more, so that the call will be made again.
         tell: (call, error) → what to return to the model instead of raising a refusal.
         stop: A refusal → the same as an exception that the framework lets through; None: it lets every one through.
+        sends: (keyword arguments, what travels with the call) → changed ones, where the tool may be in another process.
+        receives: (instance, args, kwargs) → what travelled with the call from another process.
+        versions: The versions of the package that have the target; "" if all that the library knows.
         prepare: Keyword arguments → changed ones, and which chunks the change adds that the caller must not see.
         parsed: A result → the object to measure, where the library returns something raw.
         measure: A result → what it used.
@@ -49,8 +53,12 @@ class Wrap:
     codec: Codec | None = None
     failure: Callable[[Any], str | None] | None = None
     pauses: tuple[str, ...] = ()
+    asks_back: Callable[[Any], bool] | None = None
     tell: Callable[[Call, Exception], Any] | None = None
     stop: Callable[[SpanledgerError], SpanledgerError] | None = None
+    sends: Callable[[dict[str, Any], Mapping[str, Any]], dict[str, Any]] | None = None
+    receives: Callable[[Any, Arguments, Mapping[str, Any]], Mapping[str, Any]] | None = None
+    versions: str = ""
     prepare: Callable[[dict[str, Any]], tuple[dict[str, Any], HiddenChunk | None]] | None = None
     parsed: Callable[[Any], Any] | None = None
     measure: Callable[[Any], Usage] | None = None
@@ -80,6 +88,8 @@ class Library:
         defers: Targets of functions that only prepare a request and return what will make it; the request is kept on
             that as ``spanledger_request``, where a wrap of the function that makes it finds it.
         hides: Targets of functions that take a tool's exception first and make a value of it for the model.
+        own_spans: Attributes by which a span is known that the library itself makes of a call that is wrapped: it is
+            not decided a second time, and what we have to say is said on it.
     """
 
     name: str
@@ -87,6 +97,7 @@ class Library:
     wraps: tuple[Wrap, ...]
     hides: tuple[str, ...] = ()
     defers: tuple[str, ...] = ()
+    own_spans: tuple[str, ...] = ()
 
 
 def also(error: SpanledgerError, kind: type[Exception]) -> SpanledgerError:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Final, cast
 
@@ -22,8 +22,10 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import NoOpTracer, Span
 
+from spanledger.config import Config
 from spanledger.core.asking import Asking
 from spanledger.core.call import Begun, Call, Verdict
+from spanledger.core.rules import Rule
 from spanledger.core.steps import admitted, replayed
 from spanledger.errors import CallRefused, CallReplayed, ConfigError, SpanledgerError, WrapMissing
 from spanledger.guard import Guard, Inside
@@ -38,6 +40,8 @@ logger = logging.getLogger("spanledger.telemetry")
 _PROBE: Final = f"{TOOL_PREFIX}spanledger.self_test"
 
 _guard: Guard | None = None
+# By these attributes we know spans that libraries make themselves of calls that are wrapped, and so decided there.
+_own_spans: frozenset[str] = frozenset()
 
 
 def guard() -> Guard | None:
@@ -66,6 +70,26 @@ def remove() -> None:
     global _guard  # noqa: PLW0603 - see install
     _guard = None
     _DOORS.open()
+
+
+def leave(own_spans: Iterable[str]) -> None:
+    """Decide no spans that have one of these attributes: libraries make them of calls that are wrapped."""
+    global _own_spans  # noqa: PLW0603 - see install
+    _own_spans = frozenset(own_spans)
+
+
+@contextlib.contextmanager
+def spanned(call: Call, config: Config, own: Rule | None = None) -> Iterator[Span]:
+    """Make the span of a call, as `record.start` does; where its library has made one already, that is the one."""
+    made = trace.get_current_span()
+    attributes = getattr(made, "attributes", None) or {}
+    about = describe("", attributes)
+    if about is None or about.name != call.name or _own_spans.isdisjoint(attributes):
+        with record.ending(record.start(call, config, own)) as span:
+            yield span
+        return
+    record.described(made, call, config, own)
+    yield made
 
 
 def prove() -> None:
@@ -147,7 +171,7 @@ def _through(start: Start, name: str, context: Context | None, attributes: Any) 
     redactor = guard.config.content(call).redactor.knowing(call.arguments)
     seen = redacted(redactor, attributes) if redactor.redact else attributes
     span = start(otel_context.set_value(record.OWN_SPAN, value=True, context=context), seen)
-    asked = decide(guard, call, span)
+    asked = decide(guard, call, span) if _own_spans.isdisjoint(attributes or ()) else None
     if redactor.redact:
         span = cast("Span", RedactingSpan(span, redactor))
     if asked is None:

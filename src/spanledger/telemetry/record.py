@@ -99,6 +99,12 @@ def start(call: Call, config: Config, own: Rule | None = None) -> Span:
         return trace.INVALID_SPAN
 
 
+@quietly
+def described(span: Span, call: Call, config: Config, own: Rule | None = None) -> None:
+    """Say on a span that a library has made of a call what `start` would say on a new one."""
+    span.set_attributes(start_attributes(call, config.content(call, own)))
+
+
 def start_attributes(call: Call, content: Content) -> dict[str, Any]:
     """Say what is known of a call before it runs."""
     attributes: dict[str, Any] = {semconv.OPERATION_NAME: call.operation}

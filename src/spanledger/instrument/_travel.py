@@ -1,0 +1,97 @@
+"""What travels with a call to a tool in another process, and what it says there.
+
+Rules: it is the trace context, as W3C writes it, and which call the sender has asked for. Nobody is believed because he
+says so: whether the call that is named runs, with the same arguments and by the attempt whose id only its maker knows,
+the ledger says. So a server on the same ledger does not ask a second time for what its client has asked, nor waits for
+it; a server on another ledger asks its own. Where nothing can be sent or read, the call goes on without.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from opentelemetry import context as otel_context
+from opentelemetry import propagate, trace
+
+from spanledger.core.asking import Ask, Asking, Steps
+from spanledger.errors import SpanledgerError
+from spanledger.guard import Inside, RunningCall, current_call
+from spanledger.instrument.library import Wrap
+
+logger = logging.getLogger("spanledger.instrument")
+
+CLAIM = "spanledger/claim"
+
+
+def sent(wrap: Wrap, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Put what travels with the call that is running here into its keyword arguments."""
+    if wrap.sends is None:
+        return kwargs
+    try:
+        travels: dict[str, Any] = {}
+        propagate.inject(travels)
+        call = current_call()
+        if call.attempt_id is not None:
+            travels[CLAIM] = {"key": call.key, "attempt_id": call.attempt_id}
+        return wrap.sends(kwargs, travels)
+    except Exception:
+        logger.warning("nothing can be sent with a call of %s", wrap.target, exc_info=True)
+        return kwargs
+
+
+def received(wrap: Wrap, instance: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Read what travelled with a call."""
+    if wrap.receives is None:
+        return {}
+    try:
+        return wrap.receives(instance, args, kwargs)
+    except Exception:
+        logger.warning("what came with a call of %s cannot be read", wrap.target, exc_info=True)
+        return {}
+
+
+@contextlib.contextmanager
+def within(travelled: Mapping[str, Any]) -> Iterator[None]:
+    """Go on with the sender's trace, unless there is one here already."""
+    if not travelled or trace.get_current_span().get_span_context().is_valid:
+        yield
+        return
+    token = otel_context.attach(propagate.extract({k: v for k, v in travelled.items() if isinstance(v, str)}))
+    try:
+        yield
+    finally:
+        otel_context.detach(token)
+
+
+def asked_before(asking: Asking, travelled: Mapping[str, Any]) -> Steps[Asking | Inside | RunningCall | None]:
+    """Find out whether the sender has asked for this very call.
+
+    Returns:
+        What to ask; or the sender's call, which runs and stands for this one.
+    """
+    claim = travelled.get(CLAIM)
+    if not isinstance(claim, Mapping) or not all(isinstance(claim.get(name), str) for name in ("key", "attempt_id")):
+        return asking
+    item = {
+        "key": claim["key"],
+        "attempt_id": claim["attempt_id"],
+        "tool": asking.call.name,
+        "fingerprint": asking.identity.fingerprint,
+    }
+    try:
+        runs = (yield Ask("peek", asking.tenant, item))["runs"]
+    except SpanledgerError:
+        # Asking for the call itself will say what is wrong with the ledger.
+        return asking
+    if not runs:
+        return asking
+    return RunningCall(
+        key=item["key"],
+        attempt_id=item["attempt_id"],
+        name=asking.call.name,
+        call_id=asking.call.call_id,
+        fingerprint=asking.identity.fingerprint,
+    )

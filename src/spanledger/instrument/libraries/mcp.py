@@ -1,0 +1,170 @@
+"""MCP: a client's `ClientSession.call_tool`, and the tools of a server made with `FastMCP` or, since 2, `MCPServer`.
+
+Rules: the protocol has no id of a call, so without a rule a call is recorded and never replayed. What a server says
+went wrong is a failure, and so no result. A refusal reaches a client as an exception, and on a server becomes an error
+result: other exceptions would end the session. What a client sends says which call it has asked for already, so that a
+server on the same ledger does not ask again. Servers made of the low-level `Server` run tools where we do not see them.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from spanledger.core.call import Call
+from spanledger.core.values import decode, exactly
+from spanledger.errors import SpanledgerError
+from spanledger.instrument.library import Library, Wrap, also
+
+METHOD_NAME = "mcp.method.name"
+_KEPT = "$mcp"
+
+
+def describe_client(_session: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
+    """Read a call of `ClientSession.call_tool`."""
+    given = {**dict(zip(("name", "arguments"), args, strict=False)), **kwargs}
+    return Call(name=given["name"], arguments=given.get("arguments") or {})
+
+
+def describe_server(tool: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
+    """Read a call of a server's `Tool.run`."""
+    return Call(name=tool.name, arguments=args[0] if args else kwargs["arguments"])
+
+
+def sends(kwargs: dict[str, Any], travels: Mapping[str, Any]) -> dict[str, Any]:
+    """Put what travels with a call into its ``_meta``."""
+    return kwargs | {"meta": {**travels, **(kwargs.get("meta") or {})}} if _takes_meta() else kwargs
+
+
+def receives(_tool: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Read the ``_meta`` of the request that a tool of a server runs for."""
+    context: Any = args[1] if len(args) > 1 else kwargs.get("context")
+    try:
+        meta = context.request_context.meta
+    except (AttributeError, ValueError):  # called by hand, outside of any request
+        return {}
+    return meta if isinstance(meta, Mapping) else (getattr(meta, "model_extra", None) or {})
+
+
+def failure(result: Any) -> str | None:
+    """Say why a result means failure."""
+    if not getattr(result, "is_error", getattr(result, "isError", False)):
+        return None
+    return " ".join(block.text for block in result.content if hasattr(block, "text")) or "the tool reported an error"
+
+
+def asks_back(result: Any) -> bool:
+    """Tell whether a result only asks the client for input; the call is made again with it."""
+    return type(result).__name__ == "InputRequiredResult"
+
+
+def tell(_call: Call, error: Exception) -> Any:
+    """Make the result that tells the model of a refusal."""
+    return _result({"content": [_text(f"Not done: {error}")], "isError": True})
+
+
+def stop(error: SpanledgerError) -> SpanledgerError:
+    """Make a refusal what a server answers with an error result, without taking it for a crash."""
+    try:
+        from mcp.server.mcpserver.exceptions import ToolError
+    except ImportError:
+        from mcp.server.fastmcp.exceptions import ToolError
+    return also(error, ToolError)
+
+
+class ResultCodec:
+    """Keeps results in the form in which they go over the wire, and which of their shapes it was.
+
+    A client gets a `CallToolResult`; a server's tool gives that, or content, or content and what it was made of, or the
+    plain value of its function.
+    """
+
+    def encode(self, result: Any) -> Any:
+        """Turn what a tool returned into a JSON tree."""
+        from mcp.types import CallToolResult
+
+        if type(result) is CallToolResult:
+            return {_KEPT: ["result", _dumped(result)]}
+        if isinstance(result, tuple) and len(result) == 2 and _are_blocks(result[0]):  # noqa: PLR2004 - a pair
+            return {
+                _KEPT: ["pair", {"content": list(map(_dumped, result[0])), "structuredContent": exactly(result[1])}]
+            }
+        if _are_blocks(result):
+            return {_KEPT: ["content", {"content": list(map(_dumped, result))}]}
+        return {_KEPT: ["value", exactly(result)]}
+
+    def decode(self, tree: Any, call: Call) -> Any:  # noqa: ARG002 - nothing in a result belongs to one call
+        """Turn a tree, or what a probe found out, into what the tool would return."""
+        if not (isinstance(tree, dict) and _KEPT in tree):
+            value = decode(tree)
+            text = value if isinstance(value, str) else json.dumps(tree, ensure_ascii=False)
+            structured = {"structuredContent": value} if isinstance(value, dict) else {}
+            return _result({"content": [_text(text)], **structured})
+        shape, body = tree[_KEPT]
+        if shape == "value":
+            return decode(body)
+        if shape == "result":
+            return _result(body)
+        content = list(_result({"content": body["content"]}).content)
+        return content if shape == "content" else (content, decode(body["structuredContent"]))
+
+
+def _dumped(model: Any) -> Any:
+    return model.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def _result(body: Mapping[str, Any]) -> Any:
+    from mcp.types import CallToolResult
+
+    return CallToolResult.model_validate(body)
+
+
+def _text(text: str) -> dict[str, str]:
+    return {"type": "text", "text": text}
+
+
+def _are_blocks(value: Any) -> bool:
+    from mcp.types import CallToolResult
+
+    kinds = typing.get_args(typing.get_args(CallToolResult.model_fields["content"].annotation)[0])
+    return isinstance(value, list) and bool(value) and all(type(item) in kinds for item in value)
+
+
+@functools.cache
+def _takes_meta() -> bool:
+    from mcp.client.session import ClientSession
+
+    return "meta" in inspect.signature(ClientSession.call_tool).parameters
+
+
+_SERVER: dict[str, Any] = {
+    "describe": describe_server,
+    "codec": ResultCodec(),
+    "failure": failure,
+    "asks_back": asks_back,
+    "stop": stop,
+    "receives": receives,
+}
+
+LIBRARY = Library(
+    name="mcp",
+    requires="mcp>=1.19,<3",
+    wraps=(
+        Wrap(
+            target="mcp.client.session:ClientSession.call_tool",
+            describe=describe_client,
+            codec=ResultCodec(),
+            failure=failure,
+            asks_back=asks_back,
+            tell=tell,
+            sends=sends,
+        ),
+        Wrap(target="mcp.server.fastmcp.tools.base:Tool.run", versions="<2", **_SERVER),
+        Wrap(target="mcp.server.mcpserver.tools.base:Tool.run", versions=">=2", **_SERVER),
+    ),
+    own_spans=(METHOD_NAME,),
+)
