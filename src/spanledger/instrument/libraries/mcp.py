@@ -10,18 +10,15 @@ from __future__ import annotations
 
 import functools
 import inspect
-import json
-import typing
 from collections.abc import Mapping
 from typing import Any
 
 from spanledger.core.call import Call
-from spanledger.core.values import decode, exactly
 from spanledger.errors import SpanledgerError
+from spanledger.instrument.libraries._mcp_results import ResultCodec, error_result
 from spanledger.instrument.library import Library, Wrap, also
 
 METHOD_NAME = "mcp.method.name"
-_KEPT = "$mcp"
 
 
 def describe_client(_session: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
@@ -64,7 +61,7 @@ def asks_back(result: Any) -> bool:
 
 def tell(_call: Call, error: Exception) -> Any:
     """Make the result that tells the model of a refusal."""
-    return _result({"content": [_text(f"Not done: {error}")], "isError": True})
+    return error_result(f"Not done: {error}")
 
 
 def stop(error: SpanledgerError) -> SpanledgerError:
@@ -74,64 +71,6 @@ def stop(error: SpanledgerError) -> SpanledgerError:
     except ImportError:
         from mcp.server.fastmcp.exceptions import ToolError
     return also(error, ToolError)
-
-
-class ResultCodec:
-    """Keeps results in the form in which they go over the wire, and which of their shapes it was.
-
-    A client gets a `CallToolResult`; a server's tool gives that, or content, or content and what it was made of, or the
-    plain value of its function.
-    """
-
-    def encode(self, result: Any) -> Any:
-        """Turn what a tool returned into a JSON tree."""
-        from mcp.types import CallToolResult
-
-        if type(result) is CallToolResult:
-            return {_KEPT: ["result", _dumped(result)]}
-        if isinstance(result, tuple) and len(result) == 2 and _are_blocks(result[0]):  # noqa: PLR2004 - a pair
-            return {
-                _KEPT: ["pair", {"content": list(map(_dumped, result[0])), "structuredContent": exactly(result[1])}]
-            }
-        if _are_blocks(result):
-            return {_KEPT: ["content", {"content": list(map(_dumped, result))}]}
-        return {_KEPT: ["value", exactly(result)]}
-
-    def decode(self, tree: Any, call: Call) -> Any:  # noqa: ARG002 - nothing in a result belongs to one call
-        """Turn a tree, or what a probe found out, into what the tool would return."""
-        if not (isinstance(tree, dict) and _KEPT in tree):
-            value = decode(tree)
-            text = value if isinstance(value, str) else json.dumps(tree, ensure_ascii=False)
-            structured = {"structuredContent": value} if isinstance(value, dict) else {}
-            return _result({"content": [_text(text)], **structured})
-        shape, body = tree[_KEPT]
-        if shape == "value":
-            return decode(body)
-        if shape == "result":
-            return _result(body)
-        content = list(_result({"content": body["content"]}).content)
-        return content if shape == "content" else (content, decode(body["structuredContent"]))
-
-
-def _dumped(model: Any) -> Any:
-    return model.model_dump(mode="json", by_alias=True, exclude_none=True)
-
-
-def _result(body: Mapping[str, Any]) -> Any:
-    from mcp.types import CallToolResult
-
-    return CallToolResult.model_validate(body)
-
-
-def _text(text: str) -> dict[str, str]:
-    return {"type": "text", "text": text}
-
-
-def _are_blocks(value: Any) -> bool:
-    from mcp.types import CallToolResult
-
-    kinds = typing.get_args(typing.get_args(CallToolResult.model_fields["content"].annotation)[0])
-    return isinstance(value, list) and bool(value) and all(type(item) in kinds for item in value)
 
 
 @functools.cache
