@@ -28,7 +28,7 @@ from spanledger.instrument._patch import Patches, Report
 from spanledger.ledger._database import Database
 from spanledger.ledger._drivers import AwaitingDriver, BlockingDriver, LaterDriver
 from spanledger.ledger._opening import open_database
-from spanledger.telemetry import gate
+from spanledger.telemetry import gate, scopes
 from spanledger.telemetry.metering import metered
 from spanledger.telemetry.processor import SpanDecider
 
@@ -119,6 +119,7 @@ def instrument(config: Config | None = None, *, libraries: Iterable[str] | None 
         uninstrument()
         raise
     _runtime.use(engine)
+    scopes.leave_to(report.attached)
     logger.info(
         "spanledger guards this process: %s; libraries %s%s%s",
         shown(config),
@@ -136,6 +137,7 @@ def uninstrument() -> None:
     global _installed
     installed, _installed = _installed, None
     gate.remove()
+    scopes.leave_to(())
     _runtime.forget()
     if installed is not None:
         installed.patches.detach()

@@ -19,6 +19,8 @@
     |__ ConfigError            at start, or a value that can never be right (also a ValueError)
         |__ WrapMissing        a guarded function is not where this version of spanledger expects it
 
+    CallStopped                a BaseException around one of the above, for callers that swallow every Exception: .error
+
 Rules: data is on attributes, never only in the text; every error survives pickling; the text says what
 to do next. Errors of the wrapped function are never wrapped: they reach the caller as they are.
 """
@@ -208,3 +210,20 @@ class ConfigError(SpanledgerError, ValueError):
 
 class WrapMissing(ConfigError):
     """A function that has to be guarded was not found in the installed version of its library."""
+
+
+class CallStopped(BaseException):
+    """A call did not run, and whoever opened its span would swallow any `Exception` and run it all the same.
+
+    Raised only for spans of such instrumentations; the fitting error is its `error` and its cause.
+
+    Attributes:
+        error: Why it did not run.
+    """
+
+    def __init__(self, error: SpanledgerError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return CallStopped, (self.error,)

@@ -164,13 +164,15 @@ class RunningCall:
         """Tell whether a call inside this one is the same call, coming through another door.
 
         The arguments say so; where one door does not show them, a call id that tells calls apart. And so does the key,
-        where a framework's tool is a function that the developer guarded: its defaults are filled in only there.
+        where a framework's tool is a function that the developer guarded: its defaults are filled in only there. If the
+        framework shows less of that function, its name has to do.
         """
         call, fingerprint = asking.call, asking.identity.fingerprint
         if self.name != call.name:
             return False
         if fingerprint is None or self.fingerprint is None:
-            return usable_call_id(self.call_id) and self.call_id == call.call_id
+            same_id = usable_call_id(self.call_id) and self.call_id == call.call_id
+            return same_id or (self.fingerprint is None and call.opted_in and not self.opted_in)
         same_key = self.key == asking.identity.key and call.opted_in and not self.opted_in
         return self.fingerprint == fingerprint or same_key
 
@@ -298,6 +300,15 @@ class Guard:
             # Asked about as a call of which nothing is known but its name.
             bare = replace(call, arguments=None, key=None, cost=None, call_id=None, opted_in=False)
             return replace(self.config, rules=()).asking(bare, attempt_id=attempt_id, trace=span)
+
+    def sends(self, call: Call) -> bool:
+        """Tell whether a call is how the one that runs here reaches its server, however often: that was decided.
+
+        Nothing but the name is shown on the way; two calls of one name, the one around the other, are taken for one.
+        """
+        outer = _running.get()
+        on_its_way = call.sent and call.arguments is None
+        return on_its_way and outer is not None and not outer.inside.over and outer.name == call.name
 
     def left(self, asking: Asking) -> Asking | Inside:
         """Say what is left to ask inside a call that may have asked already.

@@ -16,7 +16,7 @@ from spanledger.core.reserving import ArgumentAmount
 from spanledger.core.rules import LEASE_S, WAIT_TIMEOUT_S, matches, reserved_amounts, terms_for
 from spanledger.errors import ConfigError, Undescribable
 
-FRAMEWORK_TOOL = Call("refund", call_id="call_a1")
+FRAMEWORK_TOOL = Call("refund", arguments={}, call_id="call_a1")
 OWN_TOOL = Call("refund", opted_in=True)
 MODEL = Call("gpt-5", operation="chat", call_id="call_a1")
 

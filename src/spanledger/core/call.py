@@ -111,6 +111,7 @@ class Call:
         resource: What identifies the call instead of its arguments.
         cost: What to reserve.
         opted_in: The developer asked for the guard: `tool`, `tool_call()` or `Ledger`.
+        sent: It is seen on its way to a server, or where it arrives; whoever makes it may have asked already.
         attributes: Further attributes for the span's start.
     """
 
@@ -129,6 +130,7 @@ class Call:
     resource: Resource | None = None
     cost: Amount | None = None
     opted_in: bool = False
+    sent: bool = False
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -30,7 +30,15 @@ class KnownTerms:
         """Find what applies to `call`; the arguments are those of `terms_for`."""
         if not isinstance(call.name, str):  # an error of the caller's, which is told later, and perhaps no key
             return terms_for(call, self._rules, own)
-        alike = (call.name, call.operation, call.opted_in, call.key is None, usable_call_id(call.call_id), id(own))
+        alike = (
+            call.name,
+            call.operation,
+            call.opted_in,
+            call.key is None,
+            usable_call_id(call.call_id),
+            call.arguments is None,
+            id(own),
+        )
         known = self._known.get(alike)
         if known is None or known[0] is not own:
             if len(self._known) >= KNOWN_MAX:

@@ -350,7 +350,8 @@ def _default_identity(call: Call) -> str:
         return "none"
     if call.opted_in:
         return "arguments"
-    return "call_id" if usable_call_id(call.call_id) else "none"
+    # An id alone is not trusted: some providers give the same ones again.
+    return "call_id" if usable_call_id(call.call_id) and call.arguments is not None else "none"
 
 
 def _said(value: Any) -> Any:

@@ -29,10 +29,11 @@ from spanledger.core.rules import Rule
 from spanledger.core.steps import admitted, replayed
 from spanledger.errors import CallRefused, CallReplayed, ConfigError, SpanledgerError, WrapMissing
 from spanledger.guard import Guard, Inside
-from spanledger.telemetry import record
+from spanledger.telemetry import record, scopes
 from spanledger.telemetry.doors import Doors, Start
 from spanledger.telemetry.reading import TOOL_PREFIX, describe
 from spanledger.telemetry.redacting import RedactingSpan, redacted
+from spanledger.telemetry.scopes import Scope
 from spanledger.telemetry.spans import CODEC, GuardedSpan, StoodForSpan, on_loop
 
 logger = logging.getLogger("spanledger.telemetry")
@@ -118,14 +119,21 @@ def decide(guard: Guard, call: Call, span: Span) -> tuple[Asking, Begun] | Insid
 
     Returns:
         What was asked and answered. Or the inside of the call around, which stands for this one until it is told to
-        leave; or None where the call cannot be described and nobody asked to guard it.
+        leave; or None where the call cannot be described and nobody asked to guard it, is not the span's to decide, or
+        is how the call around reaches its server.
 
     Raises:
-        SpanledgerError: The body must not run. The span has been ended.
+        SpanledgerError: The body must not run. The span has been ended. For spans of other instrumentations it is the
+            exception that stops them, caused by ours.
     """
+    scope = scopes.scope_of(span)
+    if not scopes.is_ours_to_decide(scope):
+        return None
     asking: Asking | None = None
     try:
         with inside():
+            if guard.sends(call):
+                return None
             asking = guard.asking(call, span=record.trace_of(span))
             left = guard.left(asking)
             if isinstance(left, Inside):
@@ -135,21 +143,30 @@ def decide(guard: Guard, call: Call, span: Span) -> tuple[Asking, Begun] | Insid
         begun = guard.blocking.drive(admitted(asking))
         record.begun(span, begun)
         if begun.verdict is Verdict.REPLAY:
-            value = replayed(asking, begun, CODEC).ended.value
-            raise CallReplayed(  # noqa: TRY301 - ends the span as every other refusal does
-                f"{call.name!r} succeeded before and is not run again", key=begun.key, result=value
-            )
-    except CallReplayed:
-        record.end(span)
-        raise
+            raise _replay(asking, begun, scope)
     except SpanledgerError as error:
         if isinstance(error, CallRefused) and asking is None and not guard.config.covers(call):
             logger.warning("a span of %s runs unguarded: %s", call.name, error)
             return None
-        record.refused(span, error)
+        if not isinstance(error, CallReplayed):
+            record.refused(span, error)
         record.end(span)
-        raise
+        fitting = scopes.fitting(error, scope, tell=guard.config.terms(call).on_refusal == "tell")
+        if fitting is error:
+            raise
+        raise fitting from error
     return asking, begun
+
+
+def _replay(asking: Asking, begun: Begun, scope: Scope) -> CallReplayed:
+    """Make the error that carries the recorded result; None where no span has shown it and nobody is given it.
+
+    Raises:
+        ResultNotKept: The result would have to be given back.
+    """
+    shown = begun.result_kept or scope.gives_back or not asking.terms.keep_result
+    result = replayed(asking, begun, CODEC).ended.value if shown else None
+    return CallReplayed(f"{asking.call.name!r} succeeded before and is not run again", key=begun.key, result=result)
 
 
 @contextlib.contextmanager

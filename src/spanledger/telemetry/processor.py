@@ -85,15 +85,15 @@ class SpanDecider(SpanProcessor):
         if isinstance(found.asked, Inside):
             found.asked.leave()
             return
-        leaving = sys.exc_info()[1]
+        leaving, attributes = sys.exc_info()[1], span.attributes or {}
         if leaving is not None and leaving is not found.around:
             # `end()` runs while the exception is on its way; some leave the status unset.
             ended = Ended(error=leaving, doubtful=span.status.status_code is not StatusCode.ERROR)
         elif span.status.status_code is StatusCode.ERROR:
             ended = Ended(error=spans.NoEvidence(span.status.description or "status ERROR"))
         else:
-            ended = Ended(reading.result_of((span.attributes or {}).get(semconv.TOOL_CALL_RESULT)))
-        spans.settle(found.guard, found.asked, ended)
+            ended = Ended(reading.result_of(attributes.get(semconv.TOOL_CALL_RESULT)))
+        spans.settle(found.guard, found.asked, ended, shown=semconv.TOOL_CALL_RESULT in attributes)
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Wait until the ledger was told how the spans ended that have ended."""

@@ -14,21 +14,27 @@ from spanledger.core.call import EXECUTE_TOOL, Call, ScopeSource
 from spanledger.telemetry import semconv
 
 TOOL_PREFIX: Final = f"{EXECUTE_TOOL} "
+MCP_METHOD_NAME: Final = "mcp.method.name"
+MCP_CALL_TOOL: Final = "tools/call"
+# What the MCP SDK calls the span of a client; that of a server says that it executes a tool.
+SENT_PREFIX: Final = f"MCP send {MCP_CALL_TOOL} "
+_PREFIXES: Final = (TOOL_PREFIX, SENT_PREFIX)
 
 
 def describe(name: str, attributes: Mapping[str, Any]) -> Call | None:
     """Read a call from the start of a span; None if it is no tool span."""
     operation = attributes.get(semconv.OPERATION_NAME)
-    if operation != EXECUTE_TOOL and not (operation is None and name.startswith(TOOL_PREFIX)):
+    if operation != EXECUTE_TOOL and not (operation is None and name.startswith(_PREFIXES)):
         return None
     conversation = _text(attributes.get(semconv.CONVERSATION_ID))
     return Call(
-        name=_text(attributes.get(semconv.TOOL_NAME)) or name.removeprefix(TOOL_PREFIX),
+        name=_text(attributes.get(semconv.TOOL_NAME)) or name.removeprefix(TOOL_PREFIX).removeprefix(SENT_PREFIX),
         arguments=_arguments(attributes.get(semconv.TOOL_CALL_ARGUMENTS)),
         call_id=_text(attributes.get(semconv.TOOL_CALL_ID)),
         workflow_id=conversation,
         workflow_source=ScopeSource.CONVERSATION if conversation else ScopeSource.TRACE,
         agent=_text(attributes.get(semconv.AGENT_NAME)),
+        sent=attributes.get(MCP_METHOD_NAME) == MCP_CALL_TOOL,
     )
 
 
@@ -46,7 +52,7 @@ def may_be_tool(name: Any, attributes: Mapping[str, Any] | None) -> bool:
     """Tell in two look-ups whether a span may be a tool's."""
     if attributes and attributes.get(semconv.OPERATION_NAME) == EXECUTE_TOOL:
         return True
-    return isinstance(name, str) and name.startswith(TOOL_PREFIX)
+    return isinstance(name, str) and name.startswith(_PREFIXES)
 
 
 def _arguments(value: Any) -> Mapping[str, Any] | str | None:

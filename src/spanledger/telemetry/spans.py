@@ -12,6 +12,7 @@ import contextlib
 import logging
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -24,7 +25,7 @@ from spanledger.core.outcomes import alone
 from spanledger.core.settling import finished, foreseen
 from spanledger.core.values import decode, encode
 from spanledger.guard import Guard, Inside, entered, made_running
-from spanledger.telemetry import record, semconv
+from spanledger.telemetry import record, scopes, semconv
 from spanledger.telemetry.reading import result_of
 
 logger = logging.getLogger("spanledger.telemetry")
@@ -50,18 +51,32 @@ else:  # only its stubs are generic
     _SpanProxy = wrapt.ObjectProxy
 
 
+_NOT_SHOWN: Final = object()
+
+
 class NoEvidence(Exception):
     """The span ended with ERROR status and no exception."""
 
 
-def settle(guard: Guard, asked: tuple[Asking, Begun], ended: Ended) -> Outcome | None:
+def settle(guard: Guard, asked: tuple[Asking, Begun], ended: Ended, *, shown: bool) -> Outcome | None:
     """Tell the ledger how a span ended; nothing is raised after the side effect.
 
     In a thread of its own the caller waits, as it waits for `@tool`: what it hands on next may be taken up by another
     process, which must find the call settled. On a running loop it must not wait, because everything on the loop
     would. There the outcome is queued, and the span says what the ledger will be told.
+
+    Args:
+        guard: How to tell the ledger.
+        asked: What was asked and answered.
+        ended: How it ended.
+        shown: The span has shown what the tool returned.
     """
     asking, begun = asked
+    if not shown:
+        # A result that nobody has shown must not be given back as if it were none.
+        asking = replace(asking, terms=replace(asking.terms, keep_result=False))
+    if scopes.pauses(ended.error):
+        ended = replace(ended, paused=True)
     steps = finished(asking, begun, ended, CODEC)
     try:
         if not on_loop():
@@ -111,7 +126,7 @@ class GuardedSpan(_SpanProxy):
         self._self_left_by: BaseException | None = None
         self._self_recorded: BaseException | None = None
         self._self_failure: str | None = None
-        self._self_result: Any = None
+        self._self_result: Any = _NOT_SHOWN
         self._self_call = made_running(*asked)
         self._self_guessed = False
 
@@ -140,6 +155,11 @@ class GuardedSpan(_SpanProxy):
         """Set attributes; the result of the tool is remembered."""
         self._self_result = attributes.get(semconv.TOOL_CALL_RESULT, self._self_result)
         self.__wrapped__.set_attributes(attributes)
+
+    def is_recording(self) -> bool:
+        """Tell whether it is worth while to set attributes: until it has ended, because the ledger keeps the result."""
+        wanted = self._self_asked is not None and self._self_asked[0].terms.keep_result
+        return wanted or self.__wrapped__.is_recording()
 
     def record_exception(self, exception: BaseException, *args: Any, **kwargs: Any) -> None:
         """Record an exception; it says why, where the status says that the call failed, and may have been handled."""
@@ -176,12 +196,12 @@ class GuardedSpan(_SpanProxy):
         inside = self._self_call.inside
         inside.over = True
         ended = Ended(
-            None if error else result_of(self._self_result),
+            None if error or self._self_result is _NOT_SHOWN else result_of(self._self_result),
             error,
             doubtful=self._self_guessed or inside.doubtful,
             cost=self._self_call.cost(succeeded=error is None),
         )
-        outcome = settle(self._self_guard, asked, ended)
+        outcome = settle(self._self_guard, asked, ended, shown=self._self_result is not _NOT_SHOWN)
         if outcome is not None:
             record.finished(self.__wrapped__, outcome)
 

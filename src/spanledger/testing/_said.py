@@ -62,10 +62,13 @@ class CallTool:
     Attributes:
         name: The tool.
         arguments: Its arguments; a text is sent as it is, which need not be JSON.
+        id: What tells the call apart in the conversation, without the protocol's prefix; None: new each time, as from
+            a provider. A run that is resumed from a checkpoint sees the same again.
     """
 
     name: str
     arguments: Mapping[str, Any] | str
+    id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
