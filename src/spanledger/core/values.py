@@ -35,6 +35,13 @@ DEPTH_MAX = 64
 _DIGITS_MAX = 21
 _ZEROS_MAX = 6
 
+
+class NotShown:
+    """What a call returned whose end was seen, but not its result."""
+
+
+NOT_SHOWN = NotShown()
+
 # Made once; `json.dumps` makes one at every call.
 _KEPT = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _quoted = json.encoder.encode_basestring
@@ -50,7 +57,14 @@ _TAGS_OUT: dict[type, tuple[str, Callable[[Any], Any]]] = {
     timedelta: ("$seconds", lambda v: str(Decimal(v // timedelta(microseconds=1)).scaleb(-6, EXACT))),
     UUID: ("$uuid", str),
     bytes: ("$bytes", lambda v: base64.b64encode(v).decode("ascii")),
+    NotShown: ("$not_shown", lambda _: True),
 }
+
+
+def _not_shown(_body: Any) -> Any:
+    raise NotJsonError("whoever did the work has not shown it")
+
+
 _TAGS_IN: dict[str, Callable[[Any], Any]] = {
     "$decimal": Decimal,
     "$datetime": datetime.fromisoformat,
@@ -65,6 +79,7 @@ _TAGS_IN: dict[str, Callable[[Any], Any]] = {
     "$pairs": lambda v: {decode(k): decode(item) for k, item in v},
     "$record": lambda v: decode(v[1]),
     "$enum": lambda v: decode(v[1]),
+    "$not_shown": _not_shown,
 }
 
 

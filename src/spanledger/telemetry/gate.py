@@ -27,7 +27,8 @@ from spanledger.core.asking import Asking
 from spanledger.core.call import Begun, Call, Verdict
 from spanledger.core.rules import Rule
 from spanledger.core.steps import admitted, replayed
-from spanledger.errors import CallRefused, CallReplayed, ConfigError, SpanledgerError, WrapMissing
+from spanledger.core.values import NOT_SHOWN
+from spanledger.errors import CallRefused, CallReplayed, ConfigError, ResultNotKept, SpanledgerError, WrapMissing
 from spanledger.guard import Guard, Inside
 from spanledger.telemetry import record, scopes
 from spanledger.telemetry.doors import Doors, Start
@@ -164,8 +165,13 @@ def _replay(asking: Asking, begun: Begun, scope: Scope) -> CallReplayed:
     Raises:
         ResultNotKept: The result would have to be given back.
     """
-    shown = begun.result_kept or scope.gives_back or not asking.terms.keep_result
-    result = replayed(asking, begun, CODEC).ended.value if shown else None
+    result = replayed(asking, begun, CODEC).ended.value
+    if result is NOT_SHOWN and scope.gives_back:
+        raise ResultNotKept(
+            f"{asking.call.name!r} succeeded before, and no span has shown its result; it is not run again",
+            key=begun.key,
+        )
+    result = None if result is NOT_SHOWN else result
     return CallReplayed(f"{asking.call.name!r} succeeded before and is not run again", key=begun.key, result=result)
 
 

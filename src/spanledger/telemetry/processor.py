@@ -18,6 +18,7 @@ from opentelemetry.trace import StatusCode
 
 from spanledger.core.asking import Asking
 from spanledger.core.call import Begun, Ended
+from spanledger.core.values import NOT_SHOWN
 from spanledger.errors import WrapMissing
 from spanledger.guard import Guard, Inside
 from spanledger.telemetry import gate, reading, record, semconv, spans
@@ -92,8 +93,8 @@ class SpanDecider(SpanProcessor):
         elif span.status.status_code is StatusCode.ERROR:
             ended = Ended(error=spans.NoEvidence(span.status.description or "status ERROR"))
         else:
-            ended = Ended(reading.result_of(attributes.get(semconv.TOOL_CALL_RESULT)))
-        spans.settle(found.guard, found.asked, ended, shown=semconv.TOOL_CALL_RESULT in attributes)
+            ended = Ended(reading.result_of(attributes.get(semconv.TOOL_CALL_RESULT, NOT_SHOWN)))
+        spans.settle(found.guard, found.asked, ended)
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Wait until the ledger was told how the spans ended that have ended."""

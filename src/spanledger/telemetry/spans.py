@@ -23,7 +23,7 @@ from spanledger.core.asking import Asking
 from spanledger.core.call import Begun, Call, Codec, Ended, Outcome
 from spanledger.core.outcomes import alone
 from spanledger.core.settling import finished, foreseen
-from spanledger.core.values import decode, encode
+from spanledger.core.values import NOT_SHOWN, decode, encode
 from spanledger.guard import Guard, Inside, entered, made_running
 from spanledger.telemetry import record, scopes, semconv
 from spanledger.telemetry.reading import result_of
@@ -39,8 +39,8 @@ class SpanCodec:
         return encode(result, exact=True)
 
     def decode(self, tree: Any, call: Call) -> Any:  # noqa: ARG002 - the call matters to other codecs
-        """Turn a tree back."""
-        return decode(tree)
+        """Turn a tree back; `NOT_SHOWN` where no span has shown the result."""
+        return NOT_SHOWN if tree == _NOT_SHOWN_TREE else decode(tree)
 
 
 CODEC: Final[Codec] = SpanCodec()
@@ -51,14 +51,14 @@ else:  # only its stubs are generic
     _SpanProxy = wrapt.ObjectProxy
 
 
-_NOT_SHOWN: Final = object()
+_NOT_SHOWN_TREE: Final = encode(NOT_SHOWN)
 
 
 class NoEvidence(Exception):
     """The span ended with ERROR status and no exception."""
 
 
-def settle(guard: Guard, asked: tuple[Asking, Begun], ended: Ended, *, shown: bool) -> Outcome | None:
+def settle(guard: Guard, asked: tuple[Asking, Begun], ended: Ended) -> Outcome | None:
     """Tell the ledger how a span ended; nothing is raised after the side effect.
 
     In a thread of its own the caller waits, as it waits for `@tool`: what it hands on next may be taken up by another
@@ -69,18 +69,15 @@ def settle(guard: Guard, asked: tuple[Asking, Begun], ended: Ended, *, shown: bo
         guard: How to tell the ledger.
         asked: What was asked and answered.
         ended: How it ended.
-        shown: The span has shown what the tool returned.
     """
     asking, begun = asked
-    if not shown:
-        # A result that nobody has shown must not be given back as if it were none.
-        asking = replace(asking, terms=replace(asking.terms, keep_result=False))
     if scopes.pauses(ended.error):
         ended = replace(ended, paused=True)
     steps = finished(asking, begun, ended, CODEC)
     try:
         if not on_loop():
-            return guard.blocking.drive(steps)
+            outcome = guard.blocking.drive(steps)
+            return replace(outcome, result_kept=outcome.result_kept and ended.value is not NOT_SHOWN)
         guard.later.drive(begun, steps)
         return Outcome(begun, ended, recorded=foreseen(asking, ended), queued=True)
     except Exception as error:
@@ -126,7 +123,7 @@ class GuardedSpan(_SpanProxy):
         self._self_left_by: BaseException | None = None
         self._self_recorded: BaseException | None = None
         self._self_failure: str | None = None
-        self._self_result: Any = _NOT_SHOWN
+        self._self_result: Any = NOT_SHOWN
         self._self_call = made_running(*asked)
         self._self_guessed = False
 
@@ -196,12 +193,12 @@ class GuardedSpan(_SpanProxy):
         inside = self._self_call.inside
         inside.over = True
         ended = Ended(
-            None if error or self._self_result is _NOT_SHOWN else result_of(self._self_result),
+            None if error else result_of(self._self_result),
             error,
             doubtful=self._self_guessed or inside.doubtful,
             cost=self._self_call.cost(succeeded=error is None),
         )
-        outcome = settle(self._self_guard, asked, ended, shown=self._self_result is not _NOT_SHOWN)
+        outcome = settle(self._self_guard, asked, ended)
         if outcome is not None:
             record.finished(self.__wrapped__, outcome)
 
