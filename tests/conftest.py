@@ -19,6 +19,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from tests import emitted
+from tests.measured import Measured
 
 import spanledger
 from spanledger import Config, Ledger
@@ -161,6 +162,19 @@ def spans(exporter: InMemorySpanExporter) -> Spans:
     """The spans that this test makes in this process."""
     exporter.clear()
     return Spans(exporter)
+
+
+@pytest.fixture(scope="session")
+def providers() -> Measured:
+    """A process can have one meter provider and one logger provider."""
+    return Measured()
+
+
+@pytest.fixture
+def measured(providers: Measured) -> Measured:
+    """What this test measures in this process."""
+    providers.forget()
+    return providers
 
 
 @contextlib.contextmanager

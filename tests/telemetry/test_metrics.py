@@ -9,13 +9,9 @@ from typing import Any
 
 import pytest
 from hand_written import Exporting
-from opentelemetry import _logs as logs
-from opentelemetry import metrics, trace
-from opentelemetry.sdk._logs import LoggerProvider
-from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
-from opentelemetry.sdk.metrics import Counter, Histogram, MeterProvider
-from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMetricReader
+from opentelemetry import trace
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from tests.measured import Measured, by
 
 import spanledger
 from spanledger import Budget, Calls, Config, Money, Rule, workflow
@@ -35,48 +31,6 @@ ERRORS = {911: TimeoutError(), 912: ValueError("no")}
 UNREACHABLE = "postgresql://nobody@127.0.0.1:1/none"
 
 
-class Measured:
-    """What this process has measured since it was last looked at."""
-
-    def __init__(self) -> None:
-        deltas = {Counter: AggregationTemporality.DELTA, Histogram: AggregationTemporality.DELTA}
-        self.reader = InMemoryMetricReader(deltas)
-        self.exporter = InMemoryLogRecordExporter()
-        metrics.set_meter_provider(MeterProvider([self.reader], shutdown_on_exit=False))
-        provider = LoggerProvider(shutdown_on_exit=False)
-        provider.add_log_record_processor(SimpleLogRecordProcessor(self.exporter))
-        logs.set_logger_provider(provider)
-
-    def forget(self) -> None:
-        self.reader.get_metrics_data()
-        self.exporter.clear()
-
-    def points(self) -> dict[str, list[tuple[dict[str, Any], Any]]]:
-        """Name → labels and data point of each series."""
-        data = self.reader.get_metrics_data()
-        found: dict[str, list[tuple[dict[str, Any], Any]]] = {}
-        for resource in data.resource_metrics if data else ():
-            for group in resource.scope_metrics:
-                for metric in group.metrics if group.scope.name == "spanledger" else ():
-                    found[metric.name] = [(dict(p.attributes), p) for p in metric.data.data_points]
-        return found
-
-    def events(self) -> list[Any]:
-        return [data.log_record for data in self.exporter.get_finished_logs()]
-
-
-@pytest.fixture(scope="session")
-def providers() -> Measured:
-    """A process can have one meter provider and one logger provider."""
-    return Measured()
-
-
-@pytest.fixture
-def measured(providers: Measured) -> Measured:
-    providers.forget()
-    return providers
-
-
 @pytest.fixture
 def guarded(dsn: str, measured: Measured) -> Iterator[Callable[..., None]]:
     """Guard this process, with the given fields of `Config`."""
@@ -86,10 +40,6 @@ def guarded(dsn: str, measured: Measured) -> Iterator[Callable[..., None]]:
 
     with workflow("w"):
         yield guard
-
-
-def by(points: list[tuple[dict[str, Any], Any]], label: str) -> dict[Any, Any]:
-    return {labels.get(label): point.value for labels, point in points}
 
 
 @spanledger.tool("pay", reserve=lambda arguments: Money(arguments["cents"], "EUR") if arguments["cents"] else None)

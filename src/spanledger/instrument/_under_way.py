@@ -32,7 +32,7 @@ from spanledger.instrument._prices import price
 from spanledger.instrument._reserve import ESTIMATED, REPORTED, RESERVED, Reserved, charged, estimated, reserved
 from spanledger.instrument._stream import is_stream, watch
 from spanledger.instrument.library import HiddenChunk, Wrap
-from spanledger.telemetry import record
+from spanledger.telemetry import metering, record
 
 logger = logging.getLogger("spanledger.instrument")
 
@@ -178,6 +178,7 @@ class UnderWay:
     def _ending(self, error: BaseException | None, *, early: bool) -> Iterator[Steps[Outcome] | None]:
         """Record what is known, and give what to tell the ledger."""
         span, call = self._span, self._job.call
+        took_s = time.perf_counter() - self._begun_s
         try:
             with self._only_logged():
                 cost = price(call, self._usage, self._guard.config.prices)
@@ -193,6 +194,8 @@ class UnderWay:
                 self._explain(error)
             elif error is not None:
                 record.failed(span, error)
+            if self._begun_s:
+                metering.of_model_call(call, self._usage, error, took_s, self._first_chunk_s)
             record.end(span)
 
     def _explain(self, error: SpanledgerError) -> None:

@@ -11,6 +11,17 @@ from spanledger.telemetry._declared import metric
 # What was called: a tool, or a model.
 _CALLED = (semconv.OPERATION_NAME, semconv.TOOL_NAME, semconv.REQUEST_MODEL)
 
+# A call to a provider.
+_ASKED = (
+    semconv.OPERATION_NAME,
+    semconv.PROVIDER_NAME,
+    semconv.REQUEST_MODEL,
+    semconv.RESPONSE_MODEL,
+    semconv.SERVER_ADDRESS,
+    semconv.SERVER_PORT,
+)
+
+TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864)
 SECONDS_LONG = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 SECONDS_SHORT = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -65,4 +76,29 @@ SOFT_LIMITS = metric(
     "{crossing}",
     (semconv.BUDGET_NAME,),
     "Calls that took a budget past its soft limit.",
+)
+
+OPERATION_DURATION = metric(
+    "gen_ai.client.operation.duration",
+    "histogram",
+    "s",
+    (*_ASKED, semconv.ERROR_TYPE),
+    "How long model calls took, until all of the answer was there; those that were refused are not among them.",
+    buckets=SECONDS_LONG,
+)
+TOKEN_USAGE = metric(
+    "gen_ai.client.token.usage",
+    "histogram",
+    "{token}",
+    (*_ASKED, semconv.TOKEN_TYPE),
+    "Tokens of model calls, as the provider reports them.",
+    buckets=TOKENS,
+)
+TIME_TO_FIRST_CHUNK = metric(
+    "gen_ai.client.operation.time_to_first_chunk",
+    "histogram",
+    "s",
+    _ASKED,
+    "Seconds from the request to the first chunk of a streamed answer.",
+    buckets=SECONDS_LONG,
 )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from spanledger.core.asking import Ask, Asking, Invoke, Step, Steps
-from spanledger.core.call import EXECUTE_TOOL, Begun, Call, Ended, Holder, Outcome, Verdict
+from spanledger.core.call import EXECUTE_TOOL, Begun, Call, Ended, Holder, Outcome, Usage, Verdict
 from spanledger.core.money import Money, amount_of
 from spanledger.core.rules import Rule
 from spanledger.errors import SpanledgerError, Undescribable
@@ -51,6 +51,30 @@ def metered(guard: Guard) -> Guard:
         _Awaiting(guard.awaiting),
         _Later(guard.later),
     )
+
+
+@record.quietly
+def of_model_call(call: Call, usage: Usage, error: BaseException | None, took_s: float, chunk_s: float | None) -> None:
+    """Record a model call that the provider was asked to answer.
+
+    Args:
+        call: What was asked for.
+        usage: What the provider says that it took.
+        error: With which it ended.
+        took_s: Seconds from the request until all of the answer was there.
+        chunk_s: Seconds from the request to the first chunk of a stream.
+    """
+    model = None if usage.model is None else metrics.bounded(usage.model)
+    asked = (semconv.PROVIDER_NAME, semconv.SERVER_ADDRESS, semconv.SERVER_PORT)
+    labels = metrics.of_call(call.operation, call.name) | {name: call.attributes.get(name) for name in asked}
+    labels[semconv.RESPONSE_MODEL] = model
+    for kind, tokens in (("input", usage.input_tokens), ("output", usage.output_tokens)):
+        if tokens is not None:
+            metrics.measure(instruments.TOKEN_USAGE, labels | {semconv.TOKEN_TYPE: kind}, tokens)
+    if chunk_s is not None:
+        metrics.measure(instruments.TIME_TO_FIRST_CHUNK, labels, chunk_s)
+    failed = None if error is None else record.type_of(error)
+    metrics.measure(instruments.OPERATION_DURATION, labels | {semconv.ERROR_TYPE: failed}, took_s)
 
 
 class _MeteredGuard(Guard):

@@ -21,6 +21,8 @@ SCOPE: Final = "spanledger"
 NAMES_MAX: Final = 200
 OTHER: Final = "_OTHER"
 
+Label = str | int | None
+
 # What the API gives out where nobody has set a provider.
 _NOBODY: Final = "opentelemetry.metrics"
 _names: set[str] = set()
@@ -31,7 +33,7 @@ def recorded() -> bool:
     return not type(metrics.get_meter_provider()).__module__.startswith(_NOBODY)
 
 
-def count(name: str, labels: Mapping[str, str | None], amount: float = 1) -> None:
+def count(name: str, labels: Mapping[str, Label], amount: float = 1) -> None:
     """Add to a counter.
 
     Args:
@@ -43,7 +45,7 @@ def count(name: str, labels: Mapping[str, str | None], amount: float = 1) -> Non
         _instrument(metrics.get_meter_provider(), name).add(amount, _present(labels))
 
 
-def measure(name: str, labels: Mapping[str, str | None], value: float) -> None:
+def measure(name: str, labels: Mapping[str, Label], value: float) -> None:
     """Record a value in a histogram.
 
     Args:
@@ -55,7 +57,7 @@ def measure(name: str, labels: Mapping[str, str | None], value: float) -> None:
         _instrument(metrics.get_meter_provider(), name).record(value, _present(labels))
 
 
-def of_call(operation: str, name: str) -> dict[str, str | None]:
+def of_call(operation: str, name: str) -> dict[str, Label]:
     """Return the labels that say what was called."""
     if operation == INVOKE_AGENT:
         return {semconv.OPERATION_NAME: operation, semconv.AGENT_NAME: bounded(name)}
@@ -73,7 +75,7 @@ def bounded(name: str) -> str:
     return name
 
 
-def _present(labels: Mapping[str, str | None]) -> dict[str, str]:
+def _present(labels: Mapping[str, Label]) -> dict[str, str | int]:
     return {name: value for name, value in labels.items() if value is not None}
 
 

@@ -346,6 +346,9 @@ DECISION_CONFIDENCE = attribute(
 UNIT = attribute(
     "spanledger.unit", "string", "metrics of amounts", "EUR", "What is counted: a currency, `tokens` or `calls`."
 )
+TOKEN_TYPE = attribute(
+    "gen_ai.token.type", "string", "the metric of tokens", "input", "Which tokens are counted: `input` or `output`."
+)
 LEDGER_FUNCTION = attribute(
     "spanledger.ledger.function", "string", "the metric of the ledger", "begin", "What the ledger was asked."
 )
