@@ -6,6 +6,7 @@ Rules: what is ours is what a tracer of ours sent, and every name in our namespa
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -18,6 +19,8 @@ from spanledger.testing import otlp
 
 SCOPE = "spanledger"
 PREFIX = "spanledger."
+# What a client or another instrumentation writes on a span of ours that was handed out to it.
+OTHERS = re.compile(r"(anthropic|http|url|openinference|llm|input|output|metadata)\..*|gen_ai\.output\.type")
 
 undocumented: set[str] = set()
 
@@ -30,7 +33,8 @@ def strays(scope: str, attributes: Iterable[str], events: Iterable[tuple[str, It
         declared = _declared.EVENTS[name].attributes if name in _declared.EVENTS else None
         if declared is not None:
             yield from (f"attribute {key} of event {name}" for key in of_event if key not in declared)
-    yield from (f"attribute {key}" for key in attributes if _ours(scope, key) and key not in _declared.ATTRIBUTES)
+    unknown = (key for key in attributes if _ours(scope, key) and key not in _declared.ATTRIBUTES)
+    yield from (f"attribute {key}" for key in unknown if not OTHERS.fullmatch(key))
 
 
 def watch() -> None:

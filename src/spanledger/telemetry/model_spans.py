@@ -17,7 +17,7 @@ import wrapt
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import Span
+from opentelemetry.trace import Span, StatusCode
 
 from spanledger.config import Config
 from spanledger.core.call import Call
@@ -155,10 +155,10 @@ class _Shared(_Proxy):
         if self.__wrapped__.is_recording():
             self.__wrapped__.record_exception(*args, **kwargs)
 
-    def set_status(self, *args: Any, **kwargs: Any) -> None:
-        """Set the status while the span goes on."""
-        if self.__wrapped__.is_recording():
-            self.__wrapped__.set_status(*args, **kwargs)
+    def set_status(self, status: Any, description: str | None = None) -> None:
+        """Set the status while the span goes on; OK would be final, and is not theirs to say."""
+        if self.__wrapped__.is_recording() and getattr(status, "status_code", status) is not StatusCode.OK:
+            self.__wrapped__.set_status(status, description)
 
     def update_name(self, name: str) -> None:
         """Keep the name the span has."""
