@@ -29,6 +29,7 @@ from spanledger.ledger._database import Database
 from spanledger.ledger._drivers import AwaitingDriver, BlockingDriver, LaterDriver
 from spanledger.ledger._opening import open_database
 from spanledger.telemetry import gate, scopes
+from spanledger.telemetry.exits import flush_at_end
 from spanledger.telemetry.metering import metered
 from spanledger.telemetry.processor import SpanDecider
 
@@ -158,6 +159,7 @@ def pre_instrument() -> None:
     provider = trace.get_tracer_provider()
     if isinstance(provider, TracerProvider):
         provider.add_span_processor(GuardrailSpanProcessor())
+        flush_at_end(provider.force_flush)
 
 
 def required() -> None:
