@@ -232,7 +232,9 @@ class Config:
             ConfigError: The tool's own rule redacts in a way that cannot work here.
         """
         redact = self.terms(call, own).redact
-        return dataclasses.replace(self._content, redactor=self._redactor(redact)) if redact else self._content
+        if not redact:
+            return self._content
+        return dataclasses.replace(self._content, redactor=self._redactor(redact).knowing(call.arguments))
 
     def kept(self, name: str, tenant: str, key: str) -> Kept:
         """Say how the result of a call is kept."""
@@ -261,7 +263,6 @@ class Config:
         terms = self.terms(call, own)
         tenant = call.tenant or self.tenant
         content = self.content(call, own)
-        content = dataclasses.replace(content, redactor=content.redactor.knowing(call.arguments))
         secret = None if self.secret is None else self.secret.encode()
         identity, reserve, approval = content.described(
             call,

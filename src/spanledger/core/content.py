@@ -66,10 +66,18 @@ class Content:
     Attributes:
         redactor: Leaves out what a rule redacts.
         capture: Where content is recorded.
+        documents: Its result is read from text that stands for JSON, as on a span.
     """
 
     redactor: Redactor = field(default_factory=Redactor)
     capture: Capture = Capture.NO_CONTENT
+    documents: bool = False
+
+    def hides(self, result: Any) -> bool:
+        """Tell whether something of a result is not to be seen."""
+        if self.documents and isinstance(result, str):
+            return self.redactor.text(result) != result
+        return self.redactor.hides(result)
 
     def for_span(self, value: Any, *, document: bool = False) -> str | None:
         """Return the text to put on a span for arguments, a result or messages; None where nothing is to be put.

@@ -93,6 +93,10 @@ class Redactor:
         if not self.redact or arguments is None:
             return self
         knowing = Redactor(self.redact, self._find, self._secret or None)
+        if isinstance(arguments, str) and self.text(arguments) == MASK:
+            # Nobody can tell what repeats something of them: any text may.
+            knowing._mentions = re.compile("")
+            return knowing
         try:
             knowing._repeated = frozenset(_Pass(self).taken_from(_tree(arguments)))
         except Exception:  # noqa: BLE001 - what cannot be read is masked as a whole when it is shown

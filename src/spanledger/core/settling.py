@@ -90,7 +90,7 @@ def _spooled(name: str, recorded: str, ask: Ask, error: BaseException) -> Steps[
 
 def found_text(kept: Kept, value: Any, content: Content) -> str | None:
     """Write a value that somebody else found out as the text that is kept; None where its rule hides some of it."""
-    if kept.codec is None and content.redactor.hides(value):
+    if kept.codec is None and content.hides(value):
         _say_not_kept(kept.name)
         return None
     return sealed(serialize(encode(value, exact=True)).decode(), kept)
@@ -103,7 +103,7 @@ def kept_text(kept: Kept, value: Any, codec: Codec, content: Content) -> str | N
         if len(text) > kept.bytes_max:
             logger.warning("the result of %s is too large to be kept (%d bytes)", kept.name, len(text))
             return None
-        if kept.codec is None and content.redactor.hides(value):
+        if kept.codec is None and content.hides(value):
             _say_not_kept(kept.name)
             return None
         return sealed(text.decode(), kept)

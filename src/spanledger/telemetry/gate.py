@@ -139,7 +139,7 @@ def decide(guard: Guard, call: Call, span: Span) -> tuple[Asking, Begun] | Insid
             left = guard.left(asking)
             if isinstance(left, Inside):
                 return left
-        asking = _bounded(asking)
+        asking = _of_span(asking)
         record.asked(span, asking)
         begun = guard.blocking.drive(admitted(asking))
         record.begun(span, begun)
@@ -191,7 +191,7 @@ def _through(start: Start, name: str, context: Context | None, attributes: Any) 
     if name == _PROBE:
         # Before there is a span: nobody's backend is to show our self-test.
         raise CallRefused("the self-test's span is refused, as it should be")
-    redactor = guard.config.content(call).redactor.knowing(call.arguments)
+    redactor = guard.config.content(call).redactor
     seen = redacted(redactor, attributes) if redactor.redact else attributes
     span = start(otel_context.set_value(record.OWN_SPAN, value=True, context=context), seen)
     asked = decide(guard, call, span) if _own_spans.isdisjoint(attributes or ()) else None
@@ -206,6 +206,7 @@ def _through(start: Start, name: str, context: Context | None, attributes: Any) 
 _DOORS: Final = Doors(_through)
 
 
-def _bounded(asking: Asking) -> Asking:
+def _of_span(asking: Asking) -> Asking:
     """On a running loop a span never waits for another worker: everything else on the loop would wait too."""
+    asking = replace(asking, content=replace(asking.content, documents=True))
     return replace(asking, terms=replace(asking.terms, wait_timeout_s=0.0)) if on_loop() else asking
