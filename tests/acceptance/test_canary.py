@@ -103,9 +103,7 @@ def in_tables(sql: psycopg.Connection, words: str) -> list[str]:
 
 
 @pytest.mark.parametrize("keys", [True, False], ids=["sealed", "plain"])
-def test_a_secret_in_redacted_places_is_found_nowhere(  # noqa: PLR0917 - fixtures
-    keys, agent, dsn, sql, wire, run, tmp_path: Path
-):
+def test_a_secret_in_redacted_places_is_found_nowhere(keys, agent, dsn, sql, wire, run, tmp_path: Path):
     ended = agent(dsn, keys=keys)
 
     assert f"by_block fails: {ValueError.__name__}" in ended
