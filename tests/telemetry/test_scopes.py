@@ -12,6 +12,9 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 import spanledger
 from spanledger import Budget, Calls, Rule, errors, workflow
+from spanledger.doctor.finding import OK, WARN
+from spanledger.doctor.spans import of_spans
+from spanledger.instrument import _registry
 from spanledger.telemetry import scopes
 
 SWALLOWS = "opentelemetry.instrumentation.langchain"
@@ -101,6 +104,22 @@ def test_instrument_says_which_spans_are_left_to_libraries(dsn, tracer):
     with pytest.raises(errors.BudgetExceeded):
         tracer.start_span(NAME)
     opened_by(SWALLOWS)(Exporting(ALWAYS_OFF).tracer, NAME).end()
+
+
+def test_the_doctor_says_how_far_the_spans_of_what_is_installed_are_guarded(tmp_path, monkeypatch):
+    for module in ("strands", "openinference/instrumentation/llama_index", "opentelemetry_unknown"):
+        package = tmp_path / module
+        package.mkdir(parents=True)
+        for folder in (package, *package.relative_to(tmp_path).parents):
+            (tmp_path / folder / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(_registry, "LIBRARIES", {"pydantic_ai": ""})
+    found = {finding.says.split(":")[0]: finding for finding in of_spans(spanledger.Config())}
+    named, unstoppable = found["of strands.telemetry.tracer"], found[f"of {UNSTOPPABLE}"]
+    assert (named.state, unstoppable.state) == (OK, WARN)
+    assert "no more of a call than its name" in named.says
+    assert "of pydantic-ai" not in found, "a library of ours stands for it"
+    assert list(of_spans(spanledger.Config(mode="off"))) == []
 
 
 # --- what a span shows of its result

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 
 from spanledger.config import Config, shown
 from spanledger.doctor.finding import BAD, OK, WARN, Finding
+from spanledger.doctor.spans import of_spans
 from spanledger.doctor.start import of_export, of_required
 from spanledger.errors import SpanledgerError
 
@@ -32,7 +33,13 @@ def examine(tenant: str | None = None) -> list[Finding]:
         return [*findings, Finding("configuration", BAD, str(error), "correct it; nothing else was looked at")]
     off = config.mode == "off"
     findings.append(Finding("configuration", BAD if off else OK, shown(config), _to_configure(config)))
-    parts = {"ledger": _ledger, "libraries": _libraries, "required": of_required, "export": of_export}
+    parts = {
+        "ledger": _ledger,
+        "libraries": _libraries,
+        "spans": of_spans,
+        "required": of_required,
+        "export": of_export,
+    }
     for about, look in parts.items():
         findings += _safely(about, look, config)
     return findings

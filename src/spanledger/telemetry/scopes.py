@@ -12,10 +12,12 @@ a toolbox that many use), it is the module that called `start_span`. Nothing is 
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib.util
 import logging
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from types import FrameType
@@ -127,7 +129,7 @@ SCOPES: Final = (
     # What is no Exception makes it ask the model for ever.
     Scope("strands.telemetry.tracer", "strands"),
     # What is no Exception kills the server; any other Exception is "Internal server error" to the client.
-    Scope("mcp-python-sdk", "mcp", stop=_MCP_ERROR, tell=_MCP_ERROR, replay=_MCP_ERROR),
+    Scope("mcp-python-sdk", "mcp", stop=_MCP_ERROR, tell=_MCP_ERROR, replay=_MCP_ERROR, library="mcp"),
     *(_swallowing(prefix + "langchain", "langchain") for prefix in (_GENAI, _TRACELOOP, _OPENINFERENCE)),
     *(_swallowing(prefix + "openai_agents", "openai_agents") for prefix in (_GENAI, _TRACELOOP, _OPENINFERENCE)),
     *map(_unstoppable, (_GENAI + "llama_index", _TRACELOOP + "llamaindex", _OPENINFERENCE + "llama_index")),
@@ -149,6 +151,14 @@ def leave_to(libraries: Iterable[str]) -> None:
     """Leave the spans alone whose tools are wrapped by these libraries of ours, which ask themselves."""
     global _wrapped  # noqa: PLW0603 - as there is one gate
     _wrapped = frozenset(libraries)
+
+
+def installed() -> Iterator[Scope]:
+    """Say which of the scopes may open spans here; their packages are looked for and not imported."""
+    for scope in SCOPES:
+        with contextlib.suppress(ImportError, ValueError):  # a package above it is not there, or is no package
+            if importlib.util.find_spec(scope.modules) is not None:
+                yield scope
 
 
 def scope_of(span: Span) -> Scope:
