@@ -49,11 +49,11 @@ class Run:
         """What is tested, in words."""
         return f"{', '.join(self.names)} with the {'oldest' if self.oldest else 'newest'} {self.package}"
 
-    def requirement(self) -> str:
-        """The package at its version, as pip takes it."""
-        known = Requirement(_registry.load(self.names[0]).requires)
+    def version_of(self, requirement: str) -> str:
+        """A package at the version that is tested, as pip takes it."""
+        known = Requirement(requirement)
         if not self.oldest:
-            return str(known)
+            return requirement
         listed = _output([sys.executable, "-m", "pip", "index", "versions", known.name])
         versions = map(Version, re.findall(r"[^,\s]+", listed.partition("Available versions:")[2].partition("\n")[0]))
         return f"{known.name}=={min(known.specifier.filter(versions))}"
@@ -64,9 +64,9 @@ class Run:
             python = Path(folder) / "bin" / "python"
             try:
                 venv.create(folder, with_pip=True)
-                needed = itertools.chain.from_iterable(needs(name) for name in self.names)
+                needed = [self.version_of(n) for n in itertools.chain.from_iterable(map(needs, self.names))]
                 _output([str(python), "-m", "pip", "install", "-q", "-e", f"{ROOT}[embedded,prices]", *TOOLS,
-                         self.requirement(), *needed])  # fmt: skip
+                         self.version_of(_registry.load(self.names[0]).requires), *needed])  # fmt: skip
                 found = _output([str(python), "-m", "pip", "show", self.package]).split("Version: ")[1].split()[0]
             except subprocess.CalledProcessError as error:
                 return f"the environment cannot be made:\n{error.stdout}{error.stderr}"

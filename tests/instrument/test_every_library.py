@@ -284,7 +284,7 @@ def test_arguments_that_are_no_json_neither_run_the_tool_nor_break_the_guard(wor
 
 @pytest.mark.usefixtures("in_workflow")
 def test_a_refusal_is_raised_and_nothing_runs(world, instrument, spans):
-    instrument(rules=[BY_ARGUMENTS], budgets=[Budget("few", Calls(0))])
+    instrument(rules=[BY_ARGUMENTS], budgets=[Budget("few", Calls(0), match="refund")])
     assert "few" in refused(world, errors.BudgetExceeded)
     assert world.refunded == []
     (span,) = decided(spans)
@@ -294,7 +294,7 @@ def test_a_refusal_is_raised_and_nothing_runs(world, instrument, spans):
 
 @pytest.mark.usefixtures("in_workflow")
 def test_a_refusal_is_told_to_the_model_where_the_rule_says_so(world, instrument):
-    instrument(rules=[Rule("refund", on_refusal="tell")], budgets=[Budget("few", Calls(0))])
+    instrument(rules=[Rule("refund", on_refusal="tell")], budgets=[Budget("few", Calls(0), match="refund")])
     answer = world.ask("call_a")
     assert "few" in answer.text
     assert answer.call_id == ("call_a" if world.case.call_ids else None)

@@ -42,8 +42,8 @@ logger = logging.getLogger("spanledger.telemetry")
 _PROBE: Final = f"{TOOL_PREFIX}spanledger.self_test"
 
 _guard: Guard | None = None
-# By these attributes we know spans that libraries make themselves of calls that are wrapped, and so decided there.
-_own_spans: frozenset[str] = frozenset()
+# So begin the names of spans that libraries make themselves of calls that are wrapped, and so decided there.
+_own_spans: tuple[str, ...] = ()
 
 
 def guard() -> Guard | None:
@@ -75,18 +75,17 @@ def remove() -> None:
 
 
 def leave(own_spans: Iterable[str]) -> None:
-    """Decide no spans that have one of these attributes: libraries make them of calls that are wrapped."""
+    """Decide no spans whose names begin so: libraries make them of calls that are wrapped."""
     global _own_spans  # noqa: PLW0603 - see install
-    _own_spans = frozenset(own_spans)
+    _own_spans = tuple(own_spans)
 
 
 @contextlib.contextmanager
 def spanned(call: Call, config: Config, own: Rule | None = None) -> Iterator[Span]:
     """Make the span of a call, as `record.start` does; where its library has made one already, that is the one."""
     made = trace.get_current_span()
-    attributes = getattr(made, "attributes", None) or {}
-    about = describe("", attributes)
-    if about is None or about.name != call.name or _own_spans.isdisjoint(attributes):
+    about = describe("", getattr(made, "attributes", None) or {})
+    if about is None or about.name != call.name or not made.name.startswith(_own_spans):  # type: ignore[attr-defined]
         with record.ending(record.start(call, config, own)) as span:
             yield span
         return
@@ -194,7 +193,7 @@ def _through(start: Start, name: str, context: Context | None, attributes: Any) 
     redactor = guard.config.content(call).redactor
     seen = redacted(redactor, attributes) if redactor.redact else attributes
     span = start(otel_context.set_value(record.OWN_SPAN, value=True, context=context), seen)
-    asked = decide(guard, call, span) if _own_spans.isdisjoint(attributes or ()) else None
+    asked = None if name.startswith(_own_spans) else decide(guard, call, span)
     if redactor.redact:
         span = cast("Span", RedactingSpan(span, redactor))
     if asked is None:

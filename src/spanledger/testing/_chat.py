@@ -100,7 +100,7 @@ def pieces(text: str) -> Iterator[str]:
 
 def _tool_call(call: Asked) -> dict[str, Any]:
     function = {"name": call.name, "arguments": call.arguments}
-    return {"id": f"call_{call.id}", "type": "function", "function": function}
+    return {"id": call.id_as("call_"), "type": "function", "function": function}
 
 
 def _finish_reason(answer: Answer) -> str:

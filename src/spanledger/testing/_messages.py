@@ -113,7 +113,7 @@ def _blocks(answer: Answer) -> list[dict[str, Any]]:
 
 
 def _tool_use(call: Asked, value: Any) -> dict[str, Any]:
-    return {"type": "tool_use", "id": f"toolu_{call.id}", "name": call.name, "input": value}
+    return {"type": "tool_use", "id": call.id_as("toolu_"), "name": call.name, "input": value}
 
 
 def _input(call: Asked) -> Any:

@@ -87,7 +87,7 @@ def _call_item(call: Asked) -> dict[str, Any]:
         "id": f"fc_{call.id}",
         "type": "function_call",
         "status": "completed",
-        "call_id": f"call_{call.id}",
+        "call_id": call.id_as("call_"),
         "name": call.name,
         "arguments": call.arguments,
     }

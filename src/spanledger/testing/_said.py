@@ -62,8 +62,8 @@ class CallTool:
     Attributes:
         name: The tool.
         arguments: Its arguments; a text is sent as it is, which need not be JSON.
-        id: What tells the call apart in the conversation, without the protocol's prefix; None: new each time, as from
-            a provider. A run that is resumed from a checkpoint sees the same again.
+        id: The id of the call, as it is; None: new each time, as from a provider. A run that is resumed from a checkpoint
+            sees the same again.
     """
 
     name: str
@@ -102,11 +102,16 @@ Script = Callable[[dict[str, Any]], Say | CallTool | Sequence[CallTool] | Fail |
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One tool call of an answer; its id is new each time."""
+    """One tool call of an answer; its id is new each time, unless the script gives one."""
 
     name: str
     arguments: str
+    given_id: str | None = None
     id: str = field(default_factory=lambda: random_id(24))
+
+    def id_as(self, prefix: str) -> str:
+        """The id as a provider writes it: new ones begin with its prefix."""
+        return self.given_id or prefix + self.id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,7 +209,11 @@ def _asked(said: Say | CallTool | Sequence[CallTool]) -> tuple[Asked, ...]:
     if not calls or not all(isinstance(call, CallTool) for call in calls):
         raise TypeError(f"a script returns Say, CallTool, a list of CallTool, Fail or Raw, not {said!r}")
     return tuple(
-        Asked(call.name, call.arguments if isinstance(call.arguments, str) else to_json(dict(call.arguments)))
+        Asked(
+            call.name,
+            call.arguments if isinstance(call.arguments, str) else to_json(dict(call.arguments)),
+            call.id,
+        )
         for call in calls
     )
 

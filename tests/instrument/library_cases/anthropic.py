@@ -1,5 +1,69 @@
-"""The Anthropic client asks models; its own files test that."""
+"""The Anthropic client's tool runner. Its model calls are tested in files of their own."""
 
-from library_case import Case
+from __future__ import annotations
 
-CASE = Case("anthropic")
+import asyncio
+import inspect
+import json
+
+import anthropic
+from anthropic import beta_async_tool, beta_tool
+from library_case import Answer, Case, Way
+
+from spanledger.testing import CallTool, ModelServer, Say
+
+# Before, the runner does not show which call it runs a tool for.
+SHOWS_CALLS = tuple(map(int, anthropic.__version__.split(".")[:2])) >= (1, 9)
+REQUEST = {"model": "claude-test", "max_tokens": 100, "messages": [{"role": "user", "content": "refund it"}]}
+
+
+def tool(function):
+    if inspect.iscoroutinefunction(function):
+
+        async def refund(order_id: str, amount: int) -> str:
+            """Refund an order."""
+            return json.dumps(await function(order_id, amount))
+
+        return beta_async_tool(refund)
+
+    def refund(order_id: str, amount: int) -> str:
+        """Refund an order."""
+        return json.dumps(function(order_id, amount))
+
+    return beta_tool(refund)
+
+
+def turn(run):
+    def way(tool, asked, thread):
+        said = [[CallTool("refund", a.arguments, a.call_id) for a in asked], Say("done")]
+        with ModelServer(lambda _request: said.pop(0)) as model:
+            run({"base_url": model.url.removesuffix("/v1"), "api_key": "offline", "max_retries": 0}, tool)
+            results = model.requests[-1]["messages"][-1]["content"]
+        return [Answer(str(r["content"]), r["content"], r["tool_use_id"] if SHOWS_CALLS else None) for r in results]
+
+    return way
+
+
+def blocking(options, tool):
+    with anthropic.Anthropic(**options) as client:
+        client.beta.messages.tool_runner(**REQUEST, tools=[tool]).until_done()
+
+
+def awaiting(options, tool):
+    async def main():
+        async with anthropic.AsyncAnthropic(**options) as client:
+            await client.beta.messages.tool_runner(**REQUEST, tools=[tool]).until_done()
+
+    asyncio.run(main())
+
+
+CASE = Case(
+    "anthropic",
+    tool,
+    ways={
+        "runner": Way(turn(blocking), bodies=("plain",), stops=SHOWS_CALLS),
+        "runner, awaiting": Way(turn(awaiting), bodies=("coroutine",), stops=SHOWS_CALLS),
+    },
+    call_ids=SHOWS_CALLS,
+    told_error=ValueError,
+)

@@ -15,6 +15,7 @@ from typing import Any
 from spanledger.core.call import Call, Usage
 from spanledger.core.prices import Bound
 from spanledger.instrument import _bounds, _raw
+from spanledger.instrument.libraries import _anthropic_tools as tools
 from spanledger.instrument.library import Library, Wrap
 from spanledger.telemetry import semconv
 
@@ -139,6 +140,11 @@ _HELPERS = (
 LIBRARY = Library(
     name="anthropic",
     requires="anthropic>=1,<3",
-    wraps=tuple(map(_wrap, (*(f"{cls}.{method}" for cls in _CLASSES for method in ("create", "parse")), *_HELPERS))),
+    wraps=(
+        *map(_wrap, (*(f"{cls}.{method}" for cls in _CLASSES for method in ("create", "parse")), *_HELPERS)),
+        *tools.WRAPS,
+    ),
+    hides=tools.HIDES,
+    own_spans=tools.OWN_SPANS,
     defers=tuple(f"{cls}.stream" for cls in _CLASSES),
 )

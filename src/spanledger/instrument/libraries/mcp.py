@@ -18,8 +18,6 @@ from spanledger.errors import SpanledgerError
 from spanledger.instrument.libraries._mcp_results import ResultCodec, error_result
 from spanledger.instrument.library import Library, Wrap, also
 
-METHOD_NAME = "mcp.method.name"
-
 
 def describe_client(_session: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
     """Read a call of `ClientSession.call_tool`."""
@@ -105,5 +103,5 @@ LIBRARY = Library(
         Wrap(target="mcp.server.fastmcp.tools.base:Tool.run", versions="<2", **_SERVER),
         Wrap(target="mcp.server.mcpserver.tools.base:Tool.run", versions=">=2", **_SERVER),
     ),
-    own_spans=(METHOD_NAME,),
+    own_spans=("tools/call",),
 )

@@ -15,6 +15,7 @@ from spanledger.core.prices import Bound
 from spanledger.instrument import _bounds, _raw
 from spanledger.instrument.libraries import _openai_embeddings as embeddings
 from spanledger.instrument.libraries import _openai_responses as responses
+from spanledger.instrument.libraries import _openai_tools as tools
 from spanledger.instrument.libraries._openai_common import call_of, count, number
 from spanledger.instrument.library import HiddenChunk, Library, Wrap
 from spanledger.telemetry import semconv
@@ -131,6 +132,7 @@ LIBRARY = Library(
             Wrap("", describe, "chat", prepare=prepare, measure=measure, fold=fold, said=said, bound=bound),
         ),
         *_wraps(_RESPONSES, responses.WRAP),
+        *tools.WRAPS,
         *_wraps(_EMBEDDINGS, embeddings.WRAP),
     ),
 )
