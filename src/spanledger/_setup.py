@@ -25,6 +25,7 @@ from spanledger.guard import Guard
 from spanledger.instrument import _registry, _runtime
 from spanledger.instrument._engine import Engine
 from spanledger.instrument._patch import Patches, Report
+from spanledger.instrument.library import Library
 from spanledger.ledger._database import Database
 from spanledger.ledger._drivers import AwaitingDriver, BlockingDriver, LaterDriver
 from spanledger.ledger._opening import open_database
@@ -88,15 +89,16 @@ class GuardrailSpanProcessor(SpanDecider):
             self._own.close()
 
 
-def instrument(config: Config | None = None, *, libraries: Iterable[str] | None = None) -> Report:
+def instrument(config: Config | None = None, *, libraries: Iterable[str | Library] | None = None) -> Report:
     """Instrument this process: libraries, `@tool`, and every tool span.
 
     Args:
         config: Rules, budgets and where the ledger is. None: `Config.from_env()`.
-        libraries: Names of the libraries to instrument; None: all that are known and installed.
+        libraries: Names of the libraries to instrument, or libraries of your own. None: all that are known and
+            installed, those that other packages publish included.
 
     Returns:
-        What is attached, and what was not found.
+        What is attached, what was not found, and which libraries of other packages cannot be used.
 
     Raises:
         ConfigError: The configuration cannot work, or names no ledger.
@@ -115,7 +117,7 @@ def instrument(config: Config | None = None, *, libraries: Iterable[str] | None 
     try:
         gate.install(guard)
         gate.prove()
-        report = patches.attach(_registry.LIBRARIES if libraries is None else _known(libraries))
+        report = patches.attach(_registry.names() if libraries is None else _known(libraries))
     except BaseException:
         uninstrument()
         raise
@@ -222,11 +224,11 @@ def _guard(config: Config) -> tuple[Guard, Database]:
     return metered(guard), database
 
 
-def _known(names: Iterable[str]) -> list[str]:
-    wanted = list(names)
-    unknown = [name for name in wanted if name not in _registry.LIBRARIES]
+def _known(names: Iterable[str | Library]) -> list[str | Library]:
+    wanted, known = list(names), _registry.names()
+    unknown = [name for name in wanted if isinstance(name, str) and name not in known]
     if unknown:
-        raise ConfigError(f"library {unknown[0]!r} is not known; known are {', '.join(_registry.LIBRARIES)}")
+        raise ConfigError(f"library {unknown[0]!r} is not known; known are {', '.join(known)}")
     return wanted
 
 

@@ -21,7 +21,7 @@ from spanledger import config_file, jsonpaths
 from spanledger.core.approvals import Approval, asked_for
 from spanledger.core.asking import Asking
 from spanledger.core.budgets import Budget
-from spanledger.core.call import Call, ScopeSource
+from spanledger.core.call import EXECUTE_TOOL, Call, ScopeSource
 from spanledger.core.content import CAPTURE_VARIABLE, Capture, Content, capture_said
 from spanledger.core.controls import Rate, Switch, approval_controls, stopping, switch_controls
 from spanledger.core.grants import Grant, permission_controls
@@ -204,6 +204,11 @@ class Config:
         """Tell whether the ledger has to be asked about a call that is neither a tool's nor opted in."""
         stopped = stopping(self.switches, call.name) is not None
         return stopped or any(b.covers(call) for b in self.budgets) or self.terms(call).guarded
+
+    def about_tools(self) -> bool:
+        """Tell whether anything here is about tools, so that none may run unseen."""
+        budgets = any(b.operations is None or EXECUTE_TOOL in b.operations for b in self.budgets)
+        return bool(self.rules or self.switches or budgets)
 
     def controls(self) -> dict[str, list[dict[str, Any]]]:
         """What of this configuration lives in the ledger, as its `apply` takes it."""

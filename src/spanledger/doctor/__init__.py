@@ -17,6 +17,8 @@ from spanledger.doctor.finding import BAD, OK, WARN, Finding
 from spanledger.doctor.spans import of_spans
 from spanledger.doctor.start import of_export, of_required
 from spanledger.errors import SpanledgerError
+from spanledger.instrument import _registry
+from spanledger.instrument.library import Library
 
 
 def examine(tenant: str | None = None) -> list[Finding]:
@@ -88,24 +90,33 @@ def _ledger(config: Config) -> Iterator[Finding]:
 
 def _libraries(config: Config) -> Iterator[Finding]:
     from spanledger._setup import instrument, uninstrument
-    from spanledger.instrument import _registry
 
     if config.mode == "off":
         return
     report = instrument(config)  # raises where a refusal would not stop a span
     try:
         yield Finding("spans", OK, "a refused tool span was tried, and its body did not run")
-        wraps = {name: _registry.load(name).wraps for name in report.attached}
-        for name, of_library in wraps.items():
-            for module in dict.fromkeys(wrap.module for wrap in of_library):
-                importlib.import_module(module)
-            yield Finding("libraries", OK, f"{name}: {len(of_library)} functions guarded or traced")
-        if not wraps:
-            others = ", ".join(_registry.LIBRARIES)
+        for library in map(_registry.load, report.attached):
+            yield _of_library(library, _registry.installed(library) or "")
+        if not report.attached:
+            others = ", ".join(_registry.names())
             yield Finding(
                 "libraries", OK, f"none installed that spanledger knows ({others}); @tool and spans are guarded"
             )
         for target in report.missing:
-            yield Finding("libraries", WARN, f"{target} is not where it should be", "its calls are not traced")
+            yield Finding("libraries", WARN, f"{target} is not where it should be", "its calls pass unseen")
+        for broken in report.broken:
+            yield Finding("libraries", WARN, f"cannot be used: {broken}", "ask the package that publishes it")
     finally:
         uninstrument()
+
+
+def _of_library(library: Library, version: str) -> Finding:
+    wraps = list(_registry.wraps_of(library, version))
+    for module in dict.fromkeys(wrap.module for wrap in wraps):
+        importlib.import_module(module)
+    private = sum(any(part.startswith("_") for part in wrap.target.replace(":", ".").split(".")) for wrap in wraps)
+    says = f"{library.name} {version}: {len(wraps)} functions guarded or traced, {private} of them private"
+    if _registry.is_known(library, version):
+        return Finding("libraries", OK, says)
+    return Finding("libraries", WARN, says, f"known is {library.requires}: look whether its calls appear in the trace")

@@ -8,7 +8,6 @@ and refused where it runs guarded tools: a tool path without a guard must not lo
 from __future__ import annotations
 
 import copy
-import importlib.metadata
 import inspect
 import logging
 import sys
@@ -17,8 +16,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import wrapt
-from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
 
 from spanledger.core.call import INVOKE_AGENT
 from spanledger.errors import SpanledgerError, Undescribable, WrapMissing
@@ -42,10 +39,12 @@ class Report:
     Attributes:
         attached: Libraries that are instrumented, or will be when they are imported.
         missing: Targets that were not found in the installed version of their library.
+        broken: Libraries of other packages that cannot be used, and why.
     """
 
     attached: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+    broken: tuple[str, ...] = ()
 
 
 if TYPE_CHECKING:
@@ -93,33 +92,67 @@ class Patches:
         self._places: list[tuple[Any, str, Any]] = []
         self._missing: list[str] = []
 
-    def attach(self, names: Iterable[str]) -> Report:
+    def attach(self, names: Iterable[str | Library]) -> Report:
         """Patch libraries that are imported, and the others when they will be.
 
         Args:
-            names: Names of libraries in the registry.
+            names: Names of libraries that the registry knows, or libraries.
 
         Raises:
-            WrapMissing: A function that runs tools was not found in a library that is imported already.
+            WrapMissing: A function that runs tools was not found, and the configuration is about tools. Where the
+                library is imported later, its import raises this.
         """
-        attached = []
+        attached: dict[str, Library] = {}
+        broken: list[str] = []
         for name in names:
-            library = _registry.load(name)
-            version = _version(library)
-            if version is None:
+            try:
+                library = _registry.load(name) if isinstance(name, str) else name
+            except Exception as error:
+                if name in _registry.LIBRARIES:
+                    raise
+                logger.warning("the library %s that another package publishes cannot be used", name, exc_info=True)
+                broken.append(f"{name}: {error}")
                 continue
-            attached.append(library)
-            others = [Wrap(target, describe=_no_call, operation=_HIDE) for target in library.hides]
-            others += [Wrap(target, describe=_no_call, operation=_DEFER) for target in library.defers]
-            known = [wrap for wrap in (*library.wraps, *others) if _has(version, wrap)]
-            for module in dict.fromkeys(wrap.module for wrap in known):
-                wraps = [wrap for wrap in known if wrap.module == module]
-                if module in sys.modules:
-                    self._patch(sys.modules[module], wraps)
-                else:
-                    wrapt.register_post_import_hook(self._later(wraps), module)
-        gate.leave(mark for library in attached for mark in library.own_spans)
-        return Report(tuple(library.name for library in attached), tuple(self._missing))
+            version = _registry.installed(library)
+            if version is not None:
+                attached[library.name] = library
+                self._attach(library, version)
+        gate.leave(mark for library in attached.values() for mark in library.own_spans)
+        return Report(tuple(attached), tuple(self._missing), tuple(broken))
+
+    def _attach(self, library: Library, version: str) -> None:
+        if not _registry.is_known(library, version):
+            logger.warning("%s %s is not known to spanledger (%s): look whether its calls appear in the trace",
+                library.name, version, library.requires)  # fmt: skip
+        others = [Wrap(target, describe=_no_call, operation=_HIDE) for target in library.hides]
+        others += [Wrap(target, describe=_no_call, operation=_DEFER) for target in library.defers]
+        known = [*_registry.wraps_of(library, version), *others]
+        for module in dict.fromkeys(wrap.module for wrap in known):
+            wraps = [wrap for wrap in known if wrap.module == module]
+            if module in sys.modules:
+                self._patch(sys.modules[module], wraps)
+            elif _registry.has_module(module):
+                wrapt.register_post_import_hook(self._later(wraps), module)
+            else:
+                for wrap in wraps:
+                    self._not_found(wrap)
+
+    def _not_found(self, wrap: Wrap) -> None:
+        """Say that a target does not exist.
+
+        Raises:
+            WrapMissing: It runs tools, and something in the configuration is about tools.
+        """
+        self._missing.append(wrap.target)
+        if not is_tool(wrap):
+            logger.warning("%s does not exist in the installed version: its calls are not traced", wrap.target)
+            return
+        if self._engine.guard.config.about_tools():
+            raise WrapMissing(
+                f"{wrap.target} does not exist in the installed version: tools would run past your rules. Install a "
+                "version of the library that spanledger knows, or leave it out: instrument(libraries=[…])"
+            )
+        logger.warning("%s does not exist in the installed version: its tools run unguarded", wrap.target)
 
     def detach(self) -> None:
         """Put back what was there before."""
@@ -142,13 +175,7 @@ class Patches:
             try:
                 owner, name, original = wrapt.resolve_path(module, wrap.path)
             except AttributeError:
-                self._missing.append(wrap.target)
-                if is_tool(wrap):
-                    raise WrapMissing(
-                        f"{wrap.target} does not exist in the installed version: tools would run unguarded. Install a "
-                        "version of the library that spanledger knows, or leave it out: instrument(libraries=[…])"
-                    ) from None
-                logger.warning("%s does not exist in the installed version: its calls are not traced", wrap.target)
+                self._not_found(wrap)
                 continue
             if isinstance(original, _Wrapper):
                 # Imported by name from where it was wrapped already.
@@ -224,20 +251,3 @@ def _observed(engine: Engine, wrap: Wrap, *, trace: Callable[..., Any], awaiting
         return _deferred.entering(instance, asking) if awaiting else asking
 
     return observed
-
-
-def _version(library: Library) -> str | None:
-    """Return the installed version of a library's package; None where there is none."""
-    requirement = Requirement(library.requires)
-    try:
-        version = importlib.metadata.version(requirement.name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    if not requirement.specifier.contains(version, prereleases=True):
-        logger.warning("%s %s is not known to spanledger (%s): look whether its calls appear in the trace",
-            requirement.name, version, library.requires)  # fmt: skip
-    return version
-
-
-def _has(version: str, wrap: Wrap) -> bool:
-    return SpecifierSet(wrap.versions).contains(version, prereleases=True)

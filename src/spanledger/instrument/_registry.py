@@ -1,12 +1,26 @@
-"""The libraries we know, one line each. The module is imported when its library is."""
+"""The libraries we know, one line each, and those that other packages publish; a module is imported when asked for.
+
+Rules: a package publishes a `Library` under the entry point group `spanledger_library`. Ours go before one of the same
+name. What is wrong with another's library is its own trouble: it is left out, and said so.
+"""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+import importlib.metadata
+import importlib.util
+import sys
+from collections.abc import Iterator, Mapping
+from importlib.machinery import all_suffixes
+from pathlib import Path
 from types import MappingProxyType
 
-from spanledger.instrument.library import Library
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from spanledger.instrument.library import Library, Wrap
+
+GROUP = "spanledger_library"
 
 LIBRARIES: Mapping[str, str] = MappingProxyType(
     {
@@ -20,7 +34,61 @@ LIBRARIES: Mapping[str, str] = MappingProxyType(
 )
 
 
+def names() -> list[str]:
+    """Names of all libraries: ours, then those of other packages."""
+    published = importlib.metadata.entry_points(group=GROUP)
+    return list(dict.fromkeys([*LIBRARIES, *sorted(published.names)]))
+
+
 def load(name: str) -> Library:
-    """Return the library of a name."""
-    library: Library = importlib.import_module(LIBRARIES[name]).LIBRARY
-    return library
+    """Return the library of a name.
+
+    Raises:
+        TypeError: What another package publishes under that name is no library of that name.
+        Exception: Whatever importing it raises.
+    """
+    if name in LIBRARIES:
+        library: Library = importlib.import_module(LIBRARIES[name]).LIBRARY
+        return library
+    found = next(iter(importlib.metadata.entry_points(group=GROUP, name=name))).load()
+    if not isinstance(found, Library) or found.name != name:
+        raise TypeError(f"{found!r:.80} is no Library of the name {name!r}")
+    Requirement(found.requires or name)
+    for wrap in found.wraps:
+        SpecifierSet(wrap.versions)
+    return found
+
+
+def installed(library: Library) -> str | None:
+    """Return the installed version of a library's package, "0" where it comes in none; None where it is not there."""
+    if not library.requires:
+        return "0"
+    try:
+        return importlib.metadata.version(Requirement(library.requires).name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def is_known(library: Library, version: str) -> bool:
+    """Tell whether a version is among those whose functions the library knows."""
+    return not library.requires or Requirement(library.requires).specifier.contains(version, prereleases=True)
+
+
+def wraps_of(library: Library, version: str) -> Iterator[Wrap]:
+    """What there is to wrap in a version of a library's package."""
+    return (wrap for wrap in library.wraps if SpecifierSet(wrap.versions).contains(version, prereleases=True))
+
+
+def has_module(name: str) -> bool:
+    """Tell without importing it, or the package it is in, whether there is a module; true where that cannot be told."""
+    top, *rest = name.split(".")
+    if name in sys.modules:
+        return True
+    spec = importlib.util.find_spec(top)
+    if spec is None or not rest:
+        return spec is not None
+    places = [Path(place) for place in spec.submodule_search_locations or ()]
+    if not any(place.is_dir() for place in places):
+        return bool(places)  # in an archive, perhaps
+    paths = [place.joinpath(*rest) for place in places]
+    return any(path.is_dir() or any(path.with_name(path.name + s).exists() for s in all_suffixes()) for path in paths)

@@ -83,7 +83,8 @@ class Library:
 
     Attributes:
         name: Name by which people switch it on and off.
-        requires: The package it comes in, with the versions whose functions are known, for example ``"openai>=2,<4"``.
+        requires: The package it comes in, with the versions whose functions are known, for example ``"openai>=2,<4"``;
+            "" where it comes in none, as modules of the program itself.
         wraps: The functions to wrap.
         defers: Targets of functions that only prepare a request and return what will make it; the request is kept on
             that as ``spanledger_request``, where a wrap of the function that makes it finds it.

@@ -1,0 +1,252 @@
+"""Libraries that are not as we know them, and libraries of other packages."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import spanledger
+from spanledger import Budget, Call, Calls, Config, Library, Rule, Wrap, errors, workflow
+from spanledger.instrument import _registry
+
+FRAMEWORK = '''
+class Desk:
+    """A framework: it runs its tools by `call`."""
+
+    def __init__(self):
+        self.refunded = []
+
+    def call(self, name, arguments):
+        self.refunded.append(arguments["order_id"])
+        return f"refund {len(self.refunded)}"
+'''
+LIBRARY = """
+from spanledger import Call, Library, Wrap
+
+class Plain:
+    def encode(self, result):
+        return result
+
+    def decode(self, tree, call):
+        return tree
+
+DESK = Library(
+    "desk",
+    "desk-framework>=1,<2",
+    (Wrap("desk_framework:Desk.call", lambda desk, args, kwargs: Call(args[0], arguments=args[1]), codec=Plain()),),
+)
+NO_LIBRARY = "something else"
+"""
+
+
+PUBLISHED = """
+[project.entry-points.spanledger_library]
+desk = "spanledger_desk:DESK"
+gone = "spanledger_desk:GONE"
+other = "spanledger_desk:NO_LIBRARY"
+openai = "spanledger_desk:DESK"
+"""
+
+
+class Plain:
+    def encode(self, result):
+        return result
+
+    def decode(self, tree, call):
+        return tree
+
+
+def describe(desk, args, kwargs):
+    return Call(args[0], arguments=args[1])
+
+
+def library(target: str = "desk_framework:Desk.call", **fields: str) -> Library:
+    return Library("desk", "desk-framework>=1,<2", (Wrap(target, describe, codec=Plain(), **fields),))
+
+
+@pytest.fixture
+def framework(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Put a version of the framework where Python finds it."""
+
+    def put(version: str) -> None:
+        (tmp_path / "desk_framework.py").write_text(FRAMEWORK)
+        info = tmp_path / f"desk_framework-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: desk-framework\nVersion: {version}\n")
+        monkeypatch.syspath_prepend(str(tmp_path))
+
+    yield put
+    sys.modules.pop("desk_framework", None)
+
+
+# --- not as we know them
+
+
+@pytest.mark.parametrize("version", ["1.0", "9.9.dev1"])
+def test_a_version_never_seen_is_guarded_where_its_functions_are_as_before_and_said_to_be_unknown(
+    version, framework, dsn, caplog
+):
+    framework(version)
+    with caplog.at_level(logging.WARNING, "spanledger"):
+        report = spanledger.instrument(
+            Config(dsn=dsn, rules=[Rule("refund", identity="arguments")]), libraries=[library()]
+        )
+    desk = importlib.import_module("desk_framework").Desk()
+    with workflow("w"):
+        assert [desk.call("refund", {"order_id": "o-1"}) for _ in range(2)] == ["refund 1"] * 2
+    assert (desk.refunded, report.attached, report.missing) == (["o-1"], ("desk",), ())
+    assert ("is not known to spanledger" in caplog.text) == (version != "1.0")
+
+
+MOVED = ["desk_framework:Desk.run", "desk_framework:Counter.call", "desk_framework.tools:Desk.call"]
+
+
+@pytest.mark.parametrize("target", MOVED)
+def test_a_function_that_has_moved_is_reported_and_the_program_goes_on_where_no_rule_is_about_tools(
+    target, framework, dsn, caplog
+):
+    framework("1.0")
+    desk = importlib.import_module("desk_framework").Desk()
+    with caplog.at_level(logging.WARNING, "spanledger"):
+        report = spanledger.instrument(
+            Config(dsn=dsn, budgets=[Budget("tokens", Calls(1), operations=("chat",))]), libraries=[library(target)]
+        )
+    assert report.missing == (target,)
+    assert "its tools run unguarded" in caplog.text
+    assert desk.call("refund", {"order_id": "o-1"}) == "refund 1"
+
+
+@pytest.mark.parametrize("target", MOVED)
+@pytest.mark.parametrize("about", [{"rules": [Rule("refund")]}, {"budgets": [Budget("few", Calls(1))]}])
+def test_a_function_that_has_moved_stops_the_start_where_a_rule_or_a_budget_is_about_tools(
+    target, about, framework, dsn
+):
+    framework("1.0")
+    importlib.import_module("desk_framework")
+    with pytest.raises(errors.WrapMissing, match="tools would run past your rules"):
+        spanledger.instrument(Config(dsn=dsn, **about), libraries=[library(target)])
+
+
+def test_where_the_framework_is_imported_later_its_import_stops(framework, dsn):
+    framework("1.0")
+    spanledger.instrument(Config(dsn=dsn, rules=[Rule("refund")]), libraries=[library("desk_framework:Desk.run")])
+    with pytest.raises(errors.WrapMissing):
+        importlib.import_module("desk_framework")
+
+
+def test_what_another_version_has_is_not_missed(framework, dsn):
+    framework("1.0")
+    importlib.import_module("desk_framework")
+    rules = [Rule("refund")]
+    report = spanledger.instrument(
+        Config(dsn=dsn, rules=rules), libraries=[library("desk_framework:Desk.run", versions=">=1.5")]
+    )
+    assert report.missing == ()
+
+
+def test_a_function_of_a_model_that_has_moved_stops_nobody(framework, dsn):
+    framework("1.0")
+    importlib.import_module("desk_framework")
+    report = spanledger.instrument(
+        Config(dsn=dsn, rules=[Rule("refund")]), libraries=[library("desk_framework:Model.ask", operation="chat")]
+    )
+    assert report.missing == ("desk_framework:Model.ask",)
+
+
+def test_a_library_of_a_package_that_is_not_there_is_left_out(dsn):
+    assert spanledger.instrument(Config(dsn=dsn), libraries=[library()]).attached == ()
+
+
+@pytest.mark.parametrize(
+    ("module", "there"),
+    [("json", True), ("json.decoder", True), ("json.no_such", False), ("no_such", False), ("no_such.part", False)],
+)
+def test_whether_a_module_is_there_is_found_without_importing_it(module, there):
+    assert _registry.has_module(module) is there
+
+
+# --- of other packages
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a framework and, of another package, libraries for it: built and installed as from an index."""
+    project, target = tmp_path_factory.mktemp("project"), tmp_path_factory.mktemp("installed")
+    for name, module, text, more in [
+        ("desk-framework", "desk_framework", FRAMEWORK, ""),
+        (
+            "spanledger-desk",
+            "spanledger_desk",
+            LIBRARY,
+            PUBLISHED,
+        ),
+    ]:
+        folder = project / name
+        folder.mkdir()
+        (folder / f"{module}.py").write_text(text)
+        (folder / "pyproject.toml").write_text(
+            '[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n'
+            f'[project]\nname = "{name}"\nversion = "1.0"\n{more}'
+            f'[tool.hatch.build.targets.wheel]\ninclude = ["{module}.py"]\n'
+        )
+        pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-build-isolation"]
+        subprocess.run([*pip, "--target", str(target), str(folder)], check=True, capture_output=True)
+    return target
+
+
+PROGRAM = """
+import json, sys, spanledger
+from spanledger import Config, Rule, workflow
+config = Config(dsn=sys.argv[1], rules=[Rule("refund", identity="arguments")])
+report = spanledger.instrument(config, libraries=LIBRARIES)
+from desk_framework import Desk
+desk = Desk()
+with workflow("w"):
+    said = [desk.call("refund", {"order_id": "o-1"}) for _ in range(2)]
+print(json.dumps([said, desk.refunded, report.attached, report.broken]))
+"""
+
+
+def run(program: str, dsn: str, published: Path) -> list:
+    done = subprocess.run(
+        [sys.executable, "-c", program, dsn],
+        env={"PYTHONPATH": str(published), "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("libraries", ["None", '["desk"]'])
+def test_a_library_that_another_package_publishes_guards(libraries, dsn, published):
+    said, refunded, attached, _ = run(PROGRAM.replace("LIBRARIES", libraries), dsn, published)
+    assert (said, refunded) == (["refund 1", "refund 1"], ["o-1"])
+    assert "desk" in attached
+
+
+def test_broken_libraries_of_other_packages_are_reported_and_harm_nobody(dsn, published):
+    _, _, attached, broken = run(PROGRAM.replace("LIBRARIES", "None"), dsn, published)
+    assert [words.partition(":")[0] for words in broken] == ["gone", "other"]
+    assert "is no Library of the name 'other'" in broken[1]
+    assert "gone" not in attached
+
+
+def test_the_doctor_names_them(dsn, published, tmp_path):
+    done = subprocess.run(
+        [Path(sys.executable).with_name("spanledger"), "doctor", "--json"],
+        env={"PYTHONPATH": str(published), "PATH": "", "SPANLEDGER_DSN": dsn, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    says = [found["says"] for found in json.loads(done.stdout) if found["about"] == "libraries"]
+    assert any(words.startswith("desk 1.0: 1 functions guarded or traced, 0 of them private") for words in says)
+    assert any(words.startswith("cannot be used: gone") for words in says)
