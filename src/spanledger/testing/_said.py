@@ -62,8 +62,8 @@ class CallTool:
     Attributes:
         name: The tool.
         arguments: Its arguments; a text is sent as it is, which need not be JSON.
-        id: The id of the call, as it is; None: new each time, as from a provider. A run that is resumed from a checkpoint
-            sees the same again.
+        id: The id of the call, as it is: a run that is resumed from a checkpoint sees the same again. None: new each
+            time, as from a provider.
     """
 
     name: str
