@@ -35,6 +35,7 @@ def run_sync(agent: Agent, given: Any = "go", **config: Any) -> Any:
     try:
         return Runner.run_sync(agent, given, run_config=RunConfig(**config))
     finally:
+        loop.run_until_complete(loop.shutdown_asyncgens())
         loop.close()
         asyncio.set_event_loop(None)
 

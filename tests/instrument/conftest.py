@@ -31,7 +31,7 @@ def _is_empty(item: Any) -> bool:
 
 
 # Tests of libraries that are not installed here.
-_TESTS = {"agents": ["test_openai_agents.py"]}
+_TESTS = {"agents": ["test_openai_agents.py"], "pydantic_ai": ["test_pydantic_ai.py"]}
 collect_ignore = [test for name, tests in _TESTS.items() for test in tests if not importlib.util.find_spec(name)]
 
 

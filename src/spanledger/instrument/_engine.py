@@ -19,7 +19,7 @@ from spanledger.core.asking import Asking
 from spanledger.core.call import Begun, Ended, Outcome
 from spanledger.core.outcomes import no_coroutine
 from spanledger.core.steps import guarded
-from spanledger.errors import CallRefused, SpanledgerError, Undescribable
+from spanledger.errors import ApprovalPending, CallRefused, SpanledgerError, Undescribable
 from spanledger.guard import Guard, Inside, RunningCall, over_after, running, stood_for, tell_outer
 from spanledger.instrument._agents import AgentRuns
 from spanledger.instrument._job import Job
@@ -82,6 +82,7 @@ class Engine:
     def _once(self, job: Job, span: Span, asking: Asking, function: Callable[[], Any]) -> Outcome:
         def invoke(begun: Begun) -> Ended:
             record.begun(span, begun)
+            job.begun(begun)
             with running(asking, begun) as ran, record.current(span):
                 try:
                     value = function()
@@ -96,6 +97,7 @@ class Engine:
     ) -> Outcome:
         async def invoke(begun: Begun) -> Ended:
             record.begun(span, begun)
+            job.begun(begun)
             with running(asking, begun) as ran, record.current(span):
                 try:
                     return job.ended(await function(), ran)
@@ -142,6 +144,9 @@ class Engine:
         return outcome.ended.value
 
     def _refused(self, job: Job, span: Span, error: SpanledgerError) -> Any:
+        if isinstance(error, ApprovalPending) and job.pause:
+            record.refused(span, error, suspended=True)
+            raise job.pause.suspend(error) from error
         record.refused(span, error)
         terms = self.guard.config.terms(job.call, job.own)
         told = isinstance(error, CallRefused) and terms.on_refusal == "tell"

@@ -10,10 +10,10 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from spanledger.core.call import EXECUTE_TOOL, Call, Codec, Ended
+from spanledger.core.call import EXECUTE_TOOL, Begun, Call, Codec, Ended
 from spanledger.core.rules import Rule
 from spanledger.guard import RunningCall
-from spanledger.instrument.library import Wrap
+from spanledger.instrument.library import Pause, Wrap
 
 logger = logging.getLogger("spanledger.instrument")
 
@@ -40,6 +40,7 @@ class Job:
         own: What the developer gave at the tool itself.
         wrap: Where it came from; None for a tool of the developer's own.
         travelled: What came with the call from another process.
+        pause: How the run is suspended where a person has to approve; None where it cannot be.
     """
 
     call: Call
@@ -47,6 +48,16 @@ class Job:
     own: Rule | None = None
     wrap: Wrap | None = None
     travelled: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    pause: Pause | None = None
+
+    def begun(self, begun: Begun) -> None:
+        """The call runs now; where a person has allowed it, and for the first time, its run may have been resumed."""
+        if self.pause is None or begun.approval_id is None or begun.attempt > 1:
+            return
+        try:
+            self.pause.resumed()
+        except Exception:
+            logger.exception("%s goes on, but what its run was resumed with could not be read", self.call.name)
 
     def ended(self, value: Any, ran: RunningCall) -> Ended:
         """Say how a function that returned `value` ended."""
@@ -80,9 +91,16 @@ def pauses(wrap: Wrap | None, error: BaseException) -> bool:
     return wrap is not None and not names.isdisjoint(wrap.pauses)
 
 
-def job_for(wrap: Wrap, call: Call, travelled: Mapping[str, Any] | None = None) -> Job:
+def job_for(
+    wrap: Wrap,
+    call: Call,
+    *,
+    codec: Codec | None = None,
+    pause: Pause | None = None,
+    travelled: Mapping[str, Any] | None = None,
+) -> Job:
     """Make a job of a described call."""
-    return Job(call, wrap.codec or NoCodec(), wrap=wrap, travelled=travelled or {})
+    return Job(call, codec or wrap.codec or NoCodec(), wrap=wrap, travelled=travelled or {}, pause=pause)
 
 
 def is_tool(wrap: Wrap) -> bool:

@@ -216,6 +216,8 @@ def _tool(engine: Engine, wrap: Wrap, *, awaiting: bool) -> Callable[..., Any]:
     def tool(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
             call = wrap.describe(instance, args, kwargs)
+            codec = wrap.codec_of(instance, args, kwargs) if wrap.codec_of and call else wrap.codec
+            pause = wrap.pause(instance, args, kwargs) if wrap.pause and call else None
         except Exception as error:
             if engine.guard.config.mode == "shadow":
                 logger.warning("shadow: a call of %s runs; enforced, it would be refused", wrap.target, exc_info=True)
@@ -224,7 +226,7 @@ def _tool(engine: Engine, wrap: Wrap, *, awaiting: bool) -> Callable[..., Any]:
             raise Undescribable(f"a call of {wrap.target} cannot be described: {error}") from error
         if call is None:
             return wrapped(*args, **kwargs)
-        job = job_for(wrap, call, received(wrap, instance, args, kwargs))
+        job = job_for(wrap, call, codec=codec, pause=pause, travelled=received(wrap, instance, args, kwargs))
         return run(job, lambda: wrapped(*args, **sent(wrap, kwargs)))
 
     return tool

@@ -30,6 +30,7 @@ LIBRARIES: Mapping[str, str] = MappingProxyType(
         "mcp": "spanledger.instrument.libraries.mcp",
         "openai": "spanledger.instrument.libraries.openai",
         "openai_agents": "spanledger.instrument.libraries.openai_agents",
+        "pydantic_ai": "spanledger.instrument.libraries.pydantic_ai",
     }
 )
 

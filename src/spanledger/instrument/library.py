@@ -14,11 +14,24 @@ from typing import Any
 
 from spanledger.core.call import EXECUTE_TOOL, Call, Codec, Usage
 from spanledger.core.prices import Bound
-from spanledger.errors import SpanledgerError
+from spanledger.errors import ApprovalPending, SpanledgerError
 
 Arguments = tuple[Any, ...]
 Describe = Callable[[Any, Arguments, Mapping[str, Any]], Call | None]
 HiddenChunk = Callable[[Any], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A framework's own way to suspend a run until a person has spoken.
+
+    Attributes:
+        suspend: The pending approval → the framework's exception. The call is asked for again when the run is resumed.
+        resumed: Called when the call may run for the first time.
+    """
+
+    suspend: Callable[[ApprovalPending], BaseException]
+    resumed: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +43,14 @@ class Wrap:
         describe: (instance, args, kwargs) → the call; None: not a call, let it pass.
         operation: The GenAI operation: ``"execute_tool"`` for tools, else a model's.
         codec: How results are kept. A tool without one is recorded and never replayed.
+        codec_of: (instance, args, kwargs) → how the results of this very tool are kept; instead of `codec`.
         failure: A result → why it means failure although nothing was raised; None: it does not.
         pauses: Qualified names of exceptions that are the framework's way to go on elsewhere: it suspends the run, or
             has the model ask again. They are neither success nor failure.
         asks_back: A result → whether it only asks for more, so that the call will be made again.
         tell: (call, error) → what to return to the model instead of raising a refusal.
+        pause: (instance, args, kwargs) → how to suspend the run where a person has to approve the call; None: this run
+            cannot be resumed, so that the caller is told by `ApprovalPending`.
         stop: A refusal → the same as an exception that the framework lets through; None: it lets every one through.
         sends: (keyword arguments, what travels with the call) → changed ones, where the tool may be in another process.
         receives: (instance, args, kwargs) → what travelled with the call from another process.
@@ -51,10 +67,12 @@ class Wrap:
     describe: Describe
     operation: str = EXECUTE_TOOL
     codec: Codec | None = None
+    codec_of: Callable[[Any, Arguments, Mapping[str, Any]], Codec] | None = None
     failure: Callable[[Any], str | None] | None = None
     pauses: tuple[str, ...] = ()
     asks_back: Callable[[Any], bool] | None = None
     tell: Callable[[Call, Exception], Any] | None = None
+    pause: Callable[[Any, Arguments, Mapping[str, Any]], Pause | None] | None = None
     stop: Callable[[SpanledgerError], SpanledgerError] | None = None
     sends: Callable[[dict[str, Any], Mapping[str, Any]], dict[str, Any]] | None = None
     receives: Callable[[Any, Arguments, Mapping[str, Any]], Mapping[str, Any]] | None = None

@@ -22,37 +22,18 @@ from spanledger.core.money import Amount
 from spanledger.core.rules import Rule
 from spanledger.core.settling import finished
 from spanledger.core.steps import admitted, replayed
-from spanledger.core.values import decode_as, encode
 from spanledger.errors import ConfigError, SpanledgerError
 from spanledger.guard import Inside, RunningCall, running, tell_outer
 from spanledger.instrument import _runtime
 from spanledger.instrument._engine import Engine
 from spanledger.instrument._job import Job
 from spanledger.instrument._patch import _Wrapper
+from spanledger.instrument._results import TypedCodec, returned_by
 from spanledger.telemetry import gate, record
 
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
-
-
-class TypedCodec:
-    """Keeps results of an annotated function."""
-
-    def __init__(self, annotation: Any = None) -> None:
-        self._annotation = annotation
-
-    def encode(self, result: Any) -> Any:
-        """Turn a result into a JSON tree that gives it back equal."""
-        tree = encode(result, exact=True)
-        back = decode_as(tree, self._annotation)
-        if type(back) is not type(result) or back != result:
-            raise TypeError(f"a {type(result).__qualname__} would not come back equal; annotate what is returned")
-        return tree
-
-    def decode(self, tree: Any, call: Call) -> Any:  # noqa: ARG002 - the call matters to other codecs
-        """Turn a kept tree into the result."""
-        return decode_as(tree, self._annotation)
 
 
 @overload
@@ -244,7 +225,7 @@ def _guarded(function: Callable[..., Any], own: Rule) -> Any:
 
     def job(args: tuple[Any, ...], kwargs: dict[str, Any], *, bound: bool) -> Job:
         if not codec:
-            codec.append(TypedCodec(_return_type(plain)))
+            codec.append(TypedCodec(returned_by(plain)))
         arguments = _bound(signature, args, kwargs, skip_first=bound)
         return Job(Call(own.match, arguments=arguments, opted_in=True), codec[0], own)
 
@@ -281,11 +262,3 @@ def _bound(
             # `def f(a, /, **extra)` takes another a among the extra ones.
             arguments |= {name: extra} if extra.keys() & arguments.keys() else extra
     return arguments
-
-
-def _return_type(function: Callable[..., Any]) -> Any:
-    try:
-        return typing.get_type_hints(function, include_extras=True).get("return")
-    except (NameError, TypeError):
-        # A name that only a type checker sees: the result is kept where JSON alone gives it back.
-        return None

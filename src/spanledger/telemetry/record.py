@@ -296,8 +296,8 @@ def type_of(error: BaseException) -> str:
 
 
 @quietly
-def refused(span: Span, error: SpanledgerError) -> None:
-    """Record that the call was not run."""
+def refused(span: Span, error: SpanledgerError, *, suspended: bool = False) -> None:
+    """Record that the call was not run; where the run was only suspended by it, that is no error."""
     if isinstance(error, ApprovalPending):
         span.set_attribute(semconv.APPROVAL_ID, error.approval_id)
     if isinstance(error, ApprovalDenied) and error.approver is not None:
@@ -315,6 +315,8 @@ def refused(span: Span, error: SpanledgerError) -> None:
                 semconv.BUDGET_REQUESTED: str(error.requested),
             },
         )
+    if suspended:
+        return
     span.set_attribute(semconv.ERROR_TYPE, type(error).__name__)
     span.set_status(Status(StatusCode.ERROR, str(error)))
 

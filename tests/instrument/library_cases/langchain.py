@@ -56,8 +56,8 @@ CASE = Case(
     tool,
     ways={
         "by hand": Way(by_hand, bodies=("plain",)),
-        "graph": Way(in_graph, bodies=("plain",)),
-        "graph, awaiting": Way(in_graph_awaiting, cancels=True),
+        "graph": Way(in_graph, bodies=("plain",), pauses=True),
+        "graph, awaiting": Way(in_graph_awaiting, cancels=True, pauses=True),
     },
     threads=True,
     told_error=ToolException,

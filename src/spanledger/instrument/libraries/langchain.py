@@ -2,7 +2,8 @@
 
 Rules: arguments that the framework injects (state, store, runtime) are not the model's and not part of the call. A
 replayed `ToolMessage` carries the id of the call that asks now. What a tool returns as a message with status
-"error" is a failure. Interrupts suspend the run; the tool is called again from its start.
+"error" is a failure. Interrupts suspend the run; the tool is called again from its start. Where a graph keeps what it
+has done, a call that waits for a person is such an interrupt; whatever the run is resumed with, the ledger decides.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Any
 
 from spanledger.core.call import Call, ScopeSource
 from spanledger.core.values import decode, encode
-from spanledger.instrument.library import Library, Wrap
+from spanledger.errors import ApprovalPending
+from spanledger.instrument.library import Library, Pause, Wrap
 
 # A key with one dollar sign cannot come from a tool: `encode` doubles those.
 _MESSAGE = "$tool_message"
@@ -38,6 +40,29 @@ def describe(tool: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Cal
 def failure(result: Any) -> str | None:
     """Say why a result means failure."""
     return str(result.content) if getattr(result, "status", None) == "error" else None
+
+
+def pause(_tool: Any, _args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Pause | None:
+    """Say how the run is suspended, if it is one of a graph that keeps what it has done."""
+    configurable = (kwargs.get("config") or {}).get("configurable") or {}
+    if not configurable.get("__pregel_checkpointer"):
+        return None
+    from langgraph.errors import GraphInterrupt
+    from langgraph.types import Interrupt
+
+    scratchpad = configurable.get("__pregel_scratchpad")
+
+    def resumed() -> None:
+        # What the run was resumed with was meant for us: a tool that asks a question must not take it for an answer.
+        if scratchpad is not None:
+            scratchpad.get_null_resume(True)
+
+    def suspend(error: ApprovalPending) -> GraphInterrupt:
+        resumed()
+        value = {"approval_id": error.approval_id, "reason": str(error)}
+        return GraphInterrupt([Interrupt(value, id=error.approval_id)])
+
+    return Pause(suspend, resumed)
 
 
 def tell(call: Call, error: Exception) -> Any:
@@ -91,6 +116,7 @@ LIBRARY = Library(
             codec=MessageCodec(),
             failure=failure,
             tell=tell,
+            pause=pause,
             pauses=("langgraph.errors.GraphBubbleUp",),
         )
         for method in ("run", "arun")

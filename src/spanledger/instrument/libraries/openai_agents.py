@@ -13,15 +13,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from spanledger.core.call import INVOKE_AGENT, Call, ScopeSource
-from spanledger.core.values import decode, encode
 from spanledger.errors import SpanledgerError
+from spanledger.instrument._results import TypedCodec, also_returned
 from spanledger.instrument.library import Library, Wrap, also
 from spanledger.telemetry import semconv
 
 _INVOKE = "_invoke_function_tool_with_metadata"
-# A key with one dollar sign cannot come from a tool: `encode` doubles those.
-_OUTPUT = "$tool_output"
-_OUTPUTS = ("ToolOutputText", "ToolOutputImage", "ToolOutputFileContent")
 
 
 def describe(_instance: Any, _args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
@@ -76,42 +73,27 @@ def stop(error: SpanledgerError) -> SpanledgerError:
     return also(error, AgentsException)
 
 
-class OutputCodec:
-    """Keeps plain values and the SDK's own texts, images and files; other objects are not kept."""
+class OutputCodec(TypedCodec):
+    """Keeps plain values, the SDK's own texts, images and files, and what the tool's function is annotated with."""
 
     def encode(self, result: Any) -> Any:
         """Turn what a tool gave into a JSON tree."""
-        return _encoded(result.output)
+        return super().encode(result.output)
 
-    def decode(self, tree: Any, call: Call) -> Any:  # noqa: ARG002 - nothing in an output belongs to one call
+    def decode(self, tree: Any, call: Call) -> Any:
         """Turn a tree, or what a probe found out, into what the function would return now."""
         from agents.tool import _FunctionToolInvocationResult
 
-        return _FunctionToolInvocationResult(_decoded(tree))
+        return _FunctionToolInvocationResult(super().decode(tree, call))
 
 
-def _encoded(value: Any) -> Any:
-    if type(value) is list:
-        return [_encoded(item) for item in value]
-    if type(value).__module__ == "agents.tool" and type(value).__name__ in _OUTPUTS:
-        return {_OUTPUT: [type(value).__name__, value.model_dump(mode="json")]}
-    tree = encode(value, exact=True)
-    if decode(tree) != value:
-        raise TypeError(f"a {type(value).__qualname__} would not come back equal")
-    return tree
+def codec_of(_instance: Any, _args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> OutputCodec:
+    """Say how the outputs of a tool are kept."""
+    from agents.tool import ToolOutputFileContent, ToolOutputImage, ToolOutputText
 
-
-def _decoded(tree: Any) -> Any:
-    if isinstance(tree, list):
-        return [_decoded(item) for item in tree]
-    if not (isinstance(tree, dict) and _OUTPUT in tree):
-        return decode(tree)
-    from agents import tool
-
-    name, fields = tree[_OUTPUT]
-    if name not in _OUTPUTS:
-        raise TypeError(f"{name!r} is no output of a tool")
-    return getattr(tool, name)(**fields)
+    function = getattr(kwargs["function_tool"], "__wrapped__", None)
+    output = ToolOutputText | ToolOutputImage | ToolOutputFileContent
+    return OutputCodec(also_returned(function, output, list[output]))
 
 
 def _arguments(text: str) -> Mapping[str, Any] | str:
@@ -130,7 +112,7 @@ LIBRARY = Library(
             Wrap(
                 target=f"{module}:{_INVOKE}",
                 describe=describe,
-                codec=OutputCodec(),
+                codec_of=codec_of,
                 failure=failure,
                 tell=tell,
                 stop=stop,
