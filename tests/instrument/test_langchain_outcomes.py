@@ -8,12 +8,10 @@ import threading
 from typing import Any
 
 import pytest
-from langchain_core.messages import ToolMessage
 from langchain_core.tools import ToolException
 from langchain_core.tools import tool as langchain_tool
 from langchain_world import BY_ARGUMENTS, REFUND, answers, asked, graph_of, told_by
 from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.prebuilt import ToolRuntime
 from langgraph.types import Command, interrupt
 from opentelemetry.trace import StatusCode
 
@@ -138,22 +136,6 @@ def test_an_interrupt_is_neither_success_nor_failure_and_the_tool_runs_on_resume
     (row,) = ledger.calls()
     assert (row["state"], row["attempts"]) == ("succeeded", 1)
     assert world.refunded == []
-
-
-@pytest.mark.usefixtures("in_workflow")
-def test_a_command_reaches_the_graph_and_is_not_kept(instrument, spans):
-    instrument(rules=[BY_ARGUMENTS])
-
-    @langchain_tool
-    def refund(order_id: str, runtime: ToolRuntime) -> Command:
-        """Refund an order."""
-        return Command(update={"messages": [ToolMessage("done", tool_call_id=runtime.tool_call_id)]})
-
-    graph = graph_of(refund)
-    assert answers(graph.invoke(told_by(asked("call_a", order_id="o-1")))) == [("call_a", "done")]
-    assert spans.one("execute_tool refund").attributes["spanledger.call.result_kept"] is False
-    with pytest.raises(errors.ResultNotKept):
-        graph.invoke(told_by(asked("call_b", order_id="o-1")))
 
 
 @pytest.mark.usefixtures("in_workflow")

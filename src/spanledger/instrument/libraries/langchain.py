@@ -8,17 +8,13 @@ has done, a call that waits for a person is such an interrupt; whatever the run 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from spanledger.core.call import Call, ScopeSource
-from spanledger.core.values import decode, encode
 from spanledger.errors import ApprovalPending
+from spanledger.instrument.libraries._langchain_results import ResultCodec, messages_in
 from spanledger.instrument.library import Library, Pause, Wrap
-
-# A key with one dollar sign cannot come from a tool: `encode` doubles those.
-_MESSAGE = "$tool_message"
 
 
 def describe(tool: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
@@ -39,7 +35,7 @@ def describe(tool: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Cal
 
 def failure(result: Any) -> str | None:
     """Say why a result means failure."""
-    return str(result.content) if getattr(result, "status", None) == "error" else None
+    return next((str(m.content) for m in messages_in(result) if getattr(m, "status", None) == "error"), None)
 
 
 def pause(_tool: Any, _args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Pause | None:
@@ -75,37 +71,6 @@ def tell(call: Call, error: Exception) -> Any:
     )
 
 
-class MessageCodec:
-    """Keeps tool messages and plain values; a command or another object of the graph is not kept."""
-
-    def encode(self, result: Any) -> Any:
-        """Turn what a tool returned into a JSON tree."""
-        from langchain_core.messages import ToolMessage
-
-        if type(result) is not ToolMessage:
-            return _checked(result)
-        return {_MESSAGE: {"content": _checked(result.content), "artifact": _checked(result.artifact)}}
-
-    def decode(self, tree: Any, call: Call) -> Any:
-        """Turn a tree, or what a probe found out, into what `BaseTool.run` would return now."""
-        from langchain_core.messages import ToolMessage
-
-        kept = tree.get(_MESSAGE) if isinstance(tree, dict) else None
-        content = decode(kept["content"] if kept else tree)
-        artifact = decode(kept["artifact"]) if kept else None
-        if call.call_id is None:
-            return content
-        text = content if isinstance(content, str | list) else json.dumps(content, ensure_ascii=False)
-        return ToolMessage(text, artifact=artifact, tool_call_id=call.call_id, name=call.name, status="success")
-
-
-def _checked(value: Any) -> Any:
-    tree = encode(value, exact=True)
-    if decode(tree) != value:
-        raise TypeError(f"a {type(value).__qualname__} would not come back equal")
-    return tree
-
-
 LIBRARY = Library(
     name="langchain",
     requires="langchain-core>=1,<2",
@@ -113,7 +78,7 @@ LIBRARY = Library(
         Wrap(
             target=f"langchain_core.tools.base:BaseTool.{method}",
             describe=describe,
-            codec=MessageCodec(),
+            codec=ResultCodec(),
             failure=failure,
             tell=tell,
             pause=pause,
