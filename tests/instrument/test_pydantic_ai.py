@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from opentelemetry.trace import StatusCode
 from pydantic import BaseModel
-from pydantic_ai import ModelRetry, RunContext, Tool
+from pydantic_ai import Agent, ModelRetry, RunContext, Tool
+from pydantic_ai.capabilities import Instrumentation
 from pydantic_ai.exceptions import ApprovalRequired, CallDeferred, ToolFailed, UnexpectedModelBehavior
 from pydantic_ai.messages import BinaryContent, ImageUrl, ToolReturn
 from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults
@@ -341,3 +342,32 @@ def test_agents_and_tools_can_be_copied(instrument, refund, refunded):
     for tool in (Tool(refund), copy.copy(Tool(refund))):
         run(copy.copy(agent_of(tool)))
     assert refunded == ["o-1"]
+
+
+@pytest.mark.usefixtures("in_workflow")
+@pytest.mark.parametrize("everywhere", [False, True])
+@pytest.mark.parametrize("way", WAYS)
+def test_where_the_framework_makes_spans_these_are_the_spans(everywhere, way, instrument, refund, spans):
+    instrument(rules=[BY_ARGUMENTS])
+    Agent.instrument_all(everywhere)
+    given = {} if everywhere else {"capabilities": [Instrumentation()]}
+    for call_id in ("a_1", "b_1"):
+        assert contents(WAYS[way](agent_of(refund, told=[asked(call_id)], **given))) == ["refund 1"]
+    Agent.instrument_all(False)
+    tools, runs = spans.all("execute_tool refund"), spans.all("invoke_agent support")
+    assert [span.attributes["spanledger.verdict"] for span in tools] == ["run", "replay"]
+    assert [span.parent.span_id for span in tools] == [span.context.span_id for span in runs]
+    assert {span.instrumentation_scope.name for span in (*tools, *runs)} == {"pydantic-ai"}
+
+
+@pytest.mark.usefixtures("in_workflow")
+def test_a_refusal_stands_on_the_framework_s_span_and_an_output_is_no_call(instrument, refund, spans, ledger):
+    instrument(rules=[Rule("*", identity="arguments")], budgets=[Budget("few", Calls(0), match="refund")])
+    with pytest.raises(errors.BudgetExceeded):
+        run(agent_of(refund, capabilities=[Instrumentation()]))
+    span = spans.one("execute_tool refund")
+    assert (span.attributes["spanledger.verdict"], span.status.status_code) == ("budget_exceeded", StatusCode.ERROR)
+    for _ in range(2):
+        agent = agent_of(output_type=Order, told=[asked("x_1", "final_result", {"id": "o-1"})])
+        assert asyncio.run(agent.run("go", capabilities=[Instrumentation()])).output == Order(id="o-1")
+    assert ledger.calls(tool="final_result") == []

@@ -4,7 +4,7 @@ Rules: arguments are taken after validation and after the hooks, as they reach t
 the run in which the model asked for the call, which a run that resumes it finds in the messages so far. Retries,
 deferrals and requests for approval are the framework's own ways to go on. What stops a run is any exception, so ours
 are raised as they are. Where the agent gives requests for approval back as its output, a call that waits for a person
-is one of them.
+is one of them. Where the framework makes spans of its own, of a run or a call, these are the spans.
 """
 
 from __future__ import annotations
@@ -13,15 +13,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from spanledger.core.call import INVOKE_AGENT, Call, ScopeSource
-from spanledger.instrument._results import TypedCodec, also_returned
+from spanledger.instrument._results import also_returned
+from spanledger.instrument.libraries._pydantic_ai_results import ReturnCodec
 from spanledger.instrument.library import Library, Pause, Wrap
 from spanledger.telemetry import semconv
 
 _ERRORS = "pydantic_ai.exceptions"
 _DEFAULT_NAME = "agent"
-# A key with one dollar sign cannot come from a tool: `encode` doubles those.
-_RETURN = "$tool_return"
-_FIELDS = ("return_value", "content", "metadata", "tools")
 
 
 def describe(_manager: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
@@ -40,36 +38,16 @@ def describe(_manager: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
     )
 
 
-def describe_run(agent: Any, _args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
-    """Read a run of an agent."""
+def describe_run(agent: Any, _args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call | None:
+    """Read a run of an agent; None where the framework makes a span of it."""
+    if _traces_itself(agent, kwargs.get("capabilities")):
+        return None
     return Call(
         name=agent.name or _DEFAULT_NAME,
         operation=INVOKE_AGENT,
         agent=agent.name,
         attributes={semconv.CONVERSATION_ID: kwargs.get("conversation_id")},
     )
-
-
-class ReturnCodec(TypedCodec):
-    """Keeps values as the tool's function is annotated, the framework's contents, and both in a `ToolReturn`."""
-
-    def encode(self, result: Any) -> Any:
-        """Turn what a tool returned into a JSON tree."""
-        from pydantic_ai.messages import ToolReturn
-
-        if type(result) is not ToolReturn:
-            return super().encode(result)
-        return {_RETURN: {name: super(ReturnCodec, self).encode(getattr(result, name)) for name in _FIELDS}}
-
-    def decode(self, tree: Any, call: Call) -> Any:
-        """Turn a tree, or what a probe found out, into what the tool would return now."""
-        from pydantic_ai.messages import ToolReturn
-
-        if not (isinstance(tree, dict) and _RETURN in tree):
-            return super().decode(tree, call)
-        kept = tree[_RETURN]
-        fields = {name: super(ReturnCodec, self).decode(kept[name], call) for name in _FIELDS if kept.get(name)}
-        return ToolReturn(fields.pop("return_value", None), **fields)
 
 
 def codec_of(_manager: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ReturnCodec:
@@ -105,6 +83,17 @@ def _validated(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     return args[0] if args else kwargs["validated"]
 
 
+def _traces_itself(agent: Any, given: Sequence[Any] | None) -> bool:
+    found: list[Any] = []
+    for capability in (getattr(agent, "_root_capability", None), *(given or ())):
+        if hasattr(capability, "apply"):
+            capability.apply(found.append)
+    set_there = getattr(agent, "instrument", None)
+    everywhere = getattr(type(agent), "_instrument_default", False)
+    named = any(type(capability).__name__ == "Instrumentation" for capability in found)
+    return named or bool(everywhere if set_there is None else set_there)
+
+
 def _run_that_asked(context: Any, call_id: str) -> str | None:
     for message in reversed(context.messages):
         if any(getattr(part, "tool_call_id", None) == call_id for part in message.parts):
@@ -129,5 +118,6 @@ LIBRARY = Library(
             ),
         ),
         Wrap(target="pydantic_ai.agent:Agent.iter", operation=INVOKE_AGENT, describe=describe_run),
-    ),
+    ),  # No convention has it; the framework puts it on every span inside a run.
+    own_spans=("gen_ai.agent.call.id",),
 )
