@@ -1,0 +1,79 @@
+"""Agents whose tools are those of a server of MCP: two funnels, one call."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spanledger import Budget, Calls, Rule, errors
+
+LIBRARIES = ["openai_agents", "pydantic_ai", "mcp"]
+SERVER = str(Path(__file__).with_name("mcp_shop.py"))
+RULES = [Rule("refund", identity="arguments")]
+FEW = Budget("few", Calls(1), match="refund")
+
+
+def openai_agents(file: Path, call_id: str) -> str:
+    import agents_world
+    from agents import Runner, set_trace_processors
+    from agents.mcp import MCPServerStdio
+
+    set_trace_processors([])
+
+    async def main() -> str:
+        async with MCPServerStdio({"command": sys.executable, "args": [SERVER, str(file)]}) as server:
+            agent = agents_world.agent_of(told=[agents_world.asked(call_id)], mcp_servers=[server])
+            return str(agents_world.outputs(await Runner.run(agent, "go")))
+
+    return asyncio.run(main())
+
+
+def pydantic_ai(file: Path, call_id: str) -> str:
+    import pydantic_world
+    from fastmcp.client.transports import StdioTransport
+    from pydantic_ai.mcp import MCPToolset
+
+    async def main() -> str:
+        transport = StdioTransport(sys.executable, [SERVER, str(file)], keep_alive=False)
+        told = [pydantic_world.asked(call_id)]
+        agent = pydantic_world.agent_of(told=told, toolsets=[MCPToolset(transport)])
+        async with agent:
+            return str([p.content for p in pydantic_world.returns((await agent.run("go")).all_messages())])
+
+    return asyncio.run(main())
+
+
+Turn = Callable[[Path, str], str]
+
+
+@pytest.fixture(params=[openai_agents, pydantic_ai], ids=lambda way: way.__name__)
+def turn(request: Any, tmp_path: Path) -> Callable[[str], str]:
+    return lambda call_id: request.param(tmp_path / "refunded", call_id)
+
+
+@pytest.mark.usefixtures("in_workflow")
+def test_a_tool_of_a_server_is_one_call_and_runs_once(turn, instrument, ledger, spans, tmp_path):
+    instrument(rules=RULES, budgets=[FEW])
+    first, second = turn("call_a"), turn("call_b")
+    assert first == second
+    assert "refunded" in first
+    assert (tmp_path / "refunded").read_text() == "o-1\n"
+    (row,) = ledger.calls()
+    assert (row["state"], row["attempts"], row["call_id"]) == ("succeeded", 1, "call_a")
+    assert ledger.budget("few").spent == Calls(1)
+    verdicts = [span.attributes.get("spanledger.verdict") for span in spans.all("execute_tool refund")]
+    assert [verdict for verdict in verdicts if verdict] == ["run", "replay"]
+
+
+@pytest.mark.usefixtures("in_workflow")
+def test_a_refusal_stops_the_run_before_the_server_is_asked(turn, instrument, tmp_path):
+    instrument(budgets=[FEW])
+    turn("call_a")
+    with pytest.raises(errors.BudgetExceeded):
+        turn("call_b")
+    assert (tmp_path / "refunded").read_text() == "o-1\n"
