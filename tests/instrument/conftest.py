@@ -31,7 +31,11 @@ def _is_empty(item: Any) -> bool:
 
 
 # Tests of libraries that are not installed here.
-_TESTS = {"agents": ["test_openai_agents.py"], "pydantic_ai": ["test_pydantic_ai.py"]}
+_TESTS = {
+    "agents": ["test_openai_agents.py", "test_agents_over_mcp.py"],
+    "pydantic_ai": ["test_pydantic_ai.py"],
+    "fastmcp": ["test_agents_over_mcp.py"],
+}
 collect_ignore = [test for name, tests in _TESTS.items() for test in tests if not importlib.util.find_spec(name)]
 
 

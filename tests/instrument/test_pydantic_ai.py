@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +13,10 @@ from opentelemetry.trace import StatusCode
 from pydantic import BaseModel
 from pydantic_ai import Agent, ModelRetry, RunContext, Tool
 from pydantic_ai.capabilities import Instrumentation
-from pydantic_ai.exceptions import ApprovalRequired, CallDeferred, ToolFailed, UnexpectedModelBehavior
+from pydantic_ai.exceptions import ApprovalRequired, CallDeferred, UnexpectedModelBehavior
 from pydantic_ai.messages import BinaryContent, ImageUrl, ToolReturn
 from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults
-from pydantic_world import WAYS, agent_of, asked, iterate, returns, run
+from pydantic_world import WAYS, agent_of, asked, iterate, returns, run, told_error
 
 from spanledger import Budget, Calls, Rule, errors
 
@@ -127,6 +128,7 @@ def test_output_tools_are_no_calls(instrument, spans, ledger):
 # --- which calls are the same
 
 
+@pytest.mark.skipif("run_id" not in inspect.signature(Agent.run).parameters, reason="runs cannot be named")
 def test_a_conversation_is_narrowed_to_the_run_that_asked(instrument, refund, refunded, spans):
     instrument(rules=[BY_ARGUMENTS])
     for run_id in ("r-1", "r-1", "r-2"):
@@ -176,8 +178,9 @@ def test_a_request_to_ask_again_is_neither_success_nor_failure(way, instrument, 
 @pytest.mark.usefixtures("in_workflow")
 def test_a_failure_told_to_the_model_has_failed_and_an_error_stops_the_run(instrument, refund, ledger):
     instrument(rules=[BY_ARGUMENTS])
-    assert contents(run(agent_of(raising(ToolFailed("card expired"))))) == ["card expired"]
-    assert [row["state"] for row in ledger.calls()] == ["failed"]
+    if told_error:
+        assert contents(run(agent_of(raising(told_error("card expired"))))) == ["card expired"]
+        assert [row["state"] for row in ledger.calls()] == ["failed"]
     with pytest.raises(ZeroDivisionError):
         run(agent_of(raising(ZeroDivisionError())))
     assert contents(run(agent_of(refund))) == ["refund 1"]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from library_case import Answer, Case, Way
 from pydantic_ai import Tool
-from pydantic_ai.exceptions import ToolFailed
-from pydantic_world import agent_of, asked, iterate, returns, run, run_stream, run_sync
+from pydantic_world import agent_of, asked, iterate, returns, run, run_stream, run_sync, told_error
 
 
 def way(run):
@@ -27,5 +26,5 @@ CASE = Case(
         "iter": Way(way(iterate), cancels=True),
     },
     threads=True,
-    told_error=ToolFailed,
+    told_error=told_error,
 )

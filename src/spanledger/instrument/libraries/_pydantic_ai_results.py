@@ -24,7 +24,7 @@ class ReturnCodec(TypedCodec):
 
         if type(result) is not ToolReturn:
             return super().encode(result)
-        return {_RETURN: {name: super(ReturnCodec, self).encode(getattr(result, name)) for name in _FIELDS}}
+        return {_RETURN: {name: super(ReturnCodec, self).encode(getattr(result, name, None)) for name in _FIELDS}}
 
     def decode(self, tree: Any, call: Call) -> Any:
         """Turn a tree, or what a probe found out, into what the tool would return now."""
