@@ -35,6 +35,7 @@ _TESTS = {
     "agents": ["test_openai_agents.py", "test_agents_over_mcp.py"],
     "pydantic_ai": ["test_pydantic_ai.py"],
     "fastmcp": ["test_agents_over_mcp.py"],
+    "langchain": ["test_create_agent.py"],
 }
 collect_ignore = [test for name, tests in _TESTS.items() for test in tests if not importlib.util.find_spec(name)]
 
