@@ -25,7 +25,10 @@ NAMES = {
     if constant.isupper() and isinstance(value, str)
 }
 # As a name of ours or of the GenAI conventions looks; modules and loggers of ours look alike and live elsewhere.
-NO_NAMES = {"spanledger.self_test"}  # the tool of the gate's self-test
+NO_NAMES = {
+    "spanledger.self_test",  # the tool of the gate's self-test
+    "gen_ai.agent.call.id",  # by which spans of Pydantic AI are known; no convention has it
+}
 LITERAL = re.compile(r"(gen_ai|spanledger)(\.[a-z_]+)+")
 
 
