@@ -29,7 +29,8 @@ from spanledger.instrument.library import Library
 from spanledger.ledger._database import Database
 from spanledger.ledger._drivers import AwaitingDriver, BlockingDriver, LaterDriver
 from spanledger.ledger._opening import open_database
-from spanledger.telemetry import gate, scopes
+from spanledger.ledger._trail import Trail
+from spanledger.telemetry import gate, scopes, trail
 from spanledger.telemetry.exits import flush_at_end
 from spanledger.telemetry.metering import metered
 from spanledger.telemetry.processor import SpanDecider
@@ -37,10 +38,24 @@ from spanledger.telemetry.processor import SpanDecider
 logger = logging.getLogger("spanledger")
 
 
+@dataclass(frozen=True, slots=True)
+class _Connected:
+    """The ledger of a configuration, and who tells it what agents say of themselves."""
+
+    database: Database
+    trail: Trail
+
+    def close(self) -> None:
+        """Tell what is left, and close."""
+        trail.disconnect(self.trail)
+        self.trail.close()
+        self.database.close()
+
+
 @dataclass(slots=True)
 class _Installed:
     patches: Patches
-    database: Database
+    connected: _Connected
 
 
 _installed: _Installed | None = None
@@ -65,7 +80,7 @@ class GuardrailSpanProcessor(SpanDecider):
             ConfigError: The configuration cannot work, or is another one than that which guards this process already.
             WrapMissing: Spans cannot be refused in this process.
         """
-        self._own: Database | None = None
+        self._own: _Connected | None = None
         guard: Guard | None = None
         installed = gate.guard()
         if config is None and (engine := _runtime.engine()) is not None:
@@ -110,10 +125,10 @@ def instrument(config: Config | None = None, *, libraries: Iterable[str | Librar
     if config.mode == "off":
         _runtime.use(None)
         return Report()
-    guard, database = _guard(config)
+    guard, connected = _guard(config)
     engine = Engine(guard)
     patches = Patches(engine)
-    _installed = _Installed(patches, database)
+    _installed = _Installed(patches, connected)
     try:
         gate.install(guard)
         gate.prove()
@@ -144,7 +159,7 @@ def uninstrument() -> None:
     _runtime.forget()
     if installed is not None:
         installed.patches.detach()
-        installed.database.close()
+        installed.connected.close()
 
 
 def pre_instrument() -> None:
@@ -218,10 +233,12 @@ def _configure_sdk() -> None:
         logger.exception("OpenTelemetry cannot be configured: this program is guarded, and its spans are not exported")
 
 
-def _guard(config: Config) -> tuple[Guard, Database]:
+def _guard(config: Config) -> tuple[Guard, _Connected]:
     database = open_database(config)
     guard = Guard(config, BlockingDriver(database), AwaitingDriver(database), LaterDriver(database))
-    return metered(guard), database
+    connected = _Connected(database, Trail(database, config))
+    trail.connect(connected.trail)
+    return metered(guard), connected
 
 
 def _known(names: Iterable[str | Library]) -> list[str | Library]:

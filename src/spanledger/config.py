@@ -19,7 +19,7 @@ from typing import Any
 
 from spanledger import config_file, jsonpaths
 from spanledger.core.approvals import Approval, asked_for
-from spanledger.core.asking import Asking
+from spanledger.core.asking import Asking, Traced
 from spanledger.core.budgets import Budget
 from spanledger.core.call import EXECUTE_TOOL, Call, ScopeSource
 from spanledger.core.content import CAPTURE_VARIABLE, Capture, Content, capture_said
@@ -250,16 +250,14 @@ class Config:
         jsonpaths.check(places)
         return Redactor(places, jsonpaths.find, None if self.secret is None else self.secret.encode())
 
-    def asking(
-        self, call: Call, *, attempt_id: str, own: Rule | None = None, trace: tuple[str, str] | None = None
-    ) -> Asking:
+    def asking(self, call: Call, *, attempt_id: str, own: Rule | None = None, trace: Traced | None = None) -> Asking:
         """Put together all that the ledger needs to know of one call.
 
         Args:
             call: The call.
             attempt_id: A new UUID.
             own: What the developer gave at the tool itself.
-            trace: Trace and span id of the span around the call, hexadecimal.
+            trace: Where the span around the call is.
 
         Raises:
             Undescribable: The call cannot be identified or priced as its rule says.
@@ -292,16 +290,15 @@ class Config:
             content=content,
             payload_codec=self.payload_codec,
             result_bytes_max=self.result_bytes_max,
-            trace_id=trace[0] if trace else None,
-            span_id=trace[1] if trace else None,
+            traced=trace,
         )
 
-    def _completed(self, call: Call, trace: tuple[str, str] | None) -> Call:
+    def _completed(self, call: Call, trace: Traced | None) -> Call:
         scope, source = call.workflow_id, call.workflow_source
         if self.workflow_id and not (scope and source is ScopeSource.GIVEN):
             scope, source = self.workflow_id, ScopeSource.ENVIRONMENT
         if not scope:
-            scope, source = trace[0] if trace else "", ScopeSource.TRACE
+            scope, source = trace.trace_id if trace else "", ScopeSource.TRACE
         if (scope, source) == (call.workflow_id, call.workflow_source) and (call.agent or not self.agent):
             return call
         return dataclasses.replace(call, agent=call.agent or self.agent, workflow_id=scope, workflow_source=source)

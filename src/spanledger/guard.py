@@ -21,7 +21,7 @@ from typing import Any, Protocol, TypeVar
 from opentelemetry import trace
 
 from spanledger.config import Config
-from spanledger.core.asking import Asking, Steps
+from spanledger.core.asking import Asking, Steps, Traced
 from spanledger.core.call import EXECUTE_TOOL, Begun, Call, Ended, Outcome, ScopeSource
 from spanledger.core.money import Amount, Calls, Money, Tokens
 from spanledger.core.outcomes import is_ambiguous
@@ -72,12 +72,14 @@ class Ambient:
         agent: Name of the agent.
         actor: On whose behalf it acts.
         tenant: Whose ledger it is.
+        run_id: This run of the workflow.
     """
 
     workflow_id: str
     agent: str | None = None
     actor: str | None = None
     tenant: str | None = None
+    run_id: str | None = None
 
 
 class Inside:
@@ -270,7 +272,7 @@ class Guard:
     awaiting: DrivesAwaiting
     later: DrivesLater
 
-    def asking(self, call: Call, *, own: Rule | None = None, span: tuple[str, str] | None = None) -> Asking:
+    def asking(self, call: Call, *, own: Rule | None = None, span: Traced | None = None) -> Asking:
         """Put together what the ledger needs to know, the workflow around the call included.
 
         Raises:
@@ -289,7 +291,7 @@ class Guard:
             )
         return asking
 
-    def _described(self, call: Call, own: Rule | None, span: tuple[str, str] | None) -> Asking:
+    def _described(self, call: Call, own: Rule | None, span: Traced | None) -> Asking:
         attempt_id = str(uuid.uuid4())
         try:
             return self.config.asking(call, attempt_id=attempt_id, own=own, trace=span)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from spanledger import Budget, Config, Rule, Tokens
+from spanledger.core.asking import Traced
 from spanledger.core.call import Call, ScopeSource
 
 CALL = Call("refund", arguments={"order_id": "o-1"}, opted_in=True)
@@ -32,9 +33,9 @@ def test_a_given_scope_comes_before_the_configured_and_that_before_a_derived_one
     configured: str | None, given: str | None, source: ScopeSource, scope: str
 ) -> None:
     call = Call("refund", arguments={}, workflow_id=given, workflow_source=source, opted_in=True)
-    asked = asking(Config(workflow_id=configured), call, trace=("11" * 16, "22" * 8))
+    asked = asking(Config(workflow_id=configured), call, trace=Traced("11" * 16, "22" * 8))
     assert asked.identity.scope == scope
-    assert (asked.trace_id, asked.span_id) == ("11" * 16, "22" * 8)
+    assert (asked.item()["trace_id"], asked.item()["span_id"]) == ("11" * 16, "22" * 8)
 
 
 def test_tenant_and_agent_of_the_call_win_over_the_configuration() -> None:

@@ -99,6 +99,21 @@ Steps = Generator[Step, Any, T]
 
 
 @dataclass(frozen=True, slots=True)
+class Traced:
+    """Where a call is in the trace.
+
+    Attributes:
+        trace_id: Of the span around the call, hexadecimal.
+        span_id: Likewise.
+        pending: Called with the answer by which a person is asked, before anybody waits for them; must not block.
+    """
+
+    trace_id: str
+    span_id: str
+    pending: Callable[[Asking, Begun], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Asking:
     """All that `begin` needs to know of one call.
 
@@ -119,8 +134,7 @@ class Asking:
         lent: Unit → steps that a call around this one has reserved for both of them.
         content: What may be seen of it.
         payload_codec: How its result is written into the ledger; None: as JSON.
-        trace_id: Of the span around the call, hexadecimal.
-        span_id: Likewise.
+        traced: Where the call is in the trace.
     """
 
     call: Call
@@ -138,8 +152,7 @@ class Asking:
     lent: Mapping[str, int] = field(default_factory=dict)
     content: Content = NOTHING
     payload_codec: PayloadCodec | None = field(default=None, repr=False)
-    trace_id: str | None = None
-    span_id: str | None = None
+    traced: Traced | None = None
 
     @property
     def kept(self) -> Kept:
@@ -181,8 +194,8 @@ class Asking:
             "arguments": self.arguments,
             "rule": terms.rule,
             "rule_version": terms.rule_version,
-            "trace_id": self.trace_id,
-            "span_id": self.span_id,
+            "trace_id": None if self.traced is None else self.traced.trace_id,
+            "span_id": None if self.traced is None else self.traced.span_id,
             "reserve": dict(self.reserve),
             "lease_s": terms.lease_s,
             "replay_for_s": terms.replay_for_s,

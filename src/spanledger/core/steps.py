@@ -117,6 +117,8 @@ def told(asking: Asking, begun: Begun) -> Steps[bool]:
     """
     if begun.verdict is not Verdict.AWAITING_APPROVAL or not begun.details.get("requested"):
         return False
+    if asking.traced is not None and asking.traced.pending is not None:
+        asking.traced.pending(asking, begun)
     hook = asking.on_approval_needed
     if hook is not None:
         try:

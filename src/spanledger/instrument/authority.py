@@ -52,8 +52,10 @@ def authorize(permission: str, amount: Amount | None = None) -> Authorization:
     tenant, whose = _whose(engine.guard)
     around = ambient()
     span = trace.get_current_span()
-    trace_id, span_id = record.trace_of(span) or (None, None)
-    where = {"workflow_id": around.workflow_id if around else None, "trace_id": trace_id, "span_id": span_id}
+    traced = record.trace_of(span)
+    where = {"workflow_id": around.workflow_id if around else None}
+    if traced is not None:
+        where |= {"trace_id": traced.trace_id, "span_id": traced.span_id}
     item = asked_item(str(uuid.uuid4()), permission, amount, whose | where)
     answer = engine.guard.blocking.drive(authorized(tenant, item))
     record.permission(span, answer)

@@ -118,6 +118,10 @@ class AsyncLedger:
         """As `Ledger.passed_over`."""
         return list(await self._driver.query(requests.passed_over(self.config, since)))
 
+    async def timeline(self, workflow_id: str | None = None, **which: Any) -> list[dict[str, Any]]:
+        """As `Ledger.timeline`."""
+        return list(await self._driver.query(requests.timeline(self.config, workflow_id, **which)))
+
     async def resolve(self, key: str, *, by: str, outcome: str, result: Any = None, reason: str | None = None) -> bool:
         """As `Ledger.resolve`."""
         call = await self.get(key) if requests.redacts(self.config, outcome) else None

@@ -97,6 +97,11 @@ class Database:
         """The ledger is a private server of this machine."""
         return isinstance(self._dsn, EmbeddedPostgres)
 
+    @property
+    def wanted(self) -> bool:
+        """Somebody has asked it, or asking starts nothing: a private server runs for guarded calls only."""
+        return not self.embedded or self._prepared_pid == os.getpid()
+
     def conninfo(self) -> str:
         """Return a connection string with our defaults; starts the private server where it is one."""
         text = self._address()

@@ -171,6 +171,10 @@ class Ledger:
         """
         return list(self._driver.query(requests.passed_over(self.config, since)))
 
+    def timeline(self, workflow_id: str | None = None, **which: Any) -> list[dict[str, Any]]:
+        """Return what happened, in order; `which` is as `_requests.timeline` takes it. Agents do not see all of it."""
+        return list(self._driver.query(requests.timeline(self.config, workflow_id, **which)))
+
     def resolve(self, key: str, *, by: str, outcome: str, result: Any = None, reason: str | None = None) -> bool:
         """Say what became of a call of unknown outcome.
 

@@ -26,7 +26,7 @@ from spanledger.core.settling import found_text, kept_text
 from spanledger.core.steps import RESOLUTIONS
 from spanledger.core.values import decode, encode
 from spanledger.errors import ConfigError, NotAuthorized
-from spanledger.ledger._functions import Prefix, Read, Run, Since
+from spanledger.ledger._functions import ROWS_MAX, Prefix, Read, Run, Since
 from spanledger.ledger._spool import Erased
 
 
@@ -226,6 +226,21 @@ def history(config: Config, key: str) -> Read:
 def passed_over(config: Config, since: dt.datetime | None) -> Read:
     wanted = {"tenant": config.tenant, "at": None if since is None else Since(since.isoformat())}
     return Read("passed_over", wanted, "id")
+
+
+def timeline(
+    config: Config,
+    workflow_id: str | None,
+    *,
+    tool: str | None = None,
+    since: dt.datetime | None = None,
+    rows_max: int = ROWS_MAX,
+    newest: bool = False,
+) -> Read:
+    """What happened in a workflow, of a tool, or since a moment: the first of it in order, or the last backwards."""
+    wanted: dict[str, Any] = {"tenant": config.tenant, "workflow_id": workflow_id, "tool": tool}
+    wanted["at"] = None if since is None else Since(since.isoformat())
+    return Read("timeline", wanted, "at desc, seq desc" if newest else "at, seq", rows_max)
 
 
 def budgets(config: Config, name: str | None, tenant: str | None) -> Read:

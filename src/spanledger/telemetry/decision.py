@@ -2,13 +2,14 @@
 
 Rules: a workflow is one run of an agent toward a goal. It is the scope of idempotency for the calls inside and a
 span `invoke_agent`. Steps and decisions are events on that span, told by the developer in words of their own, so
-they are recorded although content is not. Ending is idempotent, and closing a workflow in another context than
-it was opened in is harmless.
+they are recorded although content is not; they go to the ledger as well (`trail`). Ending is idempotent, and closing a
+workflow in another context than it was opened in is harmless. Being cancelled, interrupted or closed early is no error.
 """
 
 from __future__ import annotations
 
 import contextlib
+import uuid
 from collections.abc import Sequence
 from contextvars import ContextVar
 from types import TracebackType
@@ -21,7 +22,19 @@ from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 
 from spanledger.core.call import INVOKE_AGENT
 from spanledger.guard import Ambient, ambient, put_around
-from spanledger.telemetry import record, semconv
+from spanledger.telemetry import record, semconv, trail
+from spanledger.telemetry.quiet import quietly
+
+_DECISION = {
+    "name": semconv.DECISION_NAME,
+    "options": semconv.DECISION_OPTIONS,
+    "chosen": semconv.DECISION_CHOSEN,
+    "because": semconv.DECISION_BECAUSE,
+    "confidence": semconv.DECISION_CONFIDENCE,
+}
+
+# Of steps outside of any workflow.
+_NOBODY = Ambient("")
 
 _current: ContextVar[Workflow | None] = ContextVar("spanledger_workflow", default=None)
 
@@ -41,6 +54,7 @@ class Workflow:
         self.goal = goal
         self._around = around
         self._span: Span = INVALID_SPAN
+        self._open = False
         self._before: tuple[Workflow | None, Ambient | None, Context] | None = None
 
     def step(self, text: str) -> None:
@@ -50,6 +64,7 @@ class Workflow:
             text: For example ``"customer is entitled to a refund"``.
         """
         _event(self._span, semconv.EVENT_STEP, {semconv.STEP_TEXT: text})
+        trail.tell("step", self._span, {"text": text}, self._around)
 
     def decide(
         self,
@@ -69,14 +84,9 @@ class Workflow:
             because: Why.
             confidence: Between 0 and 1, where there is such a figure.
         """
-        attributes = {
-            semconv.DECISION_NAME: name,
-            semconv.DECISION_OPTIONS: list(options),
-            semconv.DECISION_CHOSEN: chosen,
-            semconv.DECISION_BECAUSE: because,
-            semconv.DECISION_CONFIDENCE: confidence,
-        }
-        _event(self._span, semconv.EVENT_DECISION, attributes)
+        said = {"name": name, "options": list(options), "chosen": chosen, "because": because, "confidence": confidence}
+        _event(self._span, semconv.EVENT_DECISION, {_DECISION[field]: value for field, value in said.items()})
+        trail.tell("decision", self._span, said, self._around)
 
     def __enter__(self) -> Self:
         around = self._around
@@ -94,8 +104,14 @@ class Workflow:
                 kind=SpanKind.INTERNAL,
                 attributes={name: value for name, value in attributes.items() if value is not None},
             )
-        self._before = _current.get(), ambient(), otel_context.get_current()
+        above = ambient()
+        self._before = _current.get(), above, otel_context.get_current()
         _put(self, around, trace.set_span_in_context(self._span))
+        self._open = True
+        within = above.workflow_id if above is not None and above.workflow_id != around.workflow_id else None
+        trail.tell("started", self._span, {"goal": self.goal, "within": within}, around)
+        if within is not None:
+            trail.tell("inner", self._span, {"workflow_id": around.workflow_id, "goal": self.goal}, above)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -105,8 +121,20 @@ class Workflow:
         elif self._before is not None and _current.get() is self:
             _put(*self._before)
         self._before = None
-        if error is not None:
+        if self._open:
+            self._open = False
+            self._end(error)
+
+    def _end(self, error: BaseException | None) -> None:
+        why = {} if error is None else {"error": record.type_of(error)}
+        if isinstance(error, Exception):
             record.failed(self._span, error)
+            trail.tell("ended", self._span, {"status": "failed"} | why, self._around)
+        elif error is not None:
+            record.interrupted(self._span, error)
+            trail.tell("ended", self._span, {"status": "interrupted"} | why, self._around)
+        else:
+            trail.tell("ended", self._span, {"status": "done"}, self._around)
         record.end(self._span)
         self._span = INVALID_SPAN
 
@@ -145,6 +173,7 @@ def workflow(
         agent=agent,
         actor=actor or (outer.actor if outer else None),
         tenant=tenant or (outer.tenant if outer else None),
+        run_id=str(uuid.uuid4()),
     )
     return Workflow(around, goal)
 
@@ -173,12 +202,12 @@ def decide(
 
 
 def _detached() -> Workflow:
-    found = Workflow(Ambient("-"), None)
+    found = Workflow(_NOBODY, None)
     found._span = trace.get_current_span()  # noqa: SLF001 - our own class
     return found
 
 
-@record.quietly
+@quietly
 def _event(span: Span, name: str, attributes: dict[str, Any]) -> None:
     span.add_event(name, {key: value for key, value in attributes.items() if value is not None})
 

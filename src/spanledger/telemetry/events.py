@@ -15,6 +15,8 @@ from opentelemetry._logs import SeverityNumber
 from opentelemetry.context import Context
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
+from spanledger.core.asking import Traced
+
 SCOPE: Final = "spanledger"
 # What the API gives out where nobody has set a provider.
 _NOBODY: Final = "opentelemetry._logs"
@@ -25,14 +27,14 @@ def recorded() -> bool:
     return not type(logs.get_logger_provider()).__module__.startswith(_NOBODY)
 
 
-def warn(name: str, attributes: Mapping[str, Any], said: str, span: tuple[str, str] | None) -> None:
+def warn(name: str, attributes: Mapping[str, Any], said: str, span: Traced | None) -> None:
     """Emit an event that somebody should look at.
 
     Args:
         name: As declared.
         attributes: As declared; those that are None are left out.
         said: The event in words.
-        span: Trace id and span id of the call, hexadecimal; None: whatever span is current.
+        span: Where the call is in the trace; None: whatever span is current.
     """
     if recorded():
         logs.get_logger(SCOPE).emit(
@@ -45,9 +47,8 @@ def warn(name: str, attributes: Mapping[str, Any], said: str, span: tuple[str, s
         )
 
 
-def _inside(span: tuple[str, str] | None) -> Context | None:
+def _inside(span: Traced | None) -> Context | None:
     if span is None:
         return None
-    trace_id, span_id = span
-    context = SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=False, trace_flags=TraceFlags(0))
+    context = SpanContext(int(span.trace_id, 16), int(span.span_id, 16), is_remote=False, trace_flags=TraceFlags(0))
     return trace.set_span_in_context(NonRecordingSpan(context))

@@ -13,13 +13,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from spanledger.core.asking import Ask, Asking, Invoke, Step, Steps
+from spanledger.core.asking import Ask, Asking, Invoke, Step, Steps, Traced
 from spanledger.core.call import EXECUTE_TOOL, Begun, Call, Ended, Holder, Outcome, Usage, Verdict
 from spanledger.core.money import Money, amount_of
 from spanledger.core.rules import Rule
 from spanledger.errors import SpanledgerError, Undescribable
 from spanledger.guard import Drives, DrivesAwaiting, DrivesLater, Guard, Inside
 from spanledger.telemetry import events, instruments, metrics, record, semconv
+from spanledger.telemetry.quiet import quietly
 
 T = TypeVar("T")
 
@@ -35,7 +36,7 @@ class _Run:
     """
 
     operation: str
-    span: tuple[str, str] | None
+    span: Traced | None
     began_s: float
 
 
@@ -53,7 +54,7 @@ def metered(guard: Guard) -> Guard:
     )
 
 
-@record.quietly
+@quietly
 def of_model_call(call: Call, usage: Usage, error: BaseException | None, took_s: float, chunk_s: float | None) -> None:
     """Record a model call that the provider was asked to answer.
 
@@ -82,7 +83,7 @@ class _MeteredGuard(Guard):
 
     __slots__ = ()
 
-    def asking(self, call: Call, *, own: Rule | None = None, span: tuple[str, str] | None = None) -> Asking:
+    def asking(self, call: Call, *, own: Rule | None = None, span: Traced | None = None) -> Asking:
         try:
             return super().asking(call, own=own, span=span)
         except SpanledgerError as error:
@@ -170,7 +171,7 @@ class _Watch:
         self._started_s = time.perf_counter()
         self._ran_s: float | None = None
 
-    @record.quietly
+    @quietly
     def begins(self, step: Step) -> None:
         """A step is about to be carried out."""
         if isinstance(step, Ask) and step.function == "begin":
@@ -179,7 +180,7 @@ class _Watch:
             # Now: the process may not live to see the end.
             _answered(step.begun, self._item)
 
-    @record.quietly
+    @quietly
     def carried_out(self, step: Step, error: BaseException | None, took_s: float) -> None:
         """A step was carried out, or failed."""
         if isinstance(step, Ask):
@@ -189,7 +190,7 @@ class _Watch:
         elif isinstance(step, Invoke):
             self._ran_s = took_s
 
-    @record.quietly
+    @quietly
     def returned(self, value: Any) -> None:
         """The steps have come to their end."""
         if isinstance(value, Begun) and self._item is not None:
@@ -200,7 +201,7 @@ class _Watch:
             elif not value.replayed:
                 _ended(value, self._ran_s, self._started_s)
 
-    @record.quietly
+    @quietly
     def refused(self, error: SpanledgerError) -> None:
         """The call was not let run."""
         if self._item is not None:
@@ -239,8 +240,8 @@ def _ended(outcome: Outcome, ran_s: float | None, told_s: float) -> None:
         events.warn(semconv.EVENT_OUTCOME_UNKNOWN, attributes, said, run.span)
 
 
-@record.quietly
-def _refused(error: SpanledgerError, item: Mapping[str, Any], span: tuple[str, str] | None) -> None:
+@quietly
+def _refused(error: SpanledgerError, item: Mapping[str, Any], span: Traced | None) -> None:
     labels = metrics.of_call(item["operation"], item["tool"])
     verdict = record.verdict_of(error)
     metrics.count(instruments.CALLS, labels | {semconv.VERDICT: verdict})
@@ -255,8 +256,8 @@ def _refused(error: SpanledgerError, item: Mapping[str, Any], span: tuple[str, s
     events.warn(semconv.EVENT_REFUSED, attributes, f"{item['tool']} was not run: {error}", span)
 
 
-def _span_of(item: Mapping[str, Any]) -> tuple[str, str] | None:
-    return (item["trace_id"], item["span_id"]) if item.get("trace_id") and item.get("span_id") else None
+def _span_of(item: Mapping[str, Any]) -> Traced | None:
+    return Traced(item["trace_id"], item["span_id"]) if item.get("trace_id") and item.get("span_id") else None
 
 
 def _figure(unit: str, steps: int) -> float:

@@ -11,20 +11,19 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ParamSpec
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
-from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from spanledger.config import Config
-from spanledger.core.asking import Asking
+from spanledger.core.asking import Asking, Traced
 from spanledger.core.call import EXECUTE_TOOL, INVOKE_AGENT, Begun, Call, Outcome, Usage, Verdict
 from spanledger.core.content import NOTHING, Content
 from spanledger.core.grants import Authorization
 from spanledger.core.money import amount_of
-from spanledger.core.outcomes import alone
 from spanledger.core.rules import Rule
 from spanledger.errors import (
     ApprovalDenied,
@@ -39,7 +38,8 @@ from spanledger.errors import (
     OutcomeUnknown,
     SpanledgerError,
 )
-from spanledger.telemetry import instruments, metrics, semconv
+from spanledger.telemetry import instruments, linking, metrics, semconv, trail
+from spanledger.telemetry.quiet import quietly
 
 logger = logging.getLogger("spanledger.telemetry")
 
@@ -60,20 +60,8 @@ _VERDICTS: dict[type[SpanledgerError], str] = {
     LedgerUnavailable: "ledger_unavailable",
 }
 
-P = ParamSpec("P")
-
-
-def quietly(function: Callable[P, None]) -> Callable[P, None]:
-    """Let a function of telemetry fail without anybody noticing but the log."""
-
-    @functools.wraps(function)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            function(*args, **kwargs)
-        except Exception as error:
-            logger.exception("%s failed; the call is not affected", function.__name__, exc_info=alone(error))
-
-    return wrapper
+# Refusals that `begin` has written itself.
+_IN_THE_LEDGER = (BudgetExceeded, NotAuthorized, ApprovalPending)
 
 
 def tracer() -> trace.Tracer:
@@ -123,6 +111,12 @@ def start_attributes(call: Call, content: Content) -> dict[str, Any]:
     return {name: value for name, value in attributes.items() if value is not None}
 
 
+def _inside(span: Span, name: str, attributes: Mapping[str, Any]) -> Span:
+    """Start a span of ours inside another."""
+    context = trace.set_span_in_context(span, otel_context.set_value(OWN_SPAN, value=True))
+    return tracer().start_span(name, context, attributes=attributes)
+
+
 @contextlib.contextmanager
 def current(span: Span) -> Iterator[None]:
     """Make a span current without ending it or recording what leaves the block."""
@@ -153,13 +147,14 @@ def ending(span: Span) -> Iterator[Span]:
         end(span)
 
 
-def trace_of(span: Span) -> tuple[str, str] | None:
-    """Return trace and span id in hexadecimal, or None where there is no trace."""
+def trace_of(span: Span) -> Traced | None:
+    """Say where a span is, and what of its call is recorded in it at once; None where there is no trace."""
     try:
         context = span.get_span_context()
         if not context.is_valid:
             return None
-        return trace.format_trace_id(context.trace_id), trace.format_span_id(context.span_id)
+        trace_id, span_id = trace.format_trace_id(context.trace_id), trace.format_span_id(context.span_id)
+        return Traced(trace_id, span_id, functools.partial(linking.pending, _inside, span))
     except Exception:
         logger.exception("a span without a context; the call is not affected")
         return None
@@ -198,6 +193,8 @@ def begun(span: Span, answer: Begun) -> None:
             semconv.UNGUARDED: answer.unguarded or None,
             semconv.PROBED: answer.details["probed"].outcome if "probed" in answer.details else None,
             semconv.BUDGETS: [b["name"] for b in budgets] or None,
+            semconv.BUDGETS_BEFORE: [str(amount_of(b["unit"], b["remaining"] + b["reserved"])) for b in budgets]
+            or None,
             semconv.BUDGETS_REMAINING: [str(amount_of(b["unit"], b["remaining"])) for b in budgets] or None,
             semconv.RESERVED: reserved or None,
             semconv.APPROVAL_ID: answer.approval_id,
@@ -205,19 +202,16 @@ def begun(span: Span, answer: Begun) -> None:
             semconv.REASON: answer.reason if answer.would_have else None,
             semconv.PERMISSIONS: [grant["permission"] for grant in answer.details.get("grants") or ()] or None,
             semconv.GRANTS: [grant_named(**grant) for grant in answer.details.get("grants") or ()] or None,
+            semconv.APPROVER: answer.details.get("approved_by"),
         },
     )
     for budget in (b for b in budgets if "soft" in b):
         _past_soft_limit(span, budget)
-    original = answer.details.get("original") or {}
-    if answer.verdict is Verdict.REPLAY and original.get("trace_id") and original.get("span_id"):
-        context = SpanContext(
-            int(original["trace_id"], 16),
-            int(original["span_id"], 16),
-            is_remote=True,
-            trace_flags=TraceFlags(1),
-        )
-        span.add_link(context, {semconv.CALL_KEY: answer.key})
+    linking.link(span, answer.details.get("requested_in"), {semconv.APPROVAL_ID: answer.approval_id})
+    if answer.verdict is Verdict.REPLAY:
+        linking.link(span, answer.details.get("original"), {semconv.CALL_KEY: answer.key})
+        told = {"attempt": answer.attempt, "original": answer.details.get("original")}
+        trail.tell("replay", span, told, key=answer.key, tenant=answer.tenant)
 
 
 def grant_named(grant: str, version: int, **_: Any) -> str:
@@ -289,6 +283,12 @@ def failed(span: Span, error: BaseException) -> None:
     span.set_status(Status(StatusCode.ERROR, type(error).__name__))
 
 
+@quietly
+def interrupted(span: Span, error: BaseException) -> None:
+    """Record that what the span is about was cancelled, interrupted or closed early, which is no error."""
+    span.set_attribute(semconv.ERROR_TYPE, type_of(error))
+
+
 def type_of(error: BaseException) -> str:
     """Name the class of an error."""
     kind = type(error)
@@ -319,6 +319,9 @@ def refused(span: Span, error: SpanledgerError, *, suspended: bool = False) -> N
         return
     span.set_attribute(semconv.ERROR_TYPE, type(error).__name__)
     span.set_status(Status(StatusCode.ERROR, str(error)))
+    if not isinstance(error, _IN_THE_LEDGER):
+        told = {"verdict": verdict_of(error), "reason": str(error), "error": type(error).__name__}
+        trail.tell("refused", span, told, key=error.key)
 
 
 def verdict_of(error: SpanledgerError) -> str:

@@ -236,12 +236,19 @@ BUDGETS = attribute(
     '["refunds"]',
     "Budgets this call reserved from, or the one that refused it.",
 )
+BUDGETS_BEFORE = attribute(
+    "spanledger.budget.before",
+    "string[]",
+    "guarded spans that a budget covers",
+    '["500.00 EUR"]',
+    "What each had left.",
+)
 BUDGETS_REMAINING = attribute(
     "spanledger.budget.remaining",
     "string[]",
     "guarded spans that a budget covers",
     '["490.00 EUR"]',
-    "What each of them has left, in the same order.",
+    "What each has left.",
 )
 BUDGET_LIMIT = attribute(
     "spanledger.budget.limit",
@@ -290,7 +297,7 @@ APPROVAL_ID = attribute(
     "The request for a person's consent that this call waits for, or ran by.",
 )
 APPROVER = attribute(
-    "spanledger.approval.approver", "string", "calls that were denied", "ops@example.com", "Who denied the call."
+    "spanledger.approval.approver", "string", "calls that a person decided", "ops@example.com", "Who said no, or yes."
 )
 WOULD_HAVE = attribute(
     "spanledger.shadow.verdict",

@@ -22,12 +22,12 @@ begin
         where c.tenant = p_tenant and c.key = v_key;
     insert into spanledger.approval (
         tenant, id, key, fingerprint, state, tool, workflow_id, agent, actor, arguments, reserve, rule, control,
-        self_approval, requested_at, requested_by, expires_at)
+        self_approval, requested_at, requested_by, expires_at, trace_id, span_id)
     values (
         p_tenant, v_id, v_key, decode(p_item ->> 'fingerprint', 'hex'), 'pending', p_item ->> 'tool',
         p_item ->> 'workflow_id', p_item ->> 'agent', p_item ->> 'actor', p_item ->> 'arguments', p_item -> 'reserve',
         p_item ->> 'rule', p_control, coalesce((p_item ->> 'self_approval')::boolean, false), p_now,
-        (p_item ->> 'attempt_id')::uuid, p_now + v_timeout);
+        (p_item ->> 'attempt_id')::uuid, p_now + v_timeout, p_item ->> 'trace_id', p_item ->> 'span_id');
     return jsonb_build_object('verdict', 'awaiting_approval', 'approval_id', v_id,
         'left_s', extract(epoch from v_timeout), 'requested', true);
 end

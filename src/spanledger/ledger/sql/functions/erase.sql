@@ -35,6 +35,13 @@ begin
     update spanledger.call c set
         arguments = null, result = null, result_kept = false, error = c.error - 'message', erased_at = v_now
         where c.tenant = p_tenant and c.key = any (v_keys);
+    -- What agents said on the way, with the first of the calls.
+    update spanledger.trail t
+        set detail = t.detail - '{goal,text,name,options,chosen,because,confidence,reason}'::text[]
+        where t.tenant = p_tenant and (t.key = any (v_keys) or (p_after = '' and not p_where ? 'key'
+            and (not p_where ? 'actor' or t.actor = p_where ->> 'actor')
+            and (not p_where ? 'workflow' or t.workflow_id = p_where ->> 'workflow'
+                or starts_with(t.workflow_id, v_narrowed))));
     return jsonb_build_object(
         'keys', (select coalesce(jsonb_agg(encode(k, 'hex') order by k), '[]') from unnest(v_keys) k),
         'after', case when cardinality(v_keys) = p_calls_max then encode(v_keys[p_calls_max], 'hex') end);

@@ -9,7 +9,7 @@ declare
 begin
     revoke all on all functions in schema spanledger, spanledger_v1 from public;
     -- Views run as their owner but for functions, which run as whoever reads.
-    grant execute on function spanledger.sees_all(),
+    grant execute on function spanledger.sees_all(), spanledger.sees_trail(text),
         spanledger.live_since(text, double precision, text, timestamptz),
         spanledger.window_start(text, double precision, text, timestamptz) to public;
     for v_grant in

@@ -23,9 +23,7 @@ begin
             from unnest(p_call.accounts, p_call.reserved) r (id, amount)
             cross join lateral spanledger.standing(r.id) s))
             || case when p_call.grants is null then '{}' else jsonb_build_object('grants', p_call.grants) end
-            || coalesce((select jsonb_build_object('approval_id', a.id) from spanledger.approval a
-                where a.tenant = p_call.tenant and a.id = p_call.approval_id
-                    and a.consumed_by = p_call.attempt_id), '{}');
+            || spanledger.consent_of(p_call.tenant, p_call.approval_id, p_call.attempt_id);
     end if;
     if v_differs and p_item ->> 'on_mismatch' = 'refuse' then
         return v_answer || '{"verdict": "key_reused"}';

@@ -22,6 +22,7 @@ begin
     return jsonb_build_object('verdict', 'run', 'budgets', p_found -> 'budgets',
         'attempt', coalesce(p_call.attempt, 0) + 1,
         'attempts', 1 + case p_call.state when 'succeeded' then 0 else coalesce(p_call.attempts, 0) end)
-        || case when p_call.state = 'approved' then jsonb_build_object('approval_id', p_call.approval_id) else '{}' end;
+        || case when p_call.state = 'approved'
+            then spanledger.consent_of(p_tenant, p_call.approval_id, v_attempt) else '{}' end;
 end
 $$;

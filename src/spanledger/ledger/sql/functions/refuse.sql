@@ -10,6 +10,8 @@ begin
         return;
     end if;
     insert into spanledger.history (tenant, key, at, event, attempt, attempt_id, detail)
-        values (p_tenant, p_call.key, p_now, 'refused', p_call.attempt, (p_item ->> 'attempt_id')::uuid, p_refusal);
+        values (p_tenant, p_call.key, p_now, 'refused', p_call.attempt, (p_item ->> 'attempt_id')::uuid,
+            p_refusal || jsonb_strip_nulls(jsonb_build_object('rule', p_item -> 'rule',
+                'trace_id', p_item -> 'trace_id', 'span_id', p_item -> 'span_id')));
 end
 $$;

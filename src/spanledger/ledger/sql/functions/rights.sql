@@ -4,7 +4,8 @@ returns text[]
 language sql immutable
 as $$
     select case p_kind
-        when 'agent' then array['begin', 'shadow', 'settle', 'fail', 'renew', 'peek', 'probed', 'authorize', 'permissions']
+        when 'agent' then array['begin', 'shadow', 'settle', 'fail', 'renew', 'peek', 'probed', 'authorize', 'permissions',
+            'record']
         when 'operator' then array['resolve', 'cancel', 'apply', 'top_up', 'erase']
         when 'approver' then array['approve', 'deny']
     end

@@ -1,0 +1,79 @@
+"""What an agent says of itself, for the ledger to keep.
+
+Rules: frozen, plain data. An entry is made where it happens and told in the background; it says so much and no more
+than fits the limits here.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from spanledger.core.outcomes import storable
+
+OPTIONS_MAX: Final = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One thing that happened.
+
+    Attributes:
+        event: ``"started"`` or ``"ended"`` (a run of a workflow), ``"inner"`` (another one inside it), ``"step"``,
+            ``"decision"``, ``"replay"``, ``"refused"``, or ``"approval"``: where a request is in the trace.
+        workflow_id: Whose trail it belongs to; None: that of the call, or of this process.
+        run_id: One run of the workflow.
+        tenant: Whose ledger it is; None: the configured tenant.
+        agent: Name of the agent.
+        actor: On whose behalf it acts.
+        key: Of the call it is about.
+        trace_id: Where it is in the trace, hexadecimal.
+        span_id: Likewise.
+        detail: What else there is to say, JSON.
+        id: Made here, so that what is told twice is kept once.
+    """
+
+    event: str
+    workflow_id: str | None = None
+    run_id: str | None = None
+    tenant: str | None = None
+    agent: str | None = None
+    actor: str | None = None
+    key: str | None = None
+    trace_id: str | None = None
+    span_id: str | None = None
+    detail: Mapping[str, Any] = field(default_factory=dict)
+    id: str = field(default_factory=lambda: str(uuid.uuid4()))
+
+    def item(self) -> dict[str, Any]:
+        """The entry as the ledger takes it; what is None is left out."""
+        named = {name: getattr(self, name) for name in _TEXTS}
+        texts = {name: storable(str(value)) for name, value in named.items() if value is not None}
+        return texts | {"id": self.id, "detail": _within_limits(self.detail)}
+
+
+class Tells(Protocol):
+    """Takes entries and tells them in the background. Never blocks and never raises."""
+
+    def tell(self, entry: Entry) -> None:
+        """Take one entry."""
+        ...
+
+
+_TEXTS: Final = ("event", "workflow_id", "run_id", "agent", "actor", "key", "trace_id", "span_id")
+
+
+def _within_limits(detail: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _bounded(value) for name, value in detail.items() if value is not None}
+
+
+def _bounded(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return _within_limits(value)
+    if isinstance(value, bool | int | float):
+        return value if not isinstance(value, float) or abs(value) < float("inf") else str(value)
+    if isinstance(value, list | tuple):
+        return [_bounded(one) for one in value[:OPTIONS_MAX]]
+    return storable(str(value))

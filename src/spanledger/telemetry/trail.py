@@ -1,0 +1,58 @@
+"""The decision trace on its way to the ledger, which this layer does not know.
+
+Rules: entries go to whoever is connected, or nowhere. Telling costs the caller an append to a list; telling that fails
+is logged and costs the entry. An entry says where it is in the trace, so that one leads to the other.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from opentelemetry import trace
+from opentelemetry.trace import Span
+
+from spanledger.core.trail import Entry, Tells
+from spanledger.guard import Ambient, ambient
+from spanledger.telemetry.quiet import quietly
+
+_sink: Tells | None = None
+
+
+def connect(sink: Tells) -> None:
+    """Tell `sink` from now on."""
+    global _sink  # noqa: PLW0603 - one per process, as there is one engine
+    _sink = sink
+
+
+def disconnect(sink: Tells) -> None:
+    """Tell `sink` no more."""
+    global _sink  # noqa: PLW0603 - see connect
+    if _sink is sink:
+        _sink = None
+
+
+@quietly
+def tell(event: str, span: Span, detail: dict[str, Any], around: Ambient | None = None, **more: Any) -> None:
+    """Tell one entry.
+
+    Args:
+        event: What happened.
+        span: Where.
+        detail: What there is to say.
+        around: Whose it is; None: the workflow around this code.
+        **more: Fields of `Entry`.
+    """
+    sink = _sink
+    if sink is None:
+        return
+    around = around or ambient()
+    if around is not None:
+        whose = {"tenant": around.tenant, "agent": around.agent, "actor": around.actor, "run_id": around.run_id}
+        more = whose | {"workflow_id": None if more.get("key") else around.workflow_id} | more
+    context = span.get_span_context()
+    if context.is_valid:
+        more = {
+            "trace_id": trace.format_trace_id(context.trace_id),
+            "span_id": trace.format_span_id(context.span_id),
+        } | more
+    sink.tell(Entry(event, detail=detail, **more))
