@@ -225,4 +225,4 @@ def _at_exit(trail: Trail) -> None:
             found.close()
 
     atexit.register(close)
-    weakref.finalize(trail, atexit.unregister, close)
+    weakref.finalize(trail, atexit.unregister, close).atexit = False

@@ -244,11 +244,7 @@ BUDGETS_BEFORE = attribute(
     "What each had left.",
 )
 BUDGETS_REMAINING = attribute(
-    "spanledger.budget.remaining",
-    "string[]",
-    "guarded spans that a budget covers",
-    '["490.00 EUR"]',
-    "What each has left.",
+    "spanledger.budget.remaining", "string[]", "calls that a budget covers", '["490.00 EUR"]', "What each has left."
 )
 BUDGET_LIMIT = attribute(
     "spanledger.budget.limit",

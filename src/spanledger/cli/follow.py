@@ -1,0 +1,126 @@
+"""Commands that tell what happened: the decision trace of a workflow, and what happens now.
+
+Rules: nothing is changed, and all of it is read from the ledger, so that it is there when the traces are not. `tail`
+looks at intervals, and the less often the longer a look takes; it is ended by Ctrl-C, and not by a ledger that is away
+for a while.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from spanledger.cli import timeline
+from spanledger.cli.common import EXIT_NOT_DONE, Commands, answer, count, opened, shown, words
+from spanledger.errors import LedgerUnavailable
+
+ROWS_MAX: Final = 10_000
+PAUSE_S: Final = 1.0
+# A look may take this share of the time.
+LOOKS_SHARE: Final = 0.1
+# What is committed, or told, so much later is shown all the same.
+LATE_S: Final = 10.0
+
+
+def add_to(commands: Commands) -> None:
+    """Add the commands of this group."""
+    trace = commands.add(
+        "trace", _trace, "Tell what a workflow did and why, from the ledger alone.", "spanledger trace order-123"
+    )
+    trace.add_argument("workflow", type=words, help="the workflow's id")
+    tail = commands.add("tail", _tail, "Follow what happens, until Ctrl-C.", "spanledger tail --tool 'refund'")
+    for name in ("workflow", "tool"):
+        tail.add_argument(f"--{name}", type=words, help=f"only of this {name}")
+    tail.add_argument("--lines", type=count, default=10, help="begin with so many that happened before (10)")
+
+
+def _trace(arguments: argparse.Namespace) -> int:
+    with opened(arguments) as ledger:
+        rows = ledger.timeline(arguments.workflow, rows_max=ROWS_MAX)
+        tenant = ledger.config.tenant
+    if not rows:
+        print(f"spanledger: the ledger knows no workflow {shown(arguments.workflow)} of tenant {shown(tenant)}",
+            file=sys.stderr)  # fmt: skip
+        return EXIT_NOT_DONE
+    data = {
+        "workflow_id": arguments.workflow,
+        "tenant": tenant,
+        "runs": timeline.runs(rows),
+        "totals": timeline.totals(rows),
+        "traces": timeline.traces(rows),
+        "complete": len(rows) < ROWS_MAX,
+        "entries": rows,
+    }
+    answer(arguments, data, _told(arguments.workflow, tenant, rows))
+    return 0
+
+
+def _told(workflow: str, tenant: str, rows: list[dict[str, Any]]) -> Iterator[str]:
+    yield f"workflow {shown(workflow)}, tenant {shown(tenant)}"
+    yield from timeline.lines(rows)
+    if len(rows) >= ROWS_MAX:
+        yield f"… and more: these are the first {ROWS_MAX} entries"
+    yield ""
+    yield from timeline.summary(list(rows))
+
+
+def _tail(arguments: argparse.Namespace) -> int:
+    with opened(arguments) as ledger:
+        try:
+            for rows in looks(ledger.timeline, arguments.workflow, arguments.tool, arguments.lines):
+                _show(rows, as_json=arguments.json)
+        except KeyboardInterrupt:
+            return 0
+    return 0
+
+
+def looks(read: Callable[..., Any], workflow: str | None, tool: str | None, before: int) -> Iterator[list[Any]]:
+    """Look again and again; give what is new each time.
+
+    Args:
+        read: `Ledger.timeline`.
+        workflow: Only of this one.
+        tool: Likewise.
+        before: Begin with so many that happened before.
+    """
+    rows = list(reversed(read(workflow, tool=tool, newest=True, rows_max=before)))
+    since, first = (_at(rows[-1]), _at(rows[0])) if rows else (None, None)
+    seen = {_identity(row) for row in rows}
+    yield rows
+    pause_s = PAUSE_S
+    while True:
+        time.sleep(pause_s)
+        started_s = time.monotonic()
+        # Never before what was shown first: that is the past.
+        after = max(first, since - dt.timedelta(seconds=LATE_S)) if first and since else None
+        try:
+            rows = read(workflow, tool=tool, since=after, rows_max=ROWS_MAX)
+        except LedgerUnavailable as error:
+            print(f"spanledger: {error}; trying again", file=sys.stderr)
+            continue
+        pause_s = max(PAUSE_S, (time.monotonic() - started_s) / LOOKS_SHARE)
+        fresh = [row for row in rows if _identity(row) not in seen]
+        seen = {_identity(row) for row in rows}
+        if rows:
+            first = first or _at(rows[0])
+            since = max(_at(rows[-1]), since or first)
+        yield fresh
+
+
+def _show(rows: list[Any], *, as_json: bool) -> None:
+    texts = map(json.dumps, rows) if as_json else timeline.lines(rows, workflows=True)
+    for text in texts:
+        print(text, flush=True)
+
+
+def _at(row: dict[str, Any]) -> dt.datetime:
+    return dt.datetime.fromisoformat(row["at"])
+
+
+def _identity(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ("source", "seq", "key", "what", "attempt", "at"))
