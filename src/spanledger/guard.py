@@ -361,15 +361,15 @@ def _placed(call: Call) -> Call:
     """Put a call into the workflow around it; without one, into the trace around it, else into this process."""
     around = _ambient.get()
     if around is not None:
-        call = replace(
+        given = call.workflow_id and call.workflow_source is ScopeSource.GIVEN
+        return replace(
             call,
             agent=call.agent or around.agent,
             actor=call.actor or around.actor,
             tenant=call.tenant or around.tenant,
+            workflow_id=call.workflow_id if given else around.workflow_id,
+            workflow_source=ScopeSource.GIVEN,
         )
-    given = call.workflow_id and call.workflow_source is ScopeSource.GIVEN
-    if around is not None and not given:
-        return replace(call, workflow_id=around.workflow_id, workflow_source=ScopeSource.GIVEN)
     if call.workflow_id:
         return call
     # The call's own span is not current yet: a trace that begins with it would be a scope of one call.

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, Final, cast
 
@@ -174,12 +175,10 @@ def _replay(asking: Asking, begun: Begun, scope: Scope) -> CallReplayed:
     return CallReplayed(f"{asking.call.name!r} succeeded before and is not run again", key=begun.key, result=result)
 
 
-@contextlib.contextmanager
-def inside() -> Iterator[None]:
+def inside() -> AbstractContextManager[None]:
     """Where the span of a guarded call is the current one, make its call the running one."""
     span = trace.get_current_span()
-    with span.running() if isinstance(span, GuardedSpan) else contextlib.nullcontext():
-        yield
+    return span.running() if isinstance(span, GuardedSpan) else contextlib.nullcontext()
 
 
 def _through(start: Start, name: str, context: Context | None, attributes: Any) -> Span:

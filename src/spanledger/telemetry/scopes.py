@@ -166,8 +166,7 @@ def scope_of(span: Span) -> Scope:
     recorded = getattr(getattr(span, "instrumentation_scope", None), "name", None)
     if isinstance(recorded, str) and recorded in _BY_NAME:
         return _BY_NAME[recorded]
-    module = _opener(sys._getframe(1))  # noqa: SLF001 - nothing else knows
-    return next((scope for scope in SCOPES if f"{module}.".startswith(f"{scope.modules}.")), _HAND_WRITTEN)
+    return _of_module(_opener(sys._getframe(1)))  # noqa: SLF001 - nothing else knows
 
 
 def is_ours_to_decide(scope: Scope) -> bool:
@@ -206,6 +205,11 @@ def _opener(frame: FrameType | None) -> str:
             return str(module)
         frame = frame.f_back
     return ""
+
+
+@functools.lru_cache(maxsize=1024)
+def _of_module(module: str) -> Scope:
+    return next((scope for scope in SCOPES if f"{module}.".startswith(f"{scope.modules}.")), _HAND_WRITTEN)
 
 
 @functools.lru_cache(maxsize=len(SCOPES))
