@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from spanledger.config import Config, shown
 from spanledger.errors import ConfigError, SpanledgerError
 from spanledger.guard import Guard
-from spanledger.instrument import _registry, _runtime
+from spanledger.instrument import _executors, _registry, _runtime
 from spanledger.instrument._engine import Engine
 from spanledger.instrument._patch import Patches, Report
 from spanledger.instrument.library import Library
@@ -130,6 +130,7 @@ def instrument(config: Config | None = None, *, libraries: Iterable[str | Librar
     patches = Patches(engine)
     _installed = _Installed(patches, connected)
     try:
+        _executors.install()
         gate.install(guard)
         gate.prove()
         report = patches.attach(_registry.names() if libraries is None else _known(libraries))
@@ -155,6 +156,7 @@ def uninstrument() -> None:
     global _installed
     installed, _installed = _installed, None
     gate.remove()
+    _executors.remove()
     scopes.leave_to(())
     _runtime.forget()
     if installed is not None:

@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.acceptance.conftest import BIN, Run
+from tests.acceptance.conftest import BIN, ROOT, Run
 
 from spanledger import Config, Ledger
 from spanledger.testing import OtlpReceiver
 
 OVER = "budget refunds has 5.50 EUR left of 25.00 EUR, 10.00 EUR requested (rule refund)"
+README = ROOT / "README.md"
 AGENT = Path(__file__).with_name("agents_day.py")
 
 
@@ -37,6 +38,10 @@ def told(run: Run, dsn: str, workflow_id: str) -> list[str]:
     assert done.returncode == 0, done.stderr
     text = re.sub(r"\n {25}", " ", done.stdout)
     return [re.sub(r"^\d\d:\d\d:\d\d\.\d{3}  ", "", line) for line in text.splitlines()]
+
+
+def timeless(text: str) -> str:
+    return re.sub(r"\d{4}-\d\d-\d\d|\d\d:\d\d:\d\d\.\d{3}|\b[0-9a-f]{8}\b|\b[0-9a-f]{32}\b", "…", text)
 
 
 def keyless(line: str) -> str:
@@ -71,6 +76,16 @@ def test_a_day_of_an_agent_reads_as_what_it_did_and_why(run: Run, day, dsn, ledg
     assert lines[2 : 2 + len(expected)] == expected
     assert "calls   3 ran, 1 replayed, 2 refused, 1 asked of a person, 1 of unknown outcome" in lines
     assert len(re.findall(r"[0-9a-f]{32}", "\n".join(lines))) == 2
+
+
+def test_the_readme_shows_what_is_really_printed(run: Run, day, dsn):
+    day("day", "order-123")
+    done = run("spanledger", "trace", "order-123", SPANLEDGER_DSN=dsn)
+
+    (shown,) = re.findall(
+        r"^```text\n\$ spanledger trace order-123\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL
+    )
+    assert timeless(done.stdout) == timeless(shown)
 
 
 def test_the_same_as_json_has_every_entry_with_its_place_in_the_trace(run: Run, day, dsn):

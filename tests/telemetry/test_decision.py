@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -116,6 +117,53 @@ def test_a_workflow_follows_a_copied_context_into_a_thread_and_no_other(spans):
             thread.join()
     assert found == [None, around]
     assert len(events(spans.one("invoke_agent"))) == 1
+
+
+async def _in_executor(job: Callable[[], Any]) -> Any:
+    return await asyncio.get_running_loop().run_in_executor(None, job)
+
+
+WAYS = {
+    "submit": lambda pool, job: pool.submit(job).result(),
+    "map": lambda pool, job: next(pool.map(lambda _: job(), [1])),
+    "run_in_executor": lambda pool, job: asyncio.run(_in_executor(job)),
+    "to_thread": lambda pool, job: asyncio.run(asyncio.to_thread(job)),
+}
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_a_workflow_follows_a_job_into_an_executor_and_leaves_nothing_there(way, instrument, ledger, spans):
+    instrument()
+    calls = tool("refund")(lambda: current_workflow().workflow_id)
+    with ThreadPoolExecutor(1) as pool:
+        for name in ("first", "second"):
+            with workflow(name):
+                assert way(pool, calls) == name
+        assert way(pool, current_workflow) is None
+        assert way(pool, trace.get_current_span) is INVALID_SPAN
+    assert {row["workflow_id"] for row in ledger.calls()} == {"first", "second"}
+    for run, ran in zip(spans.all("invoke_agent"), spans.all("execute_tool refund"), strict=True):
+        assert ran.parent.span_id == run.context.span_id
+
+
+def test_what_a_pool_has_set_for_its_threads_stays_there(instrument):
+    instrument()
+    of_pool = contextvars.ContextVar("of_pool", default="nothing")
+    with ThreadPoolExecutor(1, initializer=of_pool.set, initargs=("the pool's",)) as pool, workflow("w"):
+        assert pool.submit(of_pool.get).result() == "the pool's"
+
+
+def test_a_job_that_fails_in_an_executor_leaves_nothing_there_and_uninstrument_takes_all_back(instrument):
+    before = ThreadPoolExecutor.__dict__["submit"]
+    instrument()
+    with ThreadPoolExecutor(1) as pool:
+        with workflow("w"), pytest.raises(ZeroDivisionError):
+            pool.submit(lambda: 1 / 0).result()
+        assert pool.submit(current_workflow).result() is None
+        spanledger.uninstrument()
+        assert ThreadPoolExecutor.__dict__["submit"] is before
+        with workflow("w"):
+            assert pool.submit(current_workflow).result() is None
 
 
 def test_a_workflow_that_is_closed_in_another_context_ends_all_the_same(spans):

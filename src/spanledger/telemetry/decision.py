@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Self
@@ -21,7 +22,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 
 from spanledger.core.call import INVOKE_AGENT
-from spanledger.guard import Ambient, ambient, put_around
+from spanledger.guard import Ambient, ambient, current_call, entered, put_around
 from spanledger.telemetry import record, semconv, trail
 from spanledger.telemetry.quiet import quietly
 
@@ -199,6 +200,29 @@ def decide(
     """Record what the agent chose in the current workflow; outside of one, on the current span."""
     around = _current.get() or _detached()
     around.decide(name, options=options, chosen=chosen, because=because, confidence=confidence)
+
+
+def surroundings() -> Callable[[], AbstractContextManager[None]] | None:
+    """Remember what is around this code; it is put around other code by what is returned. None: nothing is.
+
+    The span is among it, as is the call that runs here.
+    """
+    workflow, around, call = _current.get(), ambient(), current_call()
+    if around is None and call.key is None:
+        return None
+    context = otel_context.get_current()
+
+    @contextlib.contextmanager
+    def within() -> Iterator[None]:
+        before = _current.get(), ambient(), otel_context.get_current()
+        _put(workflow, around, context)
+        try:
+            with entered(call) if call.key is not None else contextlib.nullcontext():
+                yield
+        finally:
+            _put(*before)
+
+    return within
 
 
 def _detached() -> Workflow:
