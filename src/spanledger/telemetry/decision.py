@@ -23,7 +23,7 @@ from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 
 from spanledger.core.call import INVOKE_AGENT
 from spanledger.guard import Ambient, ambient, current_call, entered, put_around
-from spanledger.telemetry import record, semconv, trail
+from spanledger.telemetry import carrying, record, semconv, trail
 from spanledger.telemetry.quiet import quietly
 
 _DECISION = {
@@ -98,6 +98,7 @@ class Workflow:
             semconv.WORKFLOW_ID: self.workflow_id,
             semconv.WORKFLOW_GOAL: self.goal,
             semconv.ACTOR: around.actor,
+            semconv.CALLER: carrying.caller() if ambient() is None else None,
         }
         with contextlib.suppress(Exception):
             self._span = record.tracer().start_span(
@@ -107,7 +108,7 @@ class Workflow:
             )
         above = ambient()
         self._before = _current.get(), above, otel_context.get_current()
-        _put(self, around, trace.set_span_in_context(self._span))
+        _put(self, around, carrying.with_workflow(trace.set_span_in_context(self._span), around.workflow_id))
         self._open = True
         within = above.workflow_id if above is not None and above.workflow_id != around.workflow_id else None
         trail.tell("started", self._span, {"goal": self.goal, "within": within}, around)

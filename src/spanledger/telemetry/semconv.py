@@ -218,11 +218,10 @@ WORKFLOW_SOURCE = attribute(
     "Where the workflow id came from: `given`, `environment`, `framework`, `conversation`, `trace` or `process`.",
 )
 WORKFLOW_GOAL = attribute(
-    "spanledger.workflow.goal",
-    "string",
-    "spans of workflows",
-    "refund order 123",
-    "What the run is for, as `workflow()` was told.",
+    "spanledger.workflow.goal", "string", "spans of workflows", "refund order 123", "What for, as `workflow` was told."
+)
+CALLER = attribute(
+    "spanledger.workflow.caller", "string", "workflows called from elsewhere", "order-123", "Whom the caller acts for."
 )
 ACTOR = attribute(
     "spanledger.actor", "string", "guarded spans and workflows", "u_42", "On whose behalf the agent acts."
