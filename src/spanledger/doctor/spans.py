@@ -27,6 +27,9 @@ def _of(scope: Scope) -> Finding:
     if scope.unstoppable:
         runs = f"of {scope.name}: not guarded, because its tools run whatever a span raises"
         return Finding("spans", WARN, runs, "guard its tools with @spanledger.tool")
+    if scope.unseen:
+        unseen = f"of {scope.name}: not guarded, because they do not say at their start that they are a tool's"
+        return Finding("spans", WARN, unseen, "guard its tools with @spanledger.tool")
     if scope.says is Says.ARGUMENTS:
         return Finding("spans", OK, f"of {scope.name}: guarded in full; they show the call's id and arguments")
     counted = f"of {scope.name}: budgets, switches and grants hold; they show no more of a call than {scope.says.value}"

@@ -29,6 +29,8 @@ from spanledger.errors import CallRefused, CallReplayed, CallStopped, Spanledger
 
 logger = logging.getLogger("spanledger.telemetry")
 
+_GENAI, _OPENINFERENCE = "opentelemetry.instrumentation.genai.", "openinference.instrumentation."
+_TRACELOOP = "opentelemetry.instrumentation."
 FRAMES_MAX = 30
 # What stands between `start_span` and who wanted it.
 _BETWEEN: Final = (
@@ -87,6 +89,7 @@ class Scope:
         replay: Likewise of a call that succeeded before.
         gives_back: `replay` hands over the recorded result.
         unstoppable: Its tools run whatever is raised.
+        unseen: Its spans do not say, when they start, that they are a tool's, so they pass as any other span.
         library: The library of ours that wraps the same tools, and asks for them where it is attached.
     """
 
@@ -98,11 +101,13 @@ class Scope:
     replay: Fits = _itself
     gives_back: bool = False
     unstoppable: bool = False
+    unseen: bool = False
     library: str | None = None
 
 
 def _swallowing(name: str, library: str) -> Scope:
-    return Scope(name, name, stop=_stopped, tell=_stopped, replay=_stopped, library=library)
+    unseen = name.startswith(_OPENINFERENCE)
+    return Scope(name, name, stop=_stopped, tell=_stopped, replay=_stopped, unseen=unseen, library=library)
 
 
 def _unstoppable(name: str) -> Scope:
@@ -111,9 +116,6 @@ def _unstoppable(name: str) -> Scope:
 
 _ENDS_RUN = _with_text("agent_framework", "MiddlewareFailure")
 _MCP_ERROR = _theirs("mcp.shared.exceptions", "MCPError", lambda cls, error: cls(_REFUSED_CODE, str(error)))
-_GENAI, _OPENINFERENCE = "opentelemetry.instrumentation.genai.", "openinference.instrumentation."
-_TRACELOOP = "opentelemetry.instrumentation."
-
 SCOPES: Final = (
     Scope(
         "pydantic-ai", "pydantic_ai", Says.ARGUMENTS, gives_back=True, library="pydantic_ai",
