@@ -14,6 +14,7 @@ import spanledger
 from spanledger import (
     Config,
     GuardrailSpanProcessor,
+    Rule,
     errors,
     workflow,
 )
@@ -96,3 +97,16 @@ def test_spans_that_never_end_do_not_pile_up(dsn, sdk, ledger, monkeypatch):
         span.end()
     assert decider._open == {}
     assert [row["state"] for row in ledger.calls()] == ["succeeded"] * 2 + ["in_flight"] * 2
+
+
+def test_what_its_rule_redacts_cannot_be_kept_off_such_a_span_so_it_does_not_run(dsn, sdk):
+    redacting = Config(dsn=dsn, rules=[Rule("refund", redact=["order_id"])])
+    sdk.provider.add_span_processor(GuardrailSpanProcessor(redacting))
+    patched(sdk.tracer)
+
+    with (
+        pytest.raises(errors.WrapMissing, match="whose start_span is not patched"),
+        sdk.tracer.start_as_current_span(NAME, attributes=attributes("canary")),
+    ):
+        pytest.fail("must not run")
+    assert sdk.spans() == []

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spanledger import Config, Redact, Rule, jsonpaths
+from spanledger import Config, Redact, Rule, jsonpaths, tool, tool_call
 from spanledger.core.call import Call
 from spanledger.core.content import Capture, Content, capture_said
 from spanledger.core.redaction import MASK, Redactor
@@ -211,6 +211,13 @@ def test_what_cannot_be_redacted_is_an_error_that_says_what_to_do():
         Redact("--")
     with pytest.raises(ConfigError, match="needs SPANLEDGER_SECRET"):
         Config(rules=[Rule("refund", redact=[Redact("card", "hmac")])])
+
+
+def test_a_tool_of_ones_own_with_a_path_that_cannot_be_read_is_an_error_where_it_is_written():
+    with pytest.raises(ConfigError, match="is no JSONPath"):
+        tool("refund", redact=["$.a["])(lambda: None)
+    with pytest.raises(ConfigError, match="is no JSONPath"):
+        tool_call("refund", redact=["$.a["])
 
 
 def test_a_path_without_its_library_says_what_to_install(monkeypatch):

@@ -16,6 +16,7 @@ from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from opentelemetry.trace import INVALID_SPAN, Span
 
+from spanledger import jsonpaths
 from spanledger.core.asking import Asking
 from spanledger.core.call import Begun, Call, Codec, Ended, Outcome, Resource, Verdict
 from spanledger.core.money import Amount
@@ -58,6 +59,7 @@ def tool(function: Any = None, /, **rule: Any) -> Any:
             own = Rule(function or decorated.__name__, **rule)
         except TypeError as error:
             raise ConfigError(f"@tool: {error}") from None
+        jsonpaths.check(own.redact)
         return typing.cast("Callable[P, R]", _guarded(decorated, own))
 
     return decorate
@@ -97,6 +99,7 @@ class tool_call:  # noqa: N801 - reads as a function, like the decorator beside 
             self._own = Rule(name, **rule)
         except TypeError as error:
             raise ConfigError(f"tool_call: {error}") from None
+        jsonpaths.check(self._own.redact)
         self._call = Call(
             name,
             arguments=dict(arguments or {}),

@@ -65,6 +65,12 @@ class SpanDecider(SpanProcessor):
                 f"{call.name!r} was started past the gate on a ConcurrentMultiSpanProcessor, where it cannot be "
                 "guarded: give the provider a SynchronousMultiSpanProcessor"
             )
+        if guard.config.content(call).redactor.redact:
+            # The span itself is in the caller's hands already, and whatever is written on it is exported.
+            raise WrapMissing(
+                f"{call.name!r} was started past the gate, where nobody can keep off the span what its rule redacts: "
+                "start it by a tracer whose start_span is not patched"
+            )
         asked = gate.decide(guard, call, span)
         context = span.get_span_context()
         if asked is not None and context is not None:
