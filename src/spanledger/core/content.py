@@ -86,14 +86,15 @@ class Content:
             value: The arguments, the result or the messages.
             document: A text stands for a JSON document, and one that is none is masked.
         """
-        if not self.capture.on_spans:
-            return None
+        return self._text(value, document=document) if self.capture.on_spans else None
+
+    def for_event(self, value: Any, *, document: bool = False) -> str | None:
+        """Return the text to put into an event, as `for_span` does; None where nothing is to be put."""
+        return self._text(value, document=document) if self.capture.on_events else None
+
+    def _text(self, value: Any, *, document: bool) -> str:
         seen = self.seen(value, document=document)
         return seen if isinstance(seen, str) else json.dumps(seen, ensure_ascii=False)
-
-    def for_event(self, value: Any, *, document: bool = False) -> Any:
-        """Return the JSON tree to put into an event, as `for_span` does; None where nothing is to be put."""
-        return self.seen(value, document=document) if self.capture.on_events else None
 
     def seen(self, value: Any, *, document: bool = False) -> Any:
         """Return what may be seen of a value as a JSON tree, wherever it goes."""

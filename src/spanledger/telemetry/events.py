@@ -1,7 +1,7 @@
 """Events as log records: what somebody should hear of, whether its trace is sampled or not.
 
 Rules: nothing is made until the program has a logger provider. An event names the span it belongs to, so that a backend
-shows it there. It carries no content.
+shows it there. None carries content but `spanledger.call.content`, which is made only where somebody asks for that.
 """
 
 from __future__ import annotations
@@ -36,11 +36,22 @@ def warn(name: str, attributes: Mapping[str, Any], said: str, span: Traced | Non
         said: The event in words.
         span: Where the call is in the trace; None: whatever span is current.
     """
+    _emit(name, attributes, said, span, SeverityNumber.WARN)
+
+
+def inform(name: str, attributes: Mapping[str, Any], span: Traced | None) -> None:
+    """Emit an event that nobody needs to look at; the arguments are those of `warn`."""
+    _emit(name, attributes, None, span, SeverityNumber.INFO)
+
+
+def _emit(
+    name: str, attributes: Mapping[str, Any], said: str | None, span: Traced | None, severity: SeverityNumber
+) -> None:
     if recorded():
         logs.get_logger(SCOPE).emit(
             event_name=name,
-            severity_number=SeverityNumber.WARN,
-            severity_text="WARN",
+            severity_number=severity,
+            severity_text=severity.name,
             body=said,
             attributes={key: value for key, value in attributes.items() if value is not None},
             context=_inside(span),

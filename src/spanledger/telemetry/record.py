@@ -38,7 +38,7 @@ from spanledger.errors import (
     OutcomeUnknown,
     SpanledgerError,
 )
-from spanledger.telemetry import instruments, linking, metrics, semconv, trail
+from spanledger.telemetry import events, instruments, linking, metrics, semconv, trail
 from spanledger.telemetry.quiet import quietly
 
 logger = logging.getLogger("spanledger.telemetry")
@@ -80,17 +80,29 @@ def start(call: Call, config: Config, own: Rule | None = None) -> Span:
     context = otel_context.set_value(OWN_SPAN, value=True)
     kind = SpanKind.INTERNAL if call.operation in (EXECUTE_TOOL, INVOKE_AGENT) else SpanKind.CLIENT
     try:
-        attributes = start_attributes(call, config.content(call, own))
-        return tracer().start_span(f"{call.operation} {call.name}", context, kind, attributes)
+        content = config.content(call, own)
+        span = tracer().start_span(f"{call.operation} {call.name}", context, kind, start_attributes(call, content))
     except Exception:
         logger.exception("no span for %s; the call is not affected", call.name)
         return trace.INVALID_SPAN
+    _called(span, call, content)
+    return span
 
 
 @quietly
 def described(span: Span, call: Call, config: Config, own: Rule | None = None) -> None:
     """Say on a span that a library has made of a call what `start` would say on a new one."""
-    span.set_attributes(start_attributes(call, config.content(call, own)))
+    content = config.content(call, own)
+    span.set_attributes(start_attributes(call, content))
+    _called(span, call, content)
+
+
+@quietly
+def _called(span: Span, call: Call, content: Content) -> None:
+    if call.operation == EXECUTE_TOOL and call.arguments is not None and content.capture.on_events:
+        called = {semconv.TOOL_NAME: call.name, semconv.TOOL_CALL_ID: call.call_id}
+        arguments = content.for_event(call.arguments, document=True)
+        events.inform(semconv.EVENT_CONTENT, called | {semconv.TOOL_CALL_ARGUMENTS: arguments}, trace_of(span))
 
 
 def start_attributes(call: Call, content: Content) -> dict[str, Any]:
@@ -263,6 +275,9 @@ def finished(span: Span, outcome: Outcome, content: Content = NOTHING) -> None:
     )
     if ended.error is None and (text := content.for_span(ended.value)) is not None:
         span.set_attribute(semconv.TOOL_CALL_RESULT, text)
+    if ended.error is None and (text := content.for_event(ended.value)) is not None:
+        returned = {semconv.TOOL_NAME: outcome.begun.tool, semconv.CALL_KEY: outcome.begun.key}
+        events.inform(semconv.EVENT_CONTENT, returned | {semconv.TOOL_CALL_RESULT: text}, trace_of(span))
     if ended.paused:
         return
     if ended.failure is not None:

@@ -384,6 +384,12 @@ EVENT_SOFT_LIMIT = event(
     "This call took a budget past its soft limit.",
 )
 
+EVENT_CONTENT = event(
+    "spanledger.call.content",
+    "a log record where events with content are asked for: one when a tool is called, one when it has returned",
+    (TOOL_NAME, TOOL_CALL_ID, TOOL_CALL_ARGUMENTS, TOOL_CALL_RESULT, CALL_KEY),
+    "What a tool is called with, or what it has returned, without what its rule redacts.",
+)
 EVENT_REFUSED = event(
     "spanledger.call.refused",
     "a log record of severity WARN, sampled or not",
