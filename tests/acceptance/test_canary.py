@@ -113,6 +113,7 @@ def test_a_secret_in_redacted_places_is_found_nowhere(keys, agent, dsn, sql, wir
     # What may be seen is seen everywhere, so that the secret would be.
     logged, told = (tmp_path / "everything.log").read_text(), (tmp_path / "told.txt").read_text()
     assert SEEN.encode() in wire.sent["/v1/traces"]
+    assert SEEN.encode() in wire.sent["/v1/logs"]
     assert b"span door" in wire.sent["/v1/traces"]
     assert set(wire.sent) == {"/v1/traces", "/v1/metrics", "/v1/logs"}
     assert {"spanledger.call.arguments", "spanledger.approval.arguments"} <= set(in_tables(sql, SEEN))

@@ -90,18 +90,10 @@ TOOL_CALL_ID = attribute(
     "gen_ai.tool.call.id", "string", "spans of tools that a model called", "call_7Kx2", "The provider's id of the call."
 )
 TOOL_CALL_ARGUMENTS = attribute(
-    "gen_ai.tool.call.arguments",
-    "string",
-    "spans of tools, where content is captured",
-    '{"order_id": "o-125"}',
-    "The arguments, as JSON.",
+    "gen_ai.tool.call.arguments", "string", "where content is captured", '{"id": "o-125"}', "The arguments, as JSON."
 )
 TOOL_CALL_RESULT = attribute(
-    "gen_ai.tool.call.result",
-    "string",
-    "spans of tools, where content is captured",
-    '{"status": "refunded"}',
-    "The result, as JSON.",
+    "gen_ai.tool.call.result", "string", "where content is captured", '{"paid": true}', "The result, as JSON."
 )
 
 # --- general conventions
