@@ -7,12 +7,13 @@ at what the caller parses, or at what has been read when the response is closed,
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 from spanledger.instrument._stream import Watcher
 
@@ -28,15 +29,19 @@ def is_left_unread(request: Mapping[str, Any]) -> bool:
 
 def parsed(result: Any) -> Any:
     """Return what is inside a raw response, or an awaitable of it; anything else as it is."""
-    if not hasattr(result, "http_response") or is_unread(result):
+    if not _is_raw(cast("Hashable", type(result))) or is_unread(result):
         return result
     return result.parse()
 
 
 def is_unread(result: Any) -> bool:
     """Tell whether a result is a response that the caller reads."""
-    request = getattr(getattr(result, "http_response", None), "request", None)
-    return request is not None and request.headers.get(_HEADER) == _UNREAD
+    return _is_raw(cast("Hashable", type(result))) and result.http_request.headers.get(_HEADER) == _UNREAD
+
+
+@functools.lru_cache(maxsize=256)
+def _is_raw(cls: Hashable) -> bool:
+    return hasattr(cls, "http_request") and hasattr(cls, "parse")
 
 
 def watch_unread(response: Any, watcher: Watcher, look: Callable[[Any], bool]) -> None:

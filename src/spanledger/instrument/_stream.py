@@ -7,9 +7,10 @@ never begun and forgotten, its watcher hears of it exactly once. Nothing here ke
 
 from __future__ import annotations
 
+import functools
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator
+from typing import Any, Protocol, cast
 
 _INNER = "_iterator"
 
@@ -36,7 +37,13 @@ class Watcher(Protocol):
 
 def is_stream(result: Any) -> bool:
     """Tell whether a result is a stream that can be watched."""
-    return hasattr(result, _INNER) and (hasattr(result, "__next__") or hasattr(result, "__anext__"))
+    return _is_iterator(cast("Hashable", type(result))) and hasattr(result, _INNER)
+
+
+@functools.lru_cache(maxsize=256)
+def _is_iterator(cls: Hashable) -> bool:
+    # Some classes are slow to say that they lack something.
+    return hasattr(cls, "__next__") or hasattr(cls, "__anext__")
 
 
 def watch(stream: Any, watcher: Watcher) -> None:

@@ -14,7 +14,7 @@ import inspect
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -32,7 +32,7 @@ from spanledger.instrument._prices import price
 from spanledger.instrument._reserve import ESTIMATED, REPORTED, RESERVED, Reserved, charged, estimated, reserved
 from spanledger.instrument._stream import is_stream, watch
 from spanledger.instrument.library import HiddenChunk, Wrap
-from spanledger.telemetry import metering, record
+from spanledger.telemetry import metering, model_spans, record
 
 logger = logging.getLogger("spanledger.instrument")
 
@@ -46,22 +46,24 @@ class UnderWay:
         request: The keyword arguments of the call, as they will be sent.
     """
 
+    _asking: Asking | None = None
+    _begun: Begun | None = None
+    _reserve = Reserved()
+    _hidden: HiddenChunk | None = None
+    _usage = Usage()
+    _seen_bytes = 0
+    _answered = False
+    _over = False
+    _begun_s = 0.0
+    _took_s = 0.0
+    _first_chunk_s: float | None = None
+
     def __init__(self, guard: Guard, job: Job, span: Span, request: Mapping[str, Any]) -> None:
         self.request: dict[str, Any] = dict(request)
         self._guard = guard
         self._job = job
         self._wrap = job.wrap or _NO_WRAP
         self._span = span
-        self._asking: Asking | None = None
-        self._begun: Begun | None = None
-        self._reserve = Reserved()
-        self._hidden: HiddenChunk | None = None
-        self._usage = Usage()
-        self._seen_bytes = 0
-        self._answered = False
-        self._over = False
-        self._begun_s = 0.0
-        self._first_chunk_s: float | None = None
 
     # --- before
 
@@ -99,18 +101,22 @@ class UnderWay:
     def answered(self, result: Any) -> None:
         """Look at what the function returned."""
         self._answered = True
-        with self._only_logged():
+        try:
             if self._look(self._wrap.parsed(result) if self._wrap.parsed else result):
                 return
+        except Exception as error:  # noqa: BLE001 - logged
+            self._unreadable(error)
         self.end()
 
     async def answered_awaiting(self, result: Any) -> None:
         """Look at what the coroutine function returned."""
         self._answered = True
-        with self._only_logged():
+        try:
             seen = self._wrap.parsed(result) if self._wrap.parsed else result
             if self._look(await seen if inspect.isawaitable(seen) else seen):
                 return
+        except Exception as error:  # noqa: BLE001 - logged
+            self._unreadable(error)
         await self.end_awaiting()
 
     def _look(self, seen: Any) -> bool:
@@ -147,17 +153,27 @@ class UnderWay:
         """Settle the call and end its span."""
         if self._is_over():
             return
-        with self._ending(error, early=early) as steps:
+        steps = self._ending(error, early=early)
+        try:
             if steps is not None:
                 record.finished(self._span, self._guard.blocking.drive(steps))
+        except Exception as failed:  # noqa: BLE001 - logged
+            self._unreadable(failed)
+        finally:
+            self._ended_by(error)
 
     async def end_awaiting(self, error: BaseException | None = None, *, early: bool = False) -> None:
         """Settle the call and end its span."""
         if self._is_over():
             return
-        with self._ending(error, early=early) as steps:
+        steps = self._ending(error, early=early)
+        try:
             if steps is not None:
                 record.finished(self._span, await self._guard.awaiting.drive(steps))
+        except Exception as failed:  # noqa: BLE001 - logged
+            self._unreadable(failed)
+        finally:
+            self._ended_by(error)
 
     def dropped(self) -> None:
         """Settle the call somewhere else."""
@@ -174,29 +190,29 @@ class UnderWay:
         over, self._over = self._over, True
         return over
 
-    @contextlib.contextmanager
-    def _ending(self, error: BaseException | None, *, early: bool) -> Iterator[Steps[Outcome] | None]:
-        """Record what is known, and give what to tell the ledger."""
-        span, call = self._span, self._job.call
-        took_s = time.perf_counter() - self._begun_s
+    def _ending(self, error: BaseException | None, *, early: bool) -> Steps[Outcome] | None:
+        """Record what is known, and say what to tell the ledger; None where it was not asked."""
+        self._took_s = time.perf_counter() - self._begun_s
         try:
-            with self._only_logged():
-                cost = price(call, self._usage, self._guard.config.prices)
-                record.used(span, self._usage, cost=str(cost) if cost else None, first_chunk_s=self._first_chunk_s)
-            if self._asking is None or self._begun is None:
-                yield None
-            else:
-                with self._only_logged():
-                    yield finished(self._asking, self._begun, self._ended(error, early=early), NoCodec())
-        finally:
-            if error is not None and self._begun is None and isinstance(error, SpanledgerError):
-                record.refused(span, error)
-                self._explain(error)
-            elif error is not None:
-                record.failed(span, error)
-            if self._begun_s:
-                metering.of_model_call(call, self._usage, error, took_s, self._first_chunk_s)
-            record.end(span)
+            cost = price(self._job.call, self._usage, self._guard.config.prices)
+            record.used(self._span, self._usage, cost=str(cost) if cost else None, first_chunk_s=self._first_chunk_s)
+            if self._asking is not None and self._begun is not None:
+                return finished(self._asking, self._begun, self._ended(error, early=early), NoCodec())
+        except Exception as failed:  # noqa: BLE001 - logged
+            self._unreadable(failed)
+        return None
+
+    def _ended_by(self, error: BaseException | None) -> None:
+        """Say on the span how the call ended, and end it."""
+        if error is not None and self._begun is None and isinstance(error, SpanledgerError):
+            record.refused(self._span, error)
+            self._explain(error)
+        elif error is not None:
+            record.failed(self._span, error)
+        if self._begun_s and not model_spans.is_shared(self._span):
+            # Whoever has made the span counts what it used.
+            metering.of_model_call(self._job.call, self._usage, error, self._took_s, self._first_chunk_s)
+        record.end(self._span)
 
     def _explain(self, error: SpanledgerError) -> None:
         if isinstance(error, BudgetExceeded) and self._reserve.names_no_maximum:
@@ -222,13 +238,10 @@ class UnderWay:
     def _terms(self) -> Any:
         return self._asking.terms if self._asking is not None else self._guard.config.terms(self._job.call)
 
-    @contextlib.contextmanager
-    def _only_logged(self) -> Iterator[None]:
+    def _unreadable(self, error: Exception) -> None:
         # The provider has answered and will be paid: whatever we cannot read, the caller can.
-        try:
-            yield
-        except Exception:
-            logger.exception("the model call to %s could not be measured or recorded", self._job.call.name)
+        name = self._job.call.name
+        logger.error("the model call to %s could not be measured or recorded", name, exc_info=error)
 
 
 def _elsewhere(function: Callable[[], None]) -> bool:

@@ -59,6 +59,11 @@ def start(call: Call, config: Config) -> Span:
     return record.start(call, config)
 
 
+def is_shared(span: Span) -> bool:
+    """Tell whether somebody else has made a span, ends it, and counts what it says."""
+    return isinstance(span, _Shared)
+
+
 def is_inside() -> bool:
     """Tell whether a model call runs here: what a client's functions call in turn is the same call."""
     return otel_context.get_value(_INSIDE) is not None

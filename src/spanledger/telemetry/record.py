@@ -66,7 +66,13 @@ _IN_THE_LEDGER = (BudgetExceeded, NotAuthorized, ApprovalPending)
 
 def tracer() -> trace.Tracer:
     """Return our tracer of the provider that is installed now."""
-    return trace.get_tracer(SCOPE)
+    return _tracer_of(trace.get_tracer_provider())
+
+
+@functools.lru_cache(maxsize=16)
+def _tracer_of(provider: trace.TracerProvider) -> trace.Tracer:
+    # Looked up for every call, and some providers search for theirs.
+    return provider.get_tracer(SCOPE)
 
 
 def start(call: Call, config: Config, own: Rule | None = None) -> Span:

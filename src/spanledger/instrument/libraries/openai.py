@@ -47,16 +47,14 @@ def prepare(kwargs: dict[str, Any]) -> tuple[dict[str, Any], HiddenChunk | None]
 def measure(completion: Any) -> Usage:
     """Read what a completion used."""
     choices = completion.choices or []
-    return _with_usage(
-        Usage(
-            model=completion.model,
-            response_id=completion.id,
-            finish_reasons=tuple(c.finish_reason for c in choices if c.finish_reason),
-            tool_calls=tuple(
-                t.function.name for c in choices for t in (c.message.tool_calls or ()) if t.type == "function"
-            ),
+    return Usage(
+        model=completion.model,
+        response_id=completion.id,
+        finish_reasons=tuple(c.finish_reason for c in choices if c.finish_reason),
+        tool_calls=tuple(
+            t.function.name for c in choices for t in (c.message.tool_calls or ()) if t.type == "function"
         ),
-        completion.usage,
+        **_counts(completion.usage),
     )
 
 
@@ -72,14 +70,14 @@ def fold(usage: Usage, chunk: Any) -> Usage:
                 names += (call.function.name,)
     if usage.response_id is not None and not (reasons or names or chunk.usage):
         return usage
-    usage = replace(
+    return replace(
         usage,
         model=chunk.model or usage.model,
         response_id=chunk.id or usage.response_id,
         finish_reasons=usage.finish_reasons + reasons,
         tool_calls=usage.tool_calls + names,
+        **_counts(chunk.usage),
     )
-    return _with_usage(usage, chunk.usage)
 
 
 def said(chunk: Any) -> str:
@@ -92,18 +90,17 @@ def said(chunk: Any) -> str:
     return "".join(parts)
 
 
-def _with_usage(usage: Usage, reported: Any) -> Usage:
+def _counts(reported: Any) -> dict[str, int | None]:
     if reported is None:
-        return usage
+        return {}
     read = getattr(reported, "prompt_tokens_details", None)
-    return replace(
-        usage,
-        input_tokens=count(reported, "prompt_tokens"),
-        output_tokens=count(reported, "completion_tokens"),
-        cached_tokens=count(read, "cached_tokens"),
-        cache_written_tokens=count(read, "cache_write_tokens"),
-        reasoning_tokens=count(getattr(reported, "completion_tokens_details", None), "reasoning_tokens"),
-    )
+    return {
+        "input_tokens": count(reported, "prompt_tokens"),
+        "output_tokens": count(reported, "completion_tokens"),
+        "cached_tokens": count(read, "cached_tokens"),
+        "cache_written_tokens": count(read, "cache_write_tokens"),
+        "reasoning_tokens": count(getattr(reported, "completion_tokens_details", None), "reasoning_tokens"),
+    }
 
 
 def _wraps(targets: Iterable[str], shape: Wrap) -> Iterator[Wrap]:
