@@ -21,8 +21,11 @@ def deferring(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[s
     """Keep what is asked for on what will ask."""
     request = _bounds.kept(kwargs)
     made = wrapped(*args, **request)
-    with contextlib.suppress(AttributeError):
-        setattr(made, _KEPT, (instance, request))
+    # Others put an object of their own around it.
+    for each in (made, *getattr(made, "__dict__", {}).values()):
+        if hasattr(type(each), "__enter__") or hasattr(type(each), "__aenter__"):
+            with contextlib.suppress(AttributeError):
+                setattr(each, _KEPT, (instance, request))
     return made
 
 

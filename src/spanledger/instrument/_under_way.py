@@ -209,7 +209,7 @@ class UnderWay:
             self._explain(error)
         elif error is not None:
             record.failed(self._span, error)
-        if self._begun_s and not model_spans.is_shared(self._span):
+        if self._begun_s and not model_spans.is_counted(self._span):
             # Whoever has made the span counts what it used.
             metering.of_model_call(self._job.call, self._usage, error, self._took_s, self._first_chunk_s)
         record.end(self._span)

@@ -43,6 +43,8 @@ _SCOPES: Final = (
     "opentelemetry.instrumentation.openai",
     "opentelemetry.util.genai",
 )
+# Those of them that record metrics of tokens as well.
+_COUNTING: Final = "opentelemetry."
 _KINDS: Final = frozenset({"LLM", "EMBEDDING"})
 _TAKEN: Final = "_spanledger_taken"
 
@@ -59,9 +61,10 @@ def start(call: Call, config: Config) -> Span:
     return record.start(call, config)
 
 
-def is_shared(span: Span) -> bool:
-    """Tell whether somebody else has made a span, ends it, and counts what it says."""
-    return isinstance(span, _Shared)
+def is_counted(span: Span) -> bool:
+    """Tell whether somebody else has made a span, and counts in metrics what it says."""
+    scope = getattr(span, "instrumentation_scope", None)
+    return isinstance(span, _Shared) and getattr(scope, "name", "").startswith(_COUNTING)
 
 
 def is_inside() -> bool:
