@@ -1,7 +1,7 @@
 """One call to a provider is one span, whoever else is installed that makes spans of it, and whoever came first.
 
 Each case runs in a process of its own; those of instrumentations that are not installed are skipped. Two things do not
-hold, because the others start spans that they do not make current: traceloop's for Anthropic makes spans of its own, and
+hold, because the others start spans that they do not make current: traceloop's for Anthropic makes its own, and
 OpenInference's for Anthropic one, without figures, for each helper for streams.
 """
 
