@@ -125,6 +125,40 @@ def test_what_a_killed_process_did_is_told_although_its_trace_is_lost(run: Run, 
     assert call["trace_id"] in "\n".join(lines)
 
 
+def test_the_same_is_in_the_spans_that_any_backend_gets(run: Run, day, dsn, ledger: Ledger):
+    with OtlpReceiver() as backend:
+        where = {"OTEL_EXPORTER_OTLP_ENDPOINT": backend.endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
+        day("day", "order-123", **where)
+        (approval,) = ledger.approvals()
+        ledger.approve(approval.id, by="ops@example.com")
+        day("wired", "order-123", **where)
+        spans = sorted(backend.spans, key=lambda span: span.start_ns)
+    calls = [span for span in spans if span.name.startswith("execute_tool")]
+    assert [(span.name.split()[1], span.attributes["spanledger.verdict"]) for span in calls] == [
+        ("refund", "run"),
+        ("refund", "replay"),
+        ("refund", "run"),
+        ("refund", "budget_exceeded"),
+        ("mail", "unauthorized"),
+        ("wire", "awaiting_approval"),
+        ("wire", "run"),
+    ]
+    around = [span for span in spans if span.name == "invoke_agent support"]
+    assert {span.parent_span_id for span in calls} == {span.span_id for span in around}
+    assert [name for name, _ in around[0].events] == ["spanledger.step", "spanledger.decision"]
+    ran, replayed, unknown, *_, asked, wired = calls
+    assert replayed.links[0][:2] == (ran.trace_id, ran.span_id)
+    assert unknown.attributes["spanledger.call.outcome"] == "unknown"
+    assert ran.attributes["spanledger.budget.before"] == ("25.00 EUR",)
+    (request,) = [span for span in spans if span.name == "approval wire"]
+    assert request.parent_span_id == asked.span_id
+    assert [link[:2] for link in wired.links] == [(request.trace_id, request.span_id)]
+    assert wired.trace_id != request.trace_id
+    assert wired.attributes["spanledger.approval.approver"] == "ops@example.com"
+    keys = {row["key"] for row in ledger.calls()}
+    assert {span.attributes["spanledger.call.key"] for span in calls} == keys
+
+
 def test_a_lease_that_is_over_is_an_unknown_outcome_before_anybody_asks(run: Run, day, dsn, sql):
     day("killed", "order-124", -signal.SIGKILL)
     sql.execute("update spanledger.call set lease_until = clock_timestamp() - interval '1 second'")
