@@ -28,7 +28,7 @@ def test_an_agent_that_runs_again_does_not_refund_again(run: Run, dsn, tmp_path:
     for done in (first, second):
         assert done.returncode == 0, done.stderr
         assert "refunded" in done.stdout
-        assert '"name": "execute_tool refund"' in done.stdout
+        assert '"gen_ai.tool.name": "refund"' in done.stdout
         assert '"name": "invoke_agent support"' in done.stdout or example in WITHOUT_AGENT
     assert len((tmp_path / "refunds.jsonl").read_text().splitlines()) == 1
     assert '"spanledger.verdict": "replay"' in second.stdout

@@ -107,8 +107,8 @@ class Library:
         defers: Targets of functions that only prepare a request and return what will make it; the request is kept on
             that as ``spanledger_request``, where a wrap of the function that makes it finds it.
         hides: Targets of functions that take a tool's exception first and make a value of it for the model.
-        own_spans: Beginnings of the names of spans that the library itself makes of calls that are wrapped: they are
-            not decided a second time, and what we have to say is said on them.
+        own_spans: Beginnings of the names of spans, or attributes of spans, that the library itself makes of calls that
+            are wrapped: they are not decided a second time, and what we have to say is said on them.
     """
 
     name: str

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, Final, cast
@@ -76,7 +76,7 @@ def remove() -> None:
 
 
 def leave(own_spans: Iterable[str]) -> None:
-    """Decide no spans whose names begin so: libraries make them of calls that are wrapped."""
+    """Decide no spans whose names begin so, or that have such an attribute: libraries make them of wrapped calls."""
     global _own_spans  # noqa: PLW0603 - see install
     _own_spans = tuple(own_spans)
 
@@ -85,8 +85,9 @@ def leave(own_spans: Iterable[str]) -> None:
 def spanned(call: Call, config: Config, own: Rule | None = None) -> Iterator[Span]:
     """Make the span of a call, as `record.start` does; where its library has made one already, that is the one."""
     made = trace.get_current_span()
-    about = describe("", getattr(made, "attributes", None) or {})
-    if about is None or about.name != call.name or not made.name.startswith(_own_spans):  # type: ignore[attr-defined]
+    attributes = getattr(made, "attributes", None) or {}
+    about = describe("", attributes)
+    if about is None or about.name != call.name or not _is_own(made.name, attributes):  # type: ignore[attr-defined]
         with record.ending(record.start(call, config, own)) as span:
             yield span
         return
@@ -192,13 +193,17 @@ def _through(start: Start, name: str, context: Context | None, attributes: Any) 
     redactor = guard.config.content(call).redactor
     seen = redacted(redactor, attributes) if redactor.redact else attributes
     span = start(otel_context.set_value(record.OWN_SPAN, value=True, context=context), seen)
-    asked = None if name.startswith(_own_spans) else decide(guard, call, span)
+    asked = None if _is_own(name, attributes or {}) else decide(guard, call, span)
     if redactor.redact:
         span = cast("Span", RedactingSpan(span, redactor))
     if asked is None:
         return span
     # A proxy is a span to everybody but the type checker.
     return cast("Span", StoodForSpan(span, asked) if isinstance(asked, Inside) else GuardedSpan(span, guard, asked))
+
+
+def _is_own(name: str, attributes: Mapping[str, Any]) -> bool:
+    return name.startswith(_own_spans) or any(mark in attributes for mark in _own_spans)
 
 
 _DOORS: Final = Doors(_through)
