@@ -64,7 +64,7 @@ class Run:
             python = Path(folder) / "bin" / "python"
             try:
                 venv.create(folder, with_pip=True)
-                needed = [self.version_of(n) for n in itertools.chain.from_iterable(map(needs, self.names))]
+                needed = itertools.chain.from_iterable(map(needs, self.names))
                 _output([str(python), "-m", "pip", "install", "-q", "-e", f"{ROOT}[embedded,prices]", *TOOLS,
                          self.version_of(_registry.load(self.names[0]).requires), *needed])  # fmt: skip
                 found = _output([str(python), "-m", "pip", "show", self.package]).split("Version: ")[1].split()[0]

@@ -250,3 +250,16 @@ def test_the_doctor_names_them(dsn, published, tmp_path):
     says = [found["says"] for found in json.loads(done.stdout) if found["about"] == "libraries"]
     assert any(words.startswith("desk 1.0: 1 functions guarded or traced, 0 of them private") for words in says)
     assert any(words.startswith("cannot be used: gone") for words in says)
+
+
+def test_the_example_of_a_new_library_sends_one_parcel(dsn, tmp_path):
+    example = Path(__file__).parents[2] / "examples" / "add_a_library.py"
+    done = subprocess.run(
+        [sys.executable, str(example)],
+        env={"SPANLEDGER_DSN": dsn, "PATH": "", "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.count("a parcel of o-1 leaves the house") == 1
+    assert done.stdout.count("o-1 is on its way") == 2

@@ -73,7 +73,7 @@ def tell(call: Call, error: Exception) -> Any:
 
 LIBRARY = Library(
     name="langchain",
-    requires="langchain-core>=1,<2",
+    requires="langchain-core>=1.4.7,<2",
     wraps=tuple(
         Wrap(
             target=f"langchain_core.tools.base:BaseTool.{method}",

@@ -32,7 +32,7 @@ def describe(graph: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Ca
 
 LIBRARY = Library(
     name="langgraph",
-    requires="langgraph>=1,<2",
+    requires="langgraph>=1.2,<2",
     wraps=tuple(
         Wrap(
             target=f"langgraph.pregel.main:Pregel.{method}",

@@ -89,7 +89,7 @@ _SERVER: dict[str, Any] = {
 
 LIBRARY = Library(
     name="mcp",
-    requires="mcp>=1.19,<3",
+    requires="mcp>=1.23.3,<3",
     wraps=(
         Wrap(
             target="mcp.client.session:ClientSession.call_tool",
