@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -24,6 +25,8 @@ from spanledger.instrument.library import Wrap
 logger = logging.getLogger("spanledger.instrument")
 
 CLAIM = "spanledger/claim"
+# The key as we write it, and a uuid: whoever sends something else must not spoil the question for others.
+_CLAIM = re.compile("[0-9a-f]{64} [0-9a-f-]{36}")
 
 
 def sent(wrap: Wrap, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -73,7 +76,7 @@ def asked_before(asking: Asking, travelled: Mapping[str, Any]) -> Steps[Asking |
         What to ask; or the sender's call, which runs and stands for this one.
     """
     claim = travelled.get(CLAIM)
-    if not isinstance(claim, Mapping) or not all(isinstance(claim.get(name), str) for name in ("key", "attempt_id")):
+    if not isinstance(claim, Mapping) or not _CLAIM.fullmatch(f"{claim.get('key')} {claim.get('attempt_id')}"):
         return asking
     item = {
         "key": claim["key"],

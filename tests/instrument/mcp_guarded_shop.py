@@ -1,0 +1,33 @@
+"""An MCP server in a process of its own, guarded by the ledger of its client: `python mcp_guarded_shop.py FILE`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from opentelemetry import trace
+
+import spanledger
+from spanledger import Config, Rule, current_call
+
+try:
+    from mcp.server.mcpserver import MCPServer
+except ImportError:
+    from mcp.server.fastmcp import FastMCP as MCPServer
+
+server = MCPServer("shop")
+
+
+@server.tool()
+def refund(order_id: str, amount: int) -> dict:
+    """Refund an order."""
+    trace_id = trace.format_trace_id(trace.get_current_span().get_span_context().trace_id)
+    with Path(sys.argv[1]).open("a") as file:
+        file.write(f"{order_id} {trace_id} {current_call().key}\n")
+    return {"order": order_id, "amount": amount}
+
+
+if __name__ == "__main__":
+    spanledger.instrument(Config(dsn=os.environ["SHOP_DSN"], rules=[Rule("refund", identity="arguments")]))
+    server.run("stdio")

@@ -1,0 +1,64 @@
+"""MCP between two processes on one ledger: who has asked for a call says so, and is believed if the ledger agrees."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import pytest
+from opentelemetry import trace
+
+import spanledger
+from spanledger import Budget, Calls, Config, Rule, workflow
+
+pytest.importorskip("mcp")
+from mcp import ClientSession, StdioServerParameters
+from mcp.client.stdio import stdio_client
+
+SHOP = Path(__file__).with_name("mcp_guarded_shop.py")
+REFUND = {"order_id": "o-1", "amount": 10}
+
+
+def ask(dsn: str, file: Path, *calls: dict) -> list:
+    """Have a server in a process of its own refund, by calls of one session."""
+    parameters = StdioServerParameters(command=sys.executable, args=[str(SHOP), str(file)], env={"SHOP_DSN": dsn})
+
+    async def main() -> list:
+        async with stdio_client(parameters) as streams, ClientSession(*streams) as session:
+            await session.initialize()
+            return [await session.call_tool("refund", REFUND, **call) for call in calls]
+
+    return asyncio.run(main())
+
+
+def test_client_and_server_on_one_ledger_ask_once_and_are_one_trace(dsn, ledger, tmp_path, spans):
+    file = tmp_path / "refunds"
+    spanledger.instrument(
+        Config(dsn=dsn, rules=[Rule("refund", identity="arguments")], budgets=[Budget("few", Calls(9))]),
+        libraries=["mcp"],
+    )
+    with workflow("w"):
+        first, second = ask(dsn, file, {}, {})
+    assert first.content == second.content
+    (line,) = file.read_text().splitlines()
+    (row,) = ledger.calls()
+    assert (row["state"], row["attempts"], row["workflow_id"]) == ("succeeded", 1, "w")
+    assert ledger.budget("few").spent == Calls(1)
+    ran = next(s for s in spans.all("execute_tool refund") if s.attributes["spanledger.verdict"] == "run")
+    assert line.split() == ["o-1", trace.format_trace_id(ran.context.trace_id), row["key"]]
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        {"key": "00" * 32, "attempt_id": "6f1b0f5e-0000-4000-8000-000000000000"},
+        {"key": "no hexadecimal", "attempt_id": "no uuid"},
+        {"key": 1},
+        "no claim at all",
+    ],
+)
+def test_a_server_believes_nobody_who_says_that_he_has_asked_and_has_not(claim, dsn, ledger, tmp_path):
+    (result,) = ask(dsn, tmp_path / "refunds", {"meta": {"spanledger/claim": claim}})
+    assert not getattr(result, "is_error", getattr(result, "isError", None))
+    assert [(row["tool"], row["state"]) for row in ledger.calls()] == [("refund", "succeeded")]
