@@ -29,8 +29,9 @@ from spanledger.instrument.library import Library
 from spanledger.ledger._database import Database
 from spanledger.ledger._drivers import AwaitingDriver, BlockingDriver, LaterDriver
 from spanledger.ledger._opening import open_database
+from spanledger.ledger._standing import Standing
 from spanledger.ledger._trail import Trail
-from spanledger.telemetry import gate, scopes, trail
+from spanledger.telemetry import gate, gauges, scopes, trail
 from spanledger.telemetry.exits import flush_at_end
 from spanledger.telemetry.metering import metered
 from spanledger.telemetry.processor import SpanDecider
@@ -240,6 +241,7 @@ def _guard(config: Config) -> tuple[Guard, _Connected]:
     guard = Guard(config, BlockingDriver(database), AwaitingDriver(database), LaterDriver(database))
     connected = _Connected(database, Trail(database, config))
     trail.connect(connected.trail)
+    gauges.connect(Standing(database, config.tenant))
     return metered(guard), connected
 
 

@@ -23,8 +23,9 @@ from tests.backends.servers import BACKENDS, Backend, Phoenix, Seen
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-ARRIVAL_MAX_S = 60.0
+ARRIVAL_MAX_S = 120.0
 RUN_MAX_S = 180.0
+EXPORT_MAX_S = 60
 # The first refund uses up the budget; the second, of another order, is refused.
 CONFIG = """
 [[rules]]
@@ -68,7 +69,8 @@ def main(arguments: list[str]) -> int:
 
 def of(protocol: str) -> dict[str, str]:
     """Settings of the exporter."""
-    return {"OTEL_EXPORTER_OTLP_PROTOCOL": protocol, "OTEL_TRACES_EXPORTER": "otlp"}
+    timeout = {"OTEL_EXPORTER_OTLP_TIMEOUT": str(EXPORT_MAX_S)}
+    return {"OTEL_EXPORTER_OTLP_PROTOCOL": protocol, "OTEL_TRACES_EXPORTER": "otlp"} | timeout
 
 
 def run_agent(directory: Path, thread: str, settings: dict[str, str]) -> None:

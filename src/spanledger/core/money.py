@@ -148,6 +148,12 @@ def amount_of(unit: str, steps: int) -> Amount:
     return Money.of_micros(steps, unit)
 
 
+def figure(unit: str, steps: int) -> float:
+    """Return an amount as the figure of a metric, which knows no exact ones; nothing is computed with it."""
+    amount = amount_of(unit, steps)
+    return float(amount.amount) if isinstance(amount, Money) else amount.steps
+
+
 def parse_amount(text: str) -> Amount:
     """Read ``"500.00 EUR"``, ``"4000 tokens"`` or ``"20 calls"``.
 

@@ -23,7 +23,7 @@ from spanledger.ledger._functions import translated
 # One function of each kind of role that takes an empty list for an answer.
 KINDS = {"agent": "begin", "operator": "resolve", "approver": "approve"}
 LISTEN_MAX_S = 2.0
-AGENT_FUNCTIONS = ("begin", "settle", "fail", "renew", "probed")
+AGENT_FUNCTIONS = ("begin", "settle", "fail", "renew", "probed", "gauges")
 DURABLE = ("fsync", "full_page_writes", "synchronous_commit")
 _STANDING = """
 select count(*) filter (where state = 'unknown') as unknown,

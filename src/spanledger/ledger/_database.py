@@ -89,7 +89,7 @@ class Database:
         # By process id: a thread that held the parent's lock is not in a forked child.
         self._locks: dict[int, threading.Lock] = {}
         self._threads: _Threads | None = None
-        self._prepared_pid = 0
+        self.prepared_pid = 0
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop] = weakref.WeakKeyDictionary()
 
     @property
@@ -132,7 +132,7 @@ class Database:
 
     async def reply_awaiting(self, query: Query) -> Any:
         """As `reply`, in the running loop."""
-        if self._prepared_pid != os.getpid():
+        if self.prepared_pid != os.getpid():
             await asyncio.to_thread(self.prepare)
         loop = self._loop()
         if isinstance(query, Ask):
@@ -174,7 +174,7 @@ class Database:
         """As `deliver`; the loop is blocked by a look into a folder and no more."""
         if not isinstance(query, Ask) or not query.begins:
             return
-        prepared = self._prepared_pid == os.getpid() and not self._controls.due(query.tenant)
+        prepared = self.prepared_pid == os.getpid() and not self._controls.due(query.tenant)
         if not prepared or (self.spool is not None and self.spool.waiting()):
             await asyncio.to_thread(self.deliver, query)
 
@@ -229,6 +229,7 @@ class Database:
         """Close what this process opened and leave the private server."""
         self.later.close()
         self.silence.end()
+        self.prepared_pid = 0
         self.heartbeat.stop()
         self.wakeups.stop()
         self._courier.stop()
@@ -317,12 +318,12 @@ class Database:
 
     def prepare(self) -> None:
         """Once per process: make sure that the ledger is there and its schema fits; the embedded one is migrated."""
-        if self._prepared_pid == os.getpid():
+        if self.prepared_pid == os.getpid():
             return
         with self._alone():
-            if self._prepared_pid != os.getpid():
+            if self.prepared_pid != os.getpid():
                 self._prepare()
-                self._prepared_pid = os.getpid()
+                self.prepared_pid = os.getpid()
 
     def _prepare(self) -> None:
         try:

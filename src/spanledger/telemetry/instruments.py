@@ -102,3 +102,48 @@ TIME_TO_FIRST_CHUNK = metric(
     "Seconds from the request to the first chunk of a streamed answer.",
     buckets=SECONDS_LONG,
 )
+
+# --- how the ledger stands, read in the background; every program of a tenant reports the same, so take the maximum
+BUDGET_LIMIT = metric(
+    "spanledger.budget.limit",
+    "gauge",
+    "1",
+    (semconv.BUDGET_NAME, semconv.UNIT),
+    "What a budget allows in its present window, top-ups included; the sum of its scopes.",
+)
+BUDGET_SPENT = metric(
+    "spanledger.budget.spent", "gauge", "1", (semconv.BUDGET_NAME, semconv.UNIT), "What has been spent of it."
+)
+BUDGET_HELD = metric(
+    "spanledger.budget.held",
+    "gauge",
+    "1",
+    (semconv.BUDGET_NAME, semconv.UNIT),
+    "What calls that run, or whose outcome is unknown, hold of it.",
+)
+APPROVALS_PENDING = metric(
+    "spanledger.approvals.pending", "gauge", "{approval}", (), "Requests that wait for a person."
+)
+APPROVALS_AGE = metric(
+    "spanledger.approvals.oldest_age",
+    "gauge",
+    "s",
+    (),
+    "How long the oldest of them has waited; absent where none does.",
+)
+CALLS_UNKNOWN = metric("spanledger.calls.unknown", "gauge", "{call}", (), "Calls whose outcome nobody knows.")
+
+# --- how this machine stands
+SPOOL_ENTRIES = metric(
+    "spanledger.spool.entries", "gauge", "{call}", (), "Outcomes on disk that the ledger has not been told yet."
+)
+SPOOL_AGE = metric(
+    "spanledger.spool.oldest_age", "gauge", "s", (), "How long the oldest of them has waited; absent where none does."
+)
+SPOOL_REFUSED = metric(
+    "spanledger.spool.refused",
+    "counter",
+    "{call}",
+    (),
+    "Outcomes that could not be kept on disk either; each is in the log.",
+)

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from spanledger.core.asking import Ask, Asking, Invoke, Step, Steps, Traced
 from spanledger.core.call import EXECUTE_TOOL, Begun, Call, Ended, Holder, Outcome, Usage, Verdict
-from spanledger.core.money import Money, amount_of
+from spanledger.core.money import figure
 from spanledger.core.rules import Rule
 from spanledger.errors import SpanledgerError, Undescribable
 from spanledger.guard import Drives, DrivesAwaiting, DrivesLater, Guard, Inside
@@ -220,7 +220,7 @@ def _answered(begun: Begun, item: Mapping[str, Any]) -> None:
     elif begun.verdict is Verdict.REPLAY:
         for unit, steps in item["reserve"].items():
             if unit != "calls":
-                metrics.count(instruments.SAVED, labels | {semconv.UNIT: unit}, _figure(unit, steps))
+                metrics.count(instruments.SAVED, labels | {semconv.UNIT: unit}, figure(unit, steps))
 
 
 def _ended(outcome: Outcome, ran_s: float | None, told_s: float) -> None:
@@ -260,9 +260,3 @@ def _refused(error: SpanledgerError, item: Mapping[str, Any], span: Traced | Non
 
 def _span_of(item: Mapping[str, Any]) -> Traced | None:
     return Traced(item["trace_id"], item["span_id"]) if item.get("trace_id") and item.get("span_id") else None
-
-
-def _figure(unit: str, steps: int) -> float:
-    """An amount as the figure of a metric, which has no exact ones; the ledger has."""
-    amount = amount_of(unit, steps)
-    return float(amount.amount) if isinstance(amount, Money) else amount.steps

@@ -5,8 +5,8 @@ language sql immutable
 as $$
     select case p_kind
         when 'agent' then array['begin', 'shadow', 'settle', 'fail', 'renew', 'peek', 'probed', 'authorize', 'permissions',
-            'record']
-        when 'operator' then array['resolve', 'cancel', 'apply', 'top_up', 'erase']
-        when 'approver' then array['approve', 'deny']
+            'record', 'gauges']
+        when 'operator' then array['resolve', 'cancel', 'apply', 'top_up', 'erase', 'gauges']
+        when 'approver' then array['approve', 'deny', 'gauges']
     end
 $$;
