@@ -112,7 +112,7 @@ def test_a_role_without_rights_is_named_with_what_it_may_not_use(run: Run, dsn, 
         sql.execute("drop owned by reader")
         sql.execute("drop role reader")
 
-    assert role["says"] == "reader may not use begin, settle, fail, renew, probed"
+    assert role["says"] == "reader may not use begin, settle, fail, renew, probed, gauges"
 
 
 def test_what_an_operator_has_to_look_at_is_named_with_what_to_do(run: Run, dsn):
