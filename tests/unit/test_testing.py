@@ -20,6 +20,7 @@ import httpx
 import openai
 import pytest
 from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcSpanExporter
 from opentelemetry.exporter.otlp.proto.http import Compression
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
@@ -31,6 +32,7 @@ from spanledger.testing import (
     CallTool,
     Fail,
     ModelServer,
+    OtlpGrpcReceiver,
     OtlpReceiver,
     PaymentProvider,
     Refund,
@@ -497,3 +499,15 @@ def test_an_interrupt_reaches_the_agent_and_its_exit_code_comes_back() -> None:
         assert running.stdout.readline().strip() == "ready"
         running.send_signal(signal.SIGINT)
         assert running.wait(30) == 5
+
+
+def test_spans_arrive_by_grpc_as_by_http() -> None:
+    with OtlpGrpcReceiver() as receiver:
+        provider = TracerProvider(resource=Resource({"service.name": "agent"}), shutdown_on_exit=False)
+        provider.add_span_processor(SimpleSpanProcessor(GrpcSpanExporter(endpoint=receiver.endpoint, insecure=True)))
+        with provider.get_tracer("my.scope").start_as_current_span("hello", attributes={"n": 1}):
+            pass
+        span = receiver.wait_for(lambda span: span.name == "hello")
+        provider.shutdown()
+
+    assert (span.scope, span.attributes, span.resource["service.name"]) == ("my.scope", {"n": 1}, "agent")

@@ -12,7 +12,7 @@ On a command line, `python -m spanledger.testing COMMAND` runs a program against
 """
 
 from spanledger.testing.model_server import CallTool, Counted, Fail, ModelServer, Raw, Say, call_tool_once
-from spanledger.testing.otlp import OtlpReceiver, ReceivedSpan
+from spanledger.testing.otlp import OtlpGrpcReceiver, OtlpReceiver, ReceivedSpan
 from spanledger.testing.payments import PaymentProvider, Refund
 from spanledger.testing.refunds import refund_script
 
@@ -21,6 +21,7 @@ __all__ = [
     "Counted",
     "Fail",
     "ModelServer",
+    "OtlpGrpcReceiver",
     "OtlpReceiver",
     "PaymentProvider",
     "Raw",

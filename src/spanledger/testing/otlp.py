@@ -1,6 +1,6 @@
 """A telemetry backend that keeps the spans it is sent, for a test to look at.
 
-Rules: OTLP/HTTP with protobuf, as the default exporters send it, compressed or not. Only traces are kept;
+Rules: OTLP over HTTP or gRPC, with protobuf, as the exporters send it, compressed or not. Only traces are kept;
 logs and metrics are taken and dropped, so that an exporter of all three is content. A span is shown
 as the wire had it: ids in hexadecimal, times in nanoseconds since 1970, enums by their names.
 """
@@ -11,13 +11,15 @@ import gzip
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Mapping
+from concurrent import futures
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final, Self
 
 from spanledger.testing._http import BadRequestError, LoopbackServer, Reply, Request, json_reply
 
-_PROTOBUF = "application/x-protobuf"
+_PROTOBUF: Final = "application/x-protobuf"
+_GRPC_THREADS: Final = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,21 +59,12 @@ class ReceivedSpan:
     end_ns: int
 
 
-class OtlpReceiver(LoopbackServer):
-    """Receives OTLP/HTTP on loopback and keeps the spans.
-
-    Point a program at it with ``OTEL_EXPORTER_OTLP_ENDPOINT=<receiver.endpoint>`` and
-    ``OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf``.
-    """
+class Received:
+    """Keeps the spans that arrive."""
 
     def __init__(self) -> None:
         self._arrived = threading.Condition()
         self._spans: list[ReceivedSpan] = []
-
-    @property
-    def endpoint(self) -> str:
-        """The base URL for ``OTEL_EXPORTER_OTLP_ENDPOINT``; traces go to ``/v1/traces`` below it."""
-        return self.url
 
     @property
     def spans(self) -> tuple[ReceivedSpan, ...]:
@@ -98,6 +91,25 @@ class OtlpReceiver(LoopbackServer):
                 raise TimeoutError(f"no such span within {timeout_s} s; arrived: {names}")
             return found
 
+    def _keep(self, body: bytes) -> None:
+        spans = _spans(body)
+        with self._arrived:
+            self._spans.extend(spans)
+            self._arrived.notify_all()
+
+
+class OtlpReceiver(Received, LoopbackServer):
+    """Receives OTLP/HTTP on loopback and keeps the spans.
+
+    Point a program at it with ``OTEL_EXPORTER_OTLP_ENDPOINT=<receiver.endpoint>`` and
+    ``OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf``.
+    """
+
+    @property
+    def endpoint(self) -> str:
+        """The base URL for ``OTEL_EXPORTER_OTLP_ENDPOINT``; traces go to ``/v1/traces`` below it."""
+        return self.url
+
     def answer(self, request: Request) -> Reply:
         """Take one export request; an empty protobuf message means that all was accepted."""
         if request.method != "POST" or request.path not in {"/v1/traces", "/v1/logs", "/v1/metrics"}:
@@ -109,14 +121,57 @@ class OtlpReceiver(LoopbackServer):
             return _error(415, f"content encoding {encoding!r} is not known: send gzip or identity")
         if request.path == "/v1/traces":
             try:
-                body = gzip.decompress(request.body) if encoding == "gzip" else request.body
-                spans = _spans(body)
+                self._keep(gzip.decompress(request.body) if encoding == "gzip" else request.body)
             except (BadRequestError, OSError, EOFError, zlib.error) as error:
                 return _error(400, str(error))
-            with self._arrived:
-                self._spans.extend(spans)
-                self._arrived.notify_all()
         return Reply(200, content_type=_PROTOBUF)
+
+
+class OtlpGrpcReceiver(Received):
+    """Receives OTLP/gRPC on loopback and keeps the spans.
+
+    Point a program at it with ``OTEL_EXPORTER_OTLP_ENDPOINT=<receiver.endpoint>`` and
+    ``OTEL_EXPORTER_OTLP_PROTOCOL=grpc``.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._server: Any = None
+        self._port = 0
+
+    @property
+    def endpoint(self) -> str:
+        """The URL for ``OTEL_EXPORTER_OTLP_ENDPOINT``."""
+        return f"http://127.0.0.1:{self._port}"
+
+    def __enter__(self) -> Self:
+        # Imported here, as protobuf is.
+        import grpc
+
+        self._server = grpc.server(futures.ThreadPoolExecutor(_GRPC_THREADS))
+        for signal in ("trace", "logs", "metrics"):
+            service = f"opentelemetry.proto.collector.{signal}.v1.{signal.capitalize()}Service"
+            handler = grpc.unary_unary_rpc_method_handler(self._keep_trace if signal == "trace" else _taken)
+            self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"Export": handler}),))
+        self._port = self._server.add_insecure_port("127.0.0.1:0")
+        self._server.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._server.stop(grace=None).wait()
+
+    def _keep_trace(self, body: bytes, context: Any) -> bytes:
+        import grpc
+
+        try:
+            self._keep(body)
+        except BadRequestError as error:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        return b""
+
+
+def _taken(_body: bytes, _context: Any) -> bytes:
+    return b""
 
 
 def _error(status: int, message: str) -> Reply:
