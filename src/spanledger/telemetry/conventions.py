@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from spanledger.telemetry import instruments, semconv
+from spanledger.telemetry import instruments, proposals, semconv
 from spanledger.telemetry._declared import ATTRIBUTES, EVENTS, METRICS
 
 PAGE = Path(__file__).with_name("CONVENTIONS.md")
@@ -17,10 +17,10 @@ PAGE = Path(__file__).with_name("CONVENTIONS.md")
 _HEAD = f"""\
 # What spanledger emits
 
-Every attribute, event and metric, made from `{Path(semconv.__file__).name}` and `{Path(instruments.__file__).name}` by
-`python -m spanledger.telemetry.conventions`. Names outside of `spanledger.*` are those of the OpenTelemetry semantic
-conventions and mean what they mean there. *development*: the name or its meaning may still change, which the notes of
-a release say. Amounts are texts with their unit, exact to the last digit.
+Every attribute, event and metric, made from `{Path(semconv.__file__).name}`, `{Path(instruments.__file__).name}`
+and `{Path(proposals.__file__).name}` by `python -m spanledger.telemetry.conventions`. Names outside of
+`spanledger.*` are those of the OpenTelemetry semantic conventions and mean what they mean there. *development*: the name
+or its meaning may still change, which the notes of a release say. Amounts are texts with their unit, exact to the last digit.
 """
 
 
@@ -39,6 +39,12 @@ def page() -> str:
         (f"`{m.name}`", m.kind, f"`{m.unit}`", m.meaning, _names(m.attributes), m.stability) for m in METRICS.values()
     )
     parts += ["\n## Metrics\n\n", *_table(("metric", "kind", "unit", "meaning", "labels", "stability"), metrics)]
+    switch = f"`{proposals.VARIABLE}={proposals.SWITCH}`"
+    parts.append(
+        f"\n## Open proposals\n\nEmitted beside our own names with {switch}; they may change or be dropped.\n\n"
+    )
+    mapping = ((f"`{ours}`", f"`{theirs}`", where, how) for ours, theirs, where, how in proposals.MAPPING)
+    parts += _table(("ours", "proposed", "proposal", "how"), mapping)
     return "".join(parts)
 
 

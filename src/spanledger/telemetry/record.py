@@ -39,6 +39,7 @@ from spanledger.errors import (
     SpanledgerError,
 )
 from spanledger.telemetry import events, instruments, linking, metrics, semconv, trail
+from spanledger.telemetry.proposals import with_proposed
 from spanledger.telemetry.quiet import quietly
 
 logger = logging.getLogger("spanledger.telemetry")
@@ -385,7 +386,8 @@ def end(span: Span) -> None:
 
 
 def _set(span: Span, attributes: Mapping[str, Any]) -> None:
-    span.set_attributes({name: value for name, value in attributes.items() if value is not None})
+    shown = with_proposed(attributes)
+    span.set_attributes({name: value for name, value in shown.items() if value is not None})
 
 
 def _detach(token: Any) -> None:
