@@ -19,8 +19,9 @@ _HEAD = f"""\
 
 Every attribute, event and metric, made from `{Path(semconv.__file__).name}`, `{Path(instruments.__file__).name}`
 and `{Path(proposals.__file__).name}` by `python -m spanledger.telemetry.conventions`. Names outside of
-`spanledger.*` are those of the OpenTelemetry semantic conventions and mean what they mean there. *development*: the name
-or its meaning may still change, which the notes of a release say. Amounts are texts with their unit, exact to the last digit.
+`spanledger.*` are those of the OpenTelemetry semantic conventions and mean what they mean there.
+*development*: the name or its meaning may still change, which the notes of a release say.
+Amounts are texts with their unit, exact to the last digit.
 """
 
 
