@@ -100,7 +100,7 @@ class Database:
     @property
     def wanted(self) -> bool:
         """Somebody has asked it, or asking starts nothing: a private server runs for guarded calls only."""
-        return not self.embedded or self._prepared_pid == os.getpid()
+        return not self.embedded or self.prepared_pid == os.getpid()
 
     def conninfo(self) -> str:
         """Return a connection string with our defaults; starts the private server where it is one."""
