@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 import time
 from collections.abc import Callable
 from decimal import ROUND_HALF_UP, Decimal
@@ -53,6 +54,9 @@ def reserved_tokens(span: Any) -> int:
 
 def until_nothing_is_held(balance: Callable[[], Balance]) -> Balance:
     """What is dropped settles in a thread of its own."""
+    for thread in threading.enumerate():
+        if thread.name == "spanledger-dropped":
+            thread.join(30)  # its span ends after the ledger has heard
     for _ in range(600):
         if balance().held.steps == 0:
             return balance()
