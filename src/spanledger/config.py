@@ -74,6 +74,7 @@ _VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "embedded": (_is_text_or_none, "a text that is not empty"),
     "workflow_id": (_is_text_or_none, "a text that is not empty"),
     "agent": (_is_text_or_none, "a text that is not empty"),
+    "trust_baggage": (lambda value: isinstance(value, bool), "true or false"),
     "secret": (_is_text_or_none, "a text that is not empty"),
     "capture_content": (
         lambda value: value is None or isinstance(value, bool) or value in set(Capture),
@@ -112,6 +113,8 @@ class Config:
             ``"off"``. None is auto.
         workflow_id: The scope of calls that have none of their own.
         agent: Name of the agent, where nothing nearer names it.
+        trust_baggage: The workflow, the actor and the tenant that a caller's W3C baggage names count where nothing here
+            says otherwise. Whoever can send baggage can then have recorded results of another given back.
         secret: Keys all hashes, so that a stolen ledger cannot be searched for guessed arguments.
         capture_content: Where arguments, results and messages are recorded: ``"no_content"``, ``"span_only"`` (or
             True), ``"event_only"`` or ``"span_and_event"``; never what a rule redacts. None: what
@@ -136,6 +139,7 @@ class Config:
     embedded: str | None = None
     workflow_id: str | None = None
     agent: str | None = None
+    trust_baggage: bool = False
     secret: str | None = dataclasses.field(default=None, repr=False)
     capture_content: bool | str | None = None
     # Made anew by whoever reads the same settings again.

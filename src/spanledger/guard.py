@@ -8,9 +8,7 @@ what it charges.
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
-import os
 import threading
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -18,19 +16,17 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
-from opentelemetry import trace
-
 from spanledger.config import Config
 from spanledger.core.asking import Asking, Steps, Traced
-from spanledger.core.call import EXECUTE_TOOL, Begun, Call, Ended, Outcome, ScopeSource
+from spanledger.core.call import EXECUTE_TOOL, Begun, Call, Ended, Outcome
 from spanledger.core.money import Amount, Calls, Money, Tokens
 from spanledger.core.outcomes import is_ambiguous
 from spanledger.core.rules import Rule, Terms, reserved_amounts, usable_call_id
 from spanledger.errors import CallInProgress, Undescribable
+from spanledger.placing import FLEETING, Ambient, placed_in, warn_of_scope
 
 logger = logging.getLogger("spanledger")
 
-_FLEETING = (ScopeSource.TRACE, ScopeSource.PROCESS)
 
 T = TypeVar("T")
 
@@ -61,25 +57,6 @@ class DrivesLater(Protocol):
     def flush(self, timeout_s: float) -> bool:
         """Wait until all that was given so far is carried out; False where it is not after so long."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Ambient:
-    """The workflow around a call.
-
-    Attributes:
-        workflow_id: The scope of idempotency.
-        agent: Name of the agent.
-        actor: On whose behalf it acts.
-        tenant: Whose ledger it is.
-        run_id: This run of the workflow.
-    """
-
-    workflow_id: str
-    agent: str | None = None
-    actor: str | None = None
-    tenant: str | None = None
-    run_id: str | None = None
 
 
 class Inside:
@@ -279,10 +256,10 @@ class Guard:
             Undescribable: The call cannot be identified or priced as its rule says.
             CallInProgress: The call would wait for itself.
         """
-        asking = self._described(_placed(call), own, span)
+        asking = self._described(placed_in(call, _ambient.get(), trust_baggage=self.config.trust_baggage), own, span)
         placed = asking.call
-        if asking.terms.guarded and placed.workflow_source in _FLEETING and placed.operation == EXECUTE_TOOL:
-            _warn_of_scope(placed.name, placed.workflow_source)
+        if asking.terms.guarded and placed.workflow_source in FLEETING and placed.operation == EXECUTE_TOOL:
+            warn_of_scope(placed.name, placed.workflow_source)
         outer = _running.get()
         waits = outer is not None and not outer.covers(asking) and outer.holds(asking.identity.key)
         if outer is not None and waits and not asking.shadow:
@@ -355,43 +332,6 @@ def tell_outer(asking: Asking, outcome: Outcome) -> None:
     elif outcome.recorded != "failed":
         # It may have been spent inside, where nothing is held: so it stays spent here.
         outer.inside.booked |= asking.lent
-
-
-def _placed(call: Call) -> Call:
-    """Put a call into the workflow around it; without one, into the trace around it, else into this process."""
-    around = _ambient.get()
-    if around is not None:
-        given = call.workflow_id and call.workflow_source is ScopeSource.GIVEN
-        return replace(
-            call,
-            agent=call.agent or around.agent,
-            actor=call.actor or around.actor,
-            tenant=call.tenant or around.tenant,
-            workflow_id=call.workflow_id if given else around.workflow_id,
-            workflow_source=ScopeSource.GIVEN,
-        )
-    if call.workflow_id:
-        return call
-    # The call's own span is not current yet: a trace that begins with it would be a scope of one call.
-    context = trace.get_current_span().get_span_context()
-    if context.is_valid:
-        return replace(call, workflow_id=trace.format_trace_id(context.trace_id), workflow_source=ScopeSource.TRACE)
-    return replace(call, workflow_id=_process_scope(os.getpid()), workflow_source=ScopeSource.PROCESS)
-
-
-@functools.lru_cache(maxsize=1)
-def _process_scope(_pid: int) -> str:
-    return f"process:{uuid.uuid4()}"
-
-
-@functools.lru_cache(maxsize=1024)
-def _warn_of_scope(name: str, source: ScopeSource) -> None:
-    """Once per tool: say that its calls are told apart by something that the next run does not share."""
-    logger.warning(
-        "calls of %s are protected within one %s only: give the work an id, by workflow(…) or SPANLEDGER_WORKFLOW_ID",
-        name,
-        source,
-    )
 
 
 def _reset(variable: ContextVar[Any], token: Any) -> None:

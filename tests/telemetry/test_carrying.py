@@ -9,7 +9,8 @@ from opentelemetry import baggage, trace
 
 import spanledger
 from spanledger import Config, Ledger, tool, workflow
-from spanledger.telemetry.carrying import CHARS_MAX, caller, carried, carrier
+from spanledger.placing import BAGGAGE_CHARS_MAX as CHARS_MAX
+from spanledger.telemetry.carrying import caller, carried, carrier
 
 HOSTILE = [
     "x" * 5_000_000,
@@ -60,6 +61,20 @@ def test_baggage_chooses_neither_scope_nor_tenant_nor_actor(refund, ledger: Ledg
     rows = ledger.calls()
     assert sorted(row["workflow_id"] for row in rows) == ["1" * 32, "order-1"]
     assert {(row["tenant"], row["actor"]) for row in rows} == {("default", None)}
+
+
+def test_baggage_that_the_configuration_trusts_chooses_what_nothing_here_says(dsn, ledger_with, spans):
+    spanledger.instrument(Config(dsn=dsn, trust_baggage=True), libraries=[])
+    refund = tool("refund")(lambda order_id: order_id)
+    said = "spanledger.workflow.id=order-1,spanledger.tenant=acme,spanledger.actor=u_42"
+    with carried({"baggage": said}):
+        refund("o-1")
+        with workflow("order-2", tenant="umbrella", actor="u_1"):
+            refund("o-2")
+    rows = [row for name in ("acme", "umbrella") for row in ledger_with(tenant=name).calls()]
+    assert [(row["workflow_id"], row["actor"]) for row in rows] == [("order-1", "u_42"), ("order-2", "u_1")]
+    sources = [span.attributes["spanledger.workflow.source"] for span in spans.all("execute_tool refund")]
+    assert sources == ["baggage", "given"]
 
 
 @pytest.mark.parametrize("said", HOSTILE, ids=lambda said: repr(said)[:40])

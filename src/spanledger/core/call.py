@@ -41,6 +41,7 @@ class ScopeSource(enum.StrEnum):
     ENVIRONMENT = "environment"
     FRAMEWORK = "framework"
     CONVERSATION = "conversation"
+    BAGGAGE = "baggage"
     TRACE = "trace"
     PROCESS = "process"
 

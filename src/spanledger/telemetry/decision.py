@@ -22,7 +22,8 @@ from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 
 from spanledger.core.call import INVOKE_AGENT
-from spanledger.guard import Ambient, ambient, current_call, entered, put_around
+from spanledger.guard import ambient, current_call, entered, put_around
+from spanledger.placing import Ambient
 from spanledger.telemetry import carrying, record, semconv, trail
 from spanledger.telemetry.quiet import quietly
 

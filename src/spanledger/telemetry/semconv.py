@@ -207,7 +207,7 @@ WORKFLOW_SOURCE = attribute(
     "string",
     "guarded spans",
     "given",
-    "Where the workflow id came from: `given`, `environment`, `framework`, `conversation`, `trace` or `process`.",
+    "Where the id came from: `given`, `environment`, `framework`, `conversation`, `baggage`, `trace` or `process`.",
 )
 WORKFLOW_GOAL = attribute(
     "spanledger.workflow.goal", "string", "spans of workflows", "refund order 123", "What for, as `workflow` was told."

@@ -12,7 +12,8 @@ from opentelemetry import trace
 from opentelemetry.trace import Span
 
 from spanledger.core.trail import Entry, Tells
-from spanledger.guard import Ambient, ambient
+from spanledger.guard import ambient
+from spanledger.placing import Ambient
 from spanledger.telemetry.quiet import quietly
 
 _sink: Tells | None = None
