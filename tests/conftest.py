@@ -185,4 +185,6 @@ def _database(server: str, template: str) -> Iterator[str]:
         try:
             yield psycopg.conninfo.make_conninfo(server, dbname=name)
         finally:
+            # While it is there: what is closed tells its ledger what it has left to tell, and waits for that.
+            spanledger.uninstrument()
             connection.execute(f"drop database {name} with (force)")
