@@ -8,9 +8,6 @@ import time
 import zoneinfo
 
 import pytest
-from opentelemetry import metrics
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 import spanledger
 from spanledger import Budget, Calls, Config, Ledger, Money, Rate, ToolCall, workflow
@@ -149,10 +146,8 @@ def test_a_time_zone_that_nobody_knows_is_refused() -> None:
 
 
 def test_the_call_that_goes_past_a_soft_limit_says_so_in_log_span_and_metric_and_runs(
-    dsn, spans, caplog, monkeypatch
+    dsn, spans, caplog, measured
 ) -> None:
-    reader = InMemoryMetricReader()
-    monkeypatch.setattr(metrics, "get_meter", MeterProvider([reader], shutdown_on_exit=False).get_meter)
     budget = Budget("mails", Calls(4), match="mail", soft=0.5)
     spanledger.instrument(Config(dsn=dsn, budgets=[budget]), libraries=[])
     send = spanledger.tool("mail")(lambda number: number)
@@ -168,15 +163,8 @@ def test_the_call_that_goes_past_a_soft_limit_says_so_in_log_span_and_metric_and
         "spanledger.budget.soft_limit": "2 calls",
         "spanledger.budget.left": "1 calls",
     }
-    points = [
-        (metric.name, point.value, dict(point.attributes))
-        for resource in reader.get_metrics_data().resource_metrics
-        for scope in resource.scope_metrics
-        for metric in scope.metrics
-        if metric.name == "spanledger.budget.soft_limits"
-        for point in metric.data.data_points
-    ]
-    assert points == [("spanledger.budget.soft_limits", 1, {"spanledger.budget.name": "mails"})]
+    points = measured.points()["spanledger.budget.soft_limits"]
+    assert [(labels, point.value) for labels, point in points] == [({"spanledger.budget.name": "mails"}, 1)]
 
 
 def test_how_a_budget_stands_says_whether_it_is_past_its_soft_limit(ledger_with, caplog) -> None:

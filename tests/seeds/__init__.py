@@ -232,7 +232,7 @@ TR-D4  closing elsewhere raises; overlapping traces leave a closed one around; t
 TR-D5  the tree is upside down
     seeds/test_tracengent.py::test_of_calls_inside_calls_in_many_threads_each_span_is_under_the_one_that_made_it
 TR-D6  a failed model call keeps its reservation
-    instrument/test_openai_budgets.py::test_a_failed_call_and_a_dropped_stream_hold_nothing
+    instrument/test_openai_budgets.py::test_an_abandoned_stream_costs_what_is_known_of_it_and_holds_nothing
     seeds/test_public_bugs.py::test_an_error_before_the_first_chunk_holds_nothing
 TR-D7  one bad item poisons a batch; what is recorded is not what was asked; losses are not counted; no fork handler
     ledger/test_together.py::test_one_that_the_ledger_refuses_fails_alone
@@ -277,7 +277,7 @@ litellm#39851  a failed request keeps its reservation
 litellm#40050  what is enforced is not what was spent
     seeds/test_public_bugs.py::test_what_is_enforced_is_the_sum_of_what_was_really_spent
 otari#128  the same leak elsewhere
-    instrument/test_openai_budgets.py::test_a_model_that_cannot_be_reached_holds_nothing
+    instrument/test_openai_budgets.py::test_a_call_that_certainly_failed_costs_nothing
 riskkernel#61  a resumed run has forgotten what it spent
     seeds/test_public_bugs.py::test_a_budget_remembers_what_was_spent_before_the_restart
 aihub#1766  a cap of one run that all replicas share
