@@ -60,5 +60,5 @@ def test_client_and_server_on_one_ledger_ask_once_and_are_one_trace(dsn, ledger,
 )
 def test_a_server_believes_nobody_who_says_that_he_has_asked_and_has_not(claim, dsn, ledger, tmp_path):
     (result,) = ask(dsn, tmp_path / "refunds", {"meta": {"spanledger/claim": claim}})
-    assert not getattr(result, "is_error", getattr(result, "isError", None))
+    assert not (result.is_error if hasattr(result, "is_error") else result.isError)
     assert [(row["tool"], row["state"]) for row in ledger.calls()] == [("refund", "succeeded")]

@@ -253,3 +253,12 @@ def test_an_operators_role_reads_the_trail_of_its_tenant(as_role, trail_of, dsn)
     for tenant, seen in (("acme", [("step", {"text": "acme"})]), ("other", [])):
         with Ledger(config=Config(dsn=mine, tenant=tenant)) as operator:
             assert of(operator) == seen
+
+
+def test_a_better_guess_at_the_databases_clock_puts_nothing_before_what_was_told_already() -> None:
+    clock = _trail._Clock()
+    clock.heard(100.0, 110.0, 1105.5)  # slow: half of it is a guess
+    first = clock.shown(110.0)
+    clock.heard(110.0, 110.01, 1110.0)  # fast: the clock is behind what was thought
+    assert clock.shown(110.1) >= first
+    assert clock.shown(112.0) == pytest.approx(1111.995)

@@ -199,6 +199,7 @@ class _Clock:
 
     def __init__(self) -> None:
         self._fastest: tuple[float, float, float] | None = None
+        self._last_s = 0.0
 
     @property
     def known(self) -> bool:
@@ -211,8 +212,9 @@ class _Clock:
             self._fastest = took_s, heard_s, now_s - (sent_s + heard_s) / 2
 
     def shown(self, at_s: float) -> float:
-        """What it showed at a time of our own clock."""
-        return at_s + (self._fastest[2] if self._fastest else 0.0)
+        """What it showed at a time of our own clock; a better estimate puts nothing before what was told already."""
+        self._last_s = max(self._last_s, at_s + (self._fastest[2] if self._fastest else 0.0))
+        return self._last_s
 
 
 def _at_exit(trail: Trail) -> None:

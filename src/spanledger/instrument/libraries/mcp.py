@@ -47,7 +47,9 @@ def receives(_tool: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Ma
 
 def failure(result: Any) -> str | None:
     """Say why a result means failure."""
-    if not getattr(result, "is_error", getattr(result, "isError", False)):
+    # The old name is not touched where the new one is there: who keeps it for compatibility warns.
+    failed = result.is_error if hasattr(result, "is_error") else getattr(result, "isError", False)
+    if not failed:
         return None
     return " ".join(block.text for block in result.content if hasattr(block, "text")) or "the tool reported an error"
 
