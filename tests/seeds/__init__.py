@@ -84,7 +84,7 @@ AL-D22  no sync API, no heartbeat, no tenants, no budgets, no retention, no reda
     sql/test_budgets.py::test_a_call_holds_what_it_reserves_and_spends_what_it_cost
     instrument/test_openai_streams.py::test_a_stream_is_measured_and_the_chunk_with_its_usage_hidden
     waits for retention
-    waits for redaction
+    acceptance/test_canary.py::test_a_secret_in_redacted_places_is_found_nowhere
 
 AL-T1  fresh, replayed, cached
     ledger/test_ledger.py::test_begin_settle_and_begin_again
@@ -134,7 +134,6 @@ LS-D1  the guardrail comes after the money is spent
     instrument/test_openai_budgets.py::test_beyond_a_budget_of_calls_nothing_is_sent
     seeds/test_agent_ledger_sdk.py::test_of_many_agents_that_ask_a_model_at_once_no_more_are_let_through_than_the_budget_has
     seeds/test_agent_ledger_sdk.py::test_of_many_agents_that_ask_a_model_at_once_tokens_are_not_spent_many_times_over
-    waits for upper bounds of model calls
 LS-D2  a report that fails makes a failure of the tool
     seeds/test_agent_ledger_sdk.py::test_a_tool_that_cost_more_than_was_left_gives_its_result_and_the_next_one_does_not_run
     telemetry/test_decision.py::test_telemetry_that_fails_costs_the_trace_and_not_the_call
@@ -181,17 +180,17 @@ PV-D7  twice instrumented, twice recorded; no way back; raw responses and the re
     instrument/test_openai.py::test_instrumented_twice_a_call_is_one_span
     instrument/test_openai.py::test_uninstrument_puts_back_the_very_functions
     instrument/test_openai_streams.py::test_a_raw_response_is_measured_and_read_as_ever
-    waits for the responses API
+    instrument/test_openai_more.py::test_a_streamed_response_is_one_span_however_it_is_asked_for
 PV-D8  lost at exit, out of order, not in threads
     acceptance/test_zero_code.py::test_a_run_is_one_trace_of_model_and_tool_calls_without_their_content
     telemetry/test_decision.py::test_a_workflow_follows_a_copied_context_into_a_thread_and_no_other
-    waits for executors
+    telemetry/test_decision.py::test_a_workflow_follows_a_job_into_an_executor_and_leaves_nothing_there
 PV-D9  a session whose body raised is completed
     telemetry/test_decision.py::test_what_is_raised_in_a_workflow_passes_through_and_is_on_its_span
 PV-D10  evals with random scores
     waits for evals
 PV-D11  policies that always pass
-    waits for permissions
+    sql/test_grants.py::test_a_call_that_needs_what_nobody_granted_is_refused_and_told_what_it_needs
 PV-D12  a model's price taken from one with a shorter name
     seeds/test_provenant.py::test_a_dated_model_has_its_own_price_and_not_that_of_one_whose_name_is_shorter
 
@@ -214,11 +213,12 @@ PG-D6  no way to go on after an approval
     seeds/test_approvals.py::test_after_an_approval_any_process_goes_on_with_the_same_call_and_once
 
 TR-D1  redaction that fails open
-    waits for redaction
+    unit/test_redaction.py::test_what_looks_like_json_and_cannot_be_read_is_masked
+    unit/test_redaction.py::test_a_path_whose_engine_fails_masks_the_whole_value
 TR-D2  content is sent before it is redacted
     instrument/test_openai.py::test_nothing_that_was_said_is_on_a_span
     telemetry/test_decision.py::test_arguments_and_results_are_on_spans_only_where_that_is_wanted
-    waits for redaction
+    acceptance/test_canary.py::test_a_secret_in_redacted_places_is_found_nowhere
     waits for egress
 TR-D3  asynchronous tools succeed in no time; the loop is blocked
     seeds/test_tracengent.py::test_the_span_of_an_asynchronous_tool_lasts_as_long_and_fails_as_it_did
@@ -228,7 +228,7 @@ TR-D4  closing elsewhere raises; overlapping traces leave a closed one around; t
     telemetry/test_decision.py::test_a_workflow_that_is_closed_in_another_context_ends_all_the_same
     telemetry/test_decision.py::test_workflows_closed_in_any_order_leave_none_behind_and_the_open_one_around
     seeds/test_tracengent.py::test_of_workflows_that_overlap_none_stays_around_after_its_end
-    waits for executors
+    telemetry/test_decision.py::test_a_workflow_follows_a_job_into_an_executor_and_leaves_nothing_there
 TR-D5  the tree is upside down
     seeds/test_tracengent.py::test_of_calls_inside_calls_in_many_threads_each_span_is_under_the_one_that_made_it
 TR-D6  a failed model call keeps its reservation
