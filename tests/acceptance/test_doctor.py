@@ -190,6 +190,7 @@ def test_behind_a_pooler_waiters_are_said_to_ask_again_and_again():
         ({"SPANLEDGER_DSN": "postgresql://127.0.0.1:1/nowhere"}, "ledger", "no connection to the ledger"),
         ({"SPANLEDGER_EMBEDDED": "off"}, "ledger", "SPANLEDGER_DSN is not set"),
         ({"SPANLEDGER_MODE": "off", "SPANLEDGER_EMBEDDED": "off"}, "configuration", "mode off"),
+        ({"SPANLEDGER_MODE": "shadow", "SPANLEDGER_EMBEDDED": "off"}, "configuration", "mode shadow"),
         ({"SPANLEDGER_MODE": "perhaps"}, "configuration", "one of enforce, shadow, off"),
     ],
 )

@@ -33,8 +33,8 @@ def examine(tenant: str | None = None) -> list[Finding]:
         config = dataclasses.replace(config, tenant=tenant or config.tenant)
     except SpanledgerError as error:
         return [*findings, Finding("configuration", BAD, str(error), "correct it; nothing else was looked at")]
-    off = config.mode == "off"
-    findings.append(Finding("configuration", BAD if off else OK, shown(config), _to_configure(config)))
+    enforced = config.mode == "enforce"
+    findings.append(Finding("configuration", OK if enforced else BAD, shown(config), _to_configure(config)))
     parts = {
         "ledger": _ledger,
         "libraries": _libraries,
@@ -50,6 +50,8 @@ def examine(tenant: str | None = None) -> list[Finding]:
 def _to_configure(config: Config) -> str | None:
     if config.mode == "off":
         return "nothing is guarded: unset SPANLEDGER_MODE or remove `mode` from the file"
+    if config.mode == "shadow":
+        return "nothing is refused, only recorded (`spanledger shadow`): SPANLEDGER_MODE=enforce guards"
     if not config.rules:
         return "name the tools that change the world in a spanledger.toml, looked for here, or by SPANLEDGER_CONFIG"
     return None
