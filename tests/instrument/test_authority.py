@@ -14,9 +14,8 @@ from spanledger.instrument import authority
 
 
 @pytest.fixture
-def governed(dsn, monkeypatch):
-    """A process that is instrumented; no permission is known from an earlier test."""
-    monkeypatch.setattr(authority, "_known", {})
+def governed(dsn):
+    """A process that is instrumented."""
     spanledger.instrument(Config(dsn=dsn, agent="support"), libraries=[])
     with Ledger(config=Config(dsn=dsn)) as ledger:
         yield ledger
@@ -68,6 +67,15 @@ def test_has_permission_answers_from_what_it_knows(governed, monkeypatch):
     assert spanledger.has_permission("payments:payout")
 
 
+def test_what_one_ledger_permitted_is_not_known_of_the_next(governed, empty_dsn):
+    governed.grant(Grant("payments:*"), by="ops")
+    assert spanledger.has_permission("payments:refund")
+    with Ledger(config=Config(dsn=empty_dsn)) as other:
+        other.migrate()
+    spanledger.instrument(Config(dsn=empty_dsn, agent="support"), libraries=[])
+    assert not spanledger.has_permission("payments:refund")
+
+
 def test_in_a_loop_a_thread_asks_with_what_is_around_the_code(governed):
     governed.grant(Grant("payments:refund", actor="u_42"), by="ops")
 
@@ -78,8 +86,7 @@ def test_in_a_loop_a_thread_asks_with_what_is_around_the_code(governed):
     assert asyncio.run(ask())
 
 
-def test_where_the_ledger_does_not_answer_nothing_is_permitted(monkeypatch, caplog):
-    monkeypatch.setattr(authority, "_known", {})
+def test_where_the_ledger_does_not_answer_nothing_is_permitted(caplog):
     spanledger.instrument(Config(dsn="postgresql://nobody@127.0.0.1:1/none"), libraries=[])
     try:
         with pytest.raises(LedgerUnavailable):

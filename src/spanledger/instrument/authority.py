@@ -13,6 +13,7 @@ import threading
 import time
 import uuid
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from opentelemetry import trace
 
@@ -21,6 +22,7 @@ from spanledger.core.money import Amount
 from spanledger.errors import LedgerUnavailable, NotAuthorized
 from spanledger.guard import Guard, ambient
 from spanledger.instrument import _runtime
+from spanledger.instrument._engine import Engine
 from spanledger.telemetry import record
 
 logger = logging.getLogger("spanledger.instrument")
@@ -28,7 +30,9 @@ logger = logging.getLogger("spanledger.instrument")
 KNOWN_FOR_S: Final = 30.0
 KNOWN_MAX: Final = 1024
 
-_known: dict[tuple[int, str, str | None, str | None], tuple[float, list[dict[str, Any]]]] = {}
+_Whose = tuple[str, str | None, str | None]
+# Of an engine that is gone nothing is known: the next one may ask another ledger.
+_known: WeakKeyDictionary[Engine, dict[_Whose, tuple[float, list[dict[str, Any]]]]] = WeakKeyDictionary()
 _lock = threading.Lock()
 
 
@@ -86,9 +90,10 @@ def has_permission(permission: str) -> bool:
     if engine is None:
         return True
     tenant, whose = _whose(engine.guard)
-    alike = (id(engine.guard), tenant, whose["agent"], whose["actor"])
+    alike = (tenant, whose["agent"], whose["actor"])
     with _lock:
-        at_s, grants = _known.get(alike, (0.0, []))
+        known = _known.setdefault(engine, {})
+        at_s, grants = known.get(alike, (0.0, []))
     now_s = time.monotonic()
     if not at_s or now_s - at_s > KNOWN_FOR_S:
         try:
@@ -97,9 +102,9 @@ def has_permission(permission: str) -> bool:
             logger.warning("whether %s is granted is not known: the ledger does not answer", permission)
             return False
         with _lock:
-            if len(_known) >= KNOWN_MAX:
-                _known.clear()
-            _known[alike] = (at_s := now_s), grants
+            if len(known) >= KNOWN_MAX:
+                known.clear()
+            known[alike] = (at_s := now_s), grants
     return permitted(grants, permission, now_s - at_s)
 
 
