@@ -260,7 +260,7 @@ def test_a_person_grants_looks_and_takes_back(typed, as_json, ledger_with):
     [
         (["add", "pay*"], 2, "a permission is a name such as"),
         (["add", "p", "--limit", "much"], 2, "write for example '500.00 EUR'"),
-        (["add", "p", "--expires-at", "soon"], 2, "is no time"),
+        (["add", "p", "--expires-at", "soon"], 2, "is no date or time"),
         (["add", "p", "--agent", ""], 2, "it is empty"),
         (["add", "p", "--approval", "--approval-over", "1.00 EUR"], 2, "not allowed with"),
         (["revoke", "p"], 1, "there is no grant of 'p' to exactly these"),

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import operator
-import threading
-import time
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
@@ -18,6 +16,7 @@ import pytest
 from anthropic.types import Message
 from anthropic_world import SPAN, TOOL, asking, script
 from opentelemetry.trace import SpanKind, StatusCode
+from settled import until_nothing_is_held
 
 import spanledger
 from spanledger import Balance, Budget, Config, Ledger, Money, Tokens, errors, workflow
@@ -273,17 +272,6 @@ def test_a_helper_that_is_left_early_ends_its_span_at_once(client, spans):
 
 
 # --- budgets
-
-
-def until_nothing_is_held(balance: Callable[[], Balance]) -> Balance:
-    for thread in threading.enumerate():
-        if thread.name == "spanledger-dropped":
-            thread.join(30)  # its span ends after the ledger has heard
-    for _ in range(600):
-        if balance().held.steps == 0:
-            return balance()
-        time.sleep(0.05)
-    raise AssertionError(f"still held: {balance()}")
 
 
 def test_beyond_a_budget_nothing_is_sent_however_it_is_asked_for(limited, client, awaited, model, spans):

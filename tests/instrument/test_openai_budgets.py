@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import threading
-import time
 from collections.abc import Callable
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
@@ -15,6 +13,7 @@ import pydantic
 import pytest
 from openai_world import ASK, LIMITED, SPAN
 from opentelemetry.trace import StatusCode
+from settled import until_nothing_is_held
 
 from spanledger import Balance, Budget, Calls, Ledger, Money, Price, Rate, Rule, Tokens, errors
 from spanledger.core.money import Amount
@@ -50,18 +49,6 @@ def chunks(client: openai.OpenAI, user: str = "say", **more: Any) -> Any:
 def reserved_tokens(span: Any) -> int:
     (amount,) = (amount for amount in span.attributes["spanledger.reserved"] if amount.endswith(" tokens"))
     return int(amount.removesuffix(" tokens"))
-
-
-def until_nothing_is_held(balance: Callable[[], Balance]) -> Balance:
-    """What is dropped settles in a thread of its own."""
-    for thread in threading.enumerate():
-        if thread.name == "spanledger-dropped":
-            thread.join(30)  # its span ends after the ledger has heard
-    for _ in range(600):
-        if balance().held.steps == 0:
-            return balance()
-        time.sleep(0.05)
-    raise AssertionError(f"still held: {balance()}")
 
 
 # --- before

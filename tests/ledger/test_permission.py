@@ -138,7 +138,7 @@ def test_in_a_loop_it_is_the_same(dsn):
         (lambda: Grant("p", limit=10.5), "the limit is Money"),
         (lambda: Grant("p", approval="yes"), "approval is true, false or over"),
         (lambda: Grant("p", allowed=None), "allowed is true or false"),
-        (lambda: Grant("p", expires_at="soon"), "is no time"),
+        (lambda: Grant("p", expires_at="soon"), "is no date or time"),
         (lambda: Grant("p", expires_at=12), "expires_at is a date or a time"),
         (lambda: Rule("refund", permission="payments:*"), "permission is a name such as"),
         (lambda: Config(grants=["payments:*"]), "grants is a list of Grant"),

@@ -13,6 +13,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from spanledger.core.approvals import Over
+from spanledger.core.moments import moment
 from spanledger.core.money import amount_of, known_currency
 from spanledger.core.rules import Rule, matches
 from spanledger.errors import ConfigError
@@ -77,7 +78,7 @@ class Rate:
         object.__setattr__(self, "source", known_currency(source))
         object.__setattr__(self, "target", known_currency(target))
         object.__setattr__(self, "rate", _positive(rate, f"rate from {source} to {target}"))
-        object.__setattr__(self, "valid_from", _moment(valid_from, f"rate from {source} to {target}"))
+        object.__setattr__(self, "valid_from", moment(valid_from, f"rate from {source} to {target}: valid_from"))
         if source == target:
             raise ConfigError(f"a rate from {source} to itself says nothing")
 
@@ -203,16 +204,3 @@ def _positive(rate: object, where: str) -> Decimal:
     if not value.is_finite() or value <= 0 or len(value.as_tuple().digits) > RATE_DIGITS_MAX:
         raise ConfigError(f"{where}: {rate!r} is not a positive number")
     return value
-
-
-def _moment(value: object, where: str) -> dt.datetime:
-    if isinstance(value, str):
-        try:
-            value = dt.datetime.fromisoformat(value)
-        except ValueError:
-            raise ConfigError(f"{where}: {value!r} is not a date; write for example '2026-11-24'") from None
-    if isinstance(value, dt.date) and not isinstance(value, dt.datetime):
-        value = dt.datetime(value.year, value.month, value.day, tzinfo=dt.UTC)
-    if not isinstance(value, dt.datetime):
-        raise ConfigError(f"{where}: valid_from is a date, not {value!r}")
-    return value if value.tzinfo else value.replace(tzinfo=dt.UTC)

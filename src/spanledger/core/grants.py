@@ -14,6 +14,7 @@ from typing import Any
 
 from spanledger.core.approvals import Over
 from spanledger.core.asking import Ask, Steps
+from spanledger.core.moments import moment
 from spanledger.core.money import Amount, Calls, Money, Tokens, amount_of
 from spanledger.core.rules import Rule, is_permission
 from spanledger.errors import ConfigError
@@ -59,7 +60,8 @@ class Grant:
         if not isinstance(self.approval, bool | Over):
             raise ConfigError(f"{where}: approval is true, false or over(amount), not {self.approval!r}")
         # What is written in a file or typed may be a text.
-        object.__setattr__(self, "expires_at", _moment(self.expires_at, where))
+        if self.expires_at is not None:
+            object.__setattr__(self, "expires_at", moment(self.expires_at, f"{where}: expires_at"))
 
     def control(self) -> dict[str, Any]:
         """The grant as the ledger's `apply` takes it."""
@@ -190,16 +192,3 @@ def permission_controls(rules: Iterable[Rule]) -> list[dict[str, Any]]:
 
 def _amount(amount: Amount) -> dict[str, Any]:
     return {"unit": amount.unit, "steps": amount.steps}
-
-
-def _moment(value: object, where: str) -> dt.datetime | None:
-    if isinstance(value, str):
-        try:
-            value = dt.datetime.fromisoformat(value)
-        except ValueError:
-            raise ConfigError(f"{where}: {value!r} is no time; write for example '2026-12-31T18:00:00+01:00'") from None
-    if isinstance(value, dt.date) and not isinstance(value, dt.datetime):
-        value = dt.datetime(value.year, value.month, value.day, tzinfo=dt.UTC)
-    if value is not None and not isinstance(value, dt.datetime):
-        raise ConfigError(f"{where}: expires_at is a date or a time, not {value!r}")
-    return value if value is None or value.tzinfo else value.replace(tzinfo=dt.UTC)
