@@ -1,12 +1,17 @@
-"""An MCP server in a process of its own, guarded by the ledger of its client: `python mcp_guarded_shop.py FILE`."""
+"""An MCP server in a process of its own, guarded by the ledger of its client: `python mcp_guarded_shop.py FILE`.
+
+The fields of its `Config` come as JSON in `SHOP_CONFIG`. Of each refund it writes down the order, the trace, the key
+of the call, and the workflow that its client says it acts for.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
 
-from opentelemetry import trace
+from opentelemetry import baggage, trace
 
 import spanledger
 from spanledger import Config, Rule, current_call
@@ -24,10 +29,11 @@ def refund(order_id: str, amount: int) -> dict:
     """Refund an order."""
     trace_id = trace.format_trace_id(trace.get_current_span().get_span_context().trace_id)
     with Path(sys.argv[1]).open("a") as file:
-        file.write(f"{order_id} {trace_id} {current_call().key}\n")
+        file.write(f"{order_id} {trace_id} {current_call().key} {baggage.get_baggage('spanledger.workflow.id')}\n")
     return {"order": order_id, "amount": amount}
 
 
 if __name__ == "__main__":
-    spanledger.instrument(Config(dsn=os.environ["SHOP_DSN"], rules=[Rule("refund", identity="arguments")]))
+    rule = Rule("refund", identity="arguments")
+    spanledger.instrument(Config(**json.loads(os.environ["SHOP_CONFIG"]), rules=[rule]))
     server.run("stdio")

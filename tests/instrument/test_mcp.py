@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from opentelemetry import trace
@@ -20,9 +22,10 @@ SHOP = Path(__file__).with_name("mcp_guarded_shop.py")
 REFUND = {"order_id": "o-1", "amount": 10}
 
 
-def ask(dsn: str, file: Path, *calls: dict) -> list:
+def ask(dsn: str, file: Path, *calls: dict, **config: Any) -> list:
     """Have a server in a process of its own refund, by calls of one session."""
-    parameters = StdioServerParameters(command=sys.executable, args=[str(SHOP), str(file)], env={"SHOP_DSN": dsn})
+    environment = {"SHOP_CONFIG": json.dumps({"dsn": dsn, **config})}
+    parameters = StdioServerParameters(command=sys.executable, args=[str(SHOP), str(file)], env=environment)
 
     async def main() -> list:
         async with stdio_client(parameters) as streams, ClientSession(*streams) as session:
@@ -30,6 +33,10 @@ def ask(dsn: str, file: Path, *calls: dict) -> list:
             return [await session.call_tool("refund", REFUND, **call) for call in calls]
 
     return asyncio.run(main())
+
+
+def failed(result: Any) -> bool:
+    return result.is_error if hasattr(result, "is_error") else result.isError
 
 
 def test_client_and_server_on_one_ledger_ask_once_and_are_one_trace(dsn, ledger, tmp_path, spans):
@@ -46,7 +53,41 @@ def test_client_and_server_on_one_ledger_ask_once_and_are_one_trace(dsn, ledger,
     assert (row["state"], row["attempts"], row["workflow_id"]) == ("succeeded", 1, "w")
     assert ledger.budget("few").spent == Calls(1)
     ran = next(s for s in spans.all("execute_tool refund") if s.attributes["spanledger.verdict"] == "run")
-    assert line.split() == ["o-1", trace.format_trace_id(ran.context.trace_id), row["key"]]
+    assert line.split() == ["o-1", trace.format_trace_id(ran.context.trace_id), row["key"], "w"]
+
+
+def test_a_server_is_told_the_workflow_and_lets_it_choose_nothing(dsn, ledger_with, tmp_path, spans):
+    file = tmp_path / "refunds"
+    spanledger.instrument(Config(dsn=dsn), libraries=["mcp"])
+    with workflow("w"):
+        ask(dsn, file, {}, tenant="shop")
+    (_, trace_id, key, said) = file.read_text().split()
+    assert (said, trace_id) == ("w", trace.format_trace_id(spans.one("execute_tool refund").context.trace_id))
+    (row,) = ledger_with(tenant="shop").calls()
+    assert (row["key"], row["workflow_id"]) == (key, trace_id)
+
+
+def test_a_server_that_trusts_its_clients_acts_in_the_workflow_that_they_name(dsn, ledger_with, tmp_path):
+    spanledger.instrument(Config(dsn=dsn), libraries=["mcp"])
+    with workflow("w"):
+        ask(dsn, tmp_path / "refunds", {}, tenant="shop", trust_baggage=True)
+    assert [row["workflow_id"] for row in ledger_with(tenant="shop").calls()] == ["w"]
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [
+        {"baggage": "spanledger.workflow.id=" + "x" * 20_000, "traceparent": "garbage"},
+        {"baggage": "spanledger.workflow.id=%1b%5b2J", "traceparent": 7, "tracestate": ["no", "text"]},
+        {"baggage": {"spanledger.workflow.id": "w"}},
+    ],
+)
+def test_what_a_client_makes_up_about_its_trace_and_workflow_breaks_no_server(meta, dsn, ledger, tmp_path):
+    file = tmp_path / "refunds"
+    (result,) = ask(dsn, file, {"meta": meta}, trust_baggage=True)
+    assert not failed(result)
+    (row,) = ledger.calls()
+    assert (row["state"], file.read_text().split()[1]) == ("succeeded", row["workflow_id"])
 
 
 @pytest.mark.parametrize(
@@ -60,5 +101,5 @@ def test_client_and_server_on_one_ledger_ask_once_and_are_one_trace(dsn, ledger,
 )
 def test_a_server_believes_nobody_who_says_that_he_has_asked_and_has_not(claim, dsn, ledger, tmp_path):
     (result,) = ask(dsn, tmp_path / "refunds", {"meta": {"spanledger/claim": claim}})
-    assert not (result.is_error if hasattr(result, "is_error") else result.isError)
+    assert not failed(result)
     assert [(row["tool"], row["state"]) for row in ledger.calls()] == [("refund", "succeeded")]

@@ -1,9 +1,10 @@
 """What travels with a call to a tool in another process, and what it says there.
 
-Rules: it is the trace context, as W3C writes it, and which call the sender has asked for. Nobody is believed because he
-says so: whether the call that is named runs, with the same arguments and by the attempt whose id only its maker knows,
-the ledger says. So a server on the same ledger does not ask a second time for what its client has asked, nor waits for
-it; a server on another ledger asks its own. Where nothing can be sent or read, the call goes on without.
+Rules: it is the trace and the workflow, as `carrier` writes them, and which call the sender has asked for. Nobody is
+believed because he says so: whether the call that is named runs, with the same arguments and by the attempt whose id
+only its maker knows, the ledger says. So a server on the same ledger does not ask a second time for what its client has
+asked, nor waits for it; a server on another ledger asks its own. Where nothing can be sent or read, the call goes on
+without.
 """
 
 from __future__ import annotations
@@ -11,16 +12,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
-
-from opentelemetry import context as otel_context
-from opentelemetry import propagate, trace
 
 from spanledger.core.asking import Ask, Asking, Steps
 from spanledger.errors import SpanledgerError
 from spanledger.guard import Inside, RunningCall, current_call
 from spanledger.instrument.library import Wrap
+from spanledger.telemetry.carrying import carried, carrier
 
 logger = logging.getLogger("spanledger.instrument")
 
@@ -34,8 +34,7 @@ def sent(wrap: Wrap, kwargs: dict[str, Any]) -> dict[str, Any]:
     if wrap.sends is None:
         return kwargs
     try:
-        travels: dict[str, Any] = {}
-        propagate.inject(travels)
+        travels: dict[str, Any] = {**carrier()}
         call = current_call()
         if call.attempt_id is not None:
             travels[CLAIM] = {"key": call.key, "attempt_id": call.attempt_id}
@@ -56,17 +55,9 @@ def received(wrap: Wrap, instance: Any, args: tuple[Any, ...], kwargs: Mapping[s
         return {}
 
 
-@contextlib.contextmanager
-def within(travelled: Mapping[str, Any]) -> Iterator[None]:
-    """Go on with the sender's trace, unless there is one here already."""
-    if not travelled or trace.get_current_span().get_span_context().is_valid:
-        yield
-        return
-    token = otel_context.attach(propagate.extract({k: v for k, v in travelled.items() if isinstance(v, str)}))
-    try:
-        yield
-    finally:
-        otel_context.detach(token)
+def within(travelled: Mapping[str, Any]) -> AbstractContextManager[None]:
+    """Go on with the sender's trace and workflow."""
+    return carried(travelled) if travelled else contextlib.nullcontext()
 
 
 def asked_before(asking: Asking, travelled: Mapping[str, Any]) -> Steps[Asking | Inside | RunningCall | None]:

@@ -2,7 +2,8 @@
 
 Rules: baggage says which workflow a caller acts for, so that what both did can be found together. It comes from outside
 and chooses nothing here: no scope, no tenant, no actor, unless the configuration trusts it. What is too long or no
-plain text is left out, in both directions, and is nobody's error.
+plain text is left out, in both directions, and is nobody's error. In which form a trace travels, OpenTelemetry's
+propagators say (`OTEL_PROPAGATORS`).
 """
 
 from __future__ import annotations
@@ -11,14 +12,13 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from opentelemetry import baggage, context, propagate
+from opentelemetry import baggage, context, propagate, trace
 from opentelemetry.context import Context
 
 from spanledger.placing import is_fit, said
 from spanledger.telemetry import semconv
 
 HEADER_CHARS_MAX: Final = 8192
-_HEADERS: Final = ("traceparent", "tracestate", "baggage")
 
 
 def with_workflow(within: Context, workflow_id: str) -> Context:
@@ -42,10 +42,17 @@ def carrier() -> dict[str, str]:
 
 @contextlib.contextmanager
 def carried(headers: Mapping[str, Any]) -> Iterator[None]:
-    """Put what another process sent as `carrier` around a block; what cannot be read is left out."""
-    texts = {name: headers.get(name) for name in _HEADERS}
+    """Put what another process sent as `carrier` around a block; what cannot be read is left out.
+
+    A span of the very trace that was sent is nearer than the sender's, and stays the current one.
+    """
+    texts = {name: headers.get(name) for name in propagate.get_global_textmap().fields}
     sane = {name: text for name, text in texts.items() if isinstance(text, str) and len(text) <= HEADER_CHARS_MAX}
-    token = context.attach(propagate.extract(sane))
+    here = trace.get_current_span()
+    sent = propagate.extract(sane, context.get_current())
+    if trace.get_current_span(sent).get_span_context().trace_id == here.get_span_context().trace_id:
+        sent = trace.set_span_in_context(here, sent)
+    token = context.attach(sent)
     try:
         yield
     finally:
