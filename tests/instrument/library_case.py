@@ -61,7 +61,6 @@ class Way:
             It is called in a thread without an event loop. What the framework raises, it raises.
         bodies: The kinds of functions it can run as tools: "plain", "coroutine".
         cancels: Where one of several calls raises, the others are cancelled.
-        stops: A refusal that is raised stops the run; else the framework tells the model.
         pauses: Where a person has to approve a call, the framework suspends the run, which has no answers then.
         libraries: Further libraries that have to be instrumented, for a way through several.
     """
@@ -69,7 +68,6 @@ class Way:
     run: Callable[[Any, Sequence[Asked], str | None], Sequence[Answer]]
     bodies: tuple[str, ...] = ("plain", "coroutine")
     cancels: bool = False
-    stops: bool = True
     pauses: bool = False
     libraries: tuple[str, ...] = ()
 

@@ -165,9 +165,7 @@ def ending(turn: Callable[[], Answer]) -> Answer | BaseException:
 
 
 def refused(world: World, kind: type[BaseException], *asked: Asked) -> str:
-    """Have refunds refused, as an error or told by the framework; return the words."""
-    if not world.way.stops:
-        return world.turn(*(asked or [Asked("call_r")]))[0].text
+    """Have a run stopped by a refusal; return its words."""
     with stopped_by(kind) as found:
         world.turn(*(asked or [Asked("call_r")]))
     return str(found[0])

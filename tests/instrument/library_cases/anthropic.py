@@ -61,8 +61,8 @@ CASE = Case(
     "anthropic",
     tool,
     ways={
-        "runner": Way(turn(blocking), bodies=("plain",), stops=SHOWS_CALLS),
-        "runner, awaiting": Way(turn(awaiting), bodies=("coroutine",), stops=SHOWS_CALLS),
+        "runner": Way(turn(blocking), bodies=("plain",)),
+        "runner, awaiting": Way(turn(awaiting), bodies=("coroutine",)),
     },
     call_ids=SHOWS_CALLS,
     told_error=ValueError,

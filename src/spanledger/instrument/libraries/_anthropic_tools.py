@@ -2,7 +2,7 @@
 
 Rules: the runner makes a result of what a tool raises, so the exception is noted where it does. A replayed result goes
 to the id that asks now. Before 1.9 the runner called its tools in the midst of a loop; there the tools themselves are
-wrapped, no id is known, and a refusal is told to the model by the runner.
+wrapped, and no id is known.
 """
 
 from __future__ import annotations
@@ -34,9 +34,14 @@ def failure(result: Any) -> str | None:
     return str(result.get("content")) if isinstance(result, dict) and result.get("is_error") else None
 
 
+def tell_text(_call: Call, error: Exception) -> str:
+    """Make what a tool returns to tell the model of a refusal."""
+    return f"Not done: {error}"
+
+
 def tell(call: Call, error: Exception) -> Any:
     """Make the result that tells the model of a refusal."""
-    return {"type": "tool_result", "tool_use_id": call.call_id, "content": f"Not done: {error}", "is_error": True}
+    return {"type": "tool_result", "tool_use_id": call.call_id, "content": tell_text(call, error), "is_error": True}
 
 
 class BlockCodec:
@@ -74,7 +79,7 @@ WRAPS = (
     *(_run(f"Base{kind}ToolRunner._run_tool", ">=1.9") for kind in ("Sync", "Async")),
     *(_run(f"Base{kind}ToolRunner._run_toolset_member", ">=2.2") for kind in ("Sync", "Async")),
     *(
-        Wrap(f"{_FUNCTIONS}:{tool}.call", describe_function, codec=PlainCodec(), versions="<1.9")
+        Wrap(f"{_FUNCTIONS}:{tool}.call", describe_function, codec=PlainCodec(), tell=tell_text, versions="<1.9")
         for tool in ("BetaFunctionTool", "BetaAsyncFunctionTool")
     ),
 )
