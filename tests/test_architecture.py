@@ -55,6 +55,7 @@ PUBLIC = [
     "decide",
     "ensure_authorized",
     "errors",
+    "guard",
     "has_permission",
     "instrument",
     "over",

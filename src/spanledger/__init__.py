@@ -4,6 +4,7 @@ The public names of spanledger, and nothing else. See the README for how they go
 """
 
 from spanledger import errors
+from spanledger._guard import current_call
 from spanledger._setup import GuardrailSpanProcessor, instrument, uninstrument
 from spanledger.config import Config
 from spanledger.core.approvals import Approval, over
@@ -16,9 +17,9 @@ from spanledger.core.prices import Price
 from spanledger.core.redaction import Redact
 from spanledger.core.rules import Rule
 from spanledger.encryption import EncryptingCodec
-from spanledger.guard import current_call
 from spanledger.instrument._patch import Report
 from spanledger.instrument.authority import authorize, ensure_authorized, has_permission
+from spanledger.instrument.gateway import guard
 from spanledger.instrument.library import Library, Wrap
 from spanledger.instrument.tool import tool, tool_call
 from spanledger.ledger._async_ledger import AsyncLedger
@@ -61,6 +62,7 @@ __all__ = [
     "decide",
     "ensure_authorized",
     "errors",
+    "guard",
     "has_permission",
     "instrument",
     "over",

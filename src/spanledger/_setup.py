@@ -19,9 +19,9 @@ from pathlib import Path
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
+from spanledger._guard import Guard
 from spanledger.config import Config, shown
 from spanledger.errors import ConfigError, SpanledgerError
-from spanledger.guard import Guard
 from spanledger.instrument import _executors, _registry, _runtime
 from spanledger.instrument._engine import Engine
 from spanledger.instrument._patch import Patches, Report

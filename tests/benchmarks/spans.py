@@ -23,9 +23,9 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.trace import NoOpTracer
 
 from spanledger import Config, Rule, workflow
+from spanledger._guard import Guard
 from spanledger.core.asking import Ask
 from spanledger.core.call import Begun, Verdict
-from spanledger.guard import Guard
 from spanledger.telemetry import gate
 
 CHAT = {"gen_ai.operation.name": "chat", "gen_ai.request.model": "gpt-5-mini"}

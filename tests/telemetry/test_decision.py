@@ -16,7 +16,7 @@ from opentelemetry.trace import INVALID_SPAN, Span, StatusCode, format_span_id, 
 
 import spanledger
 from spanledger import Budget, Calls, Config, current_workflow, decide, errors, step, tool, tool_call, workflow
-from spanledger.guard import ambient
+from spanledger._guard import ambient
 
 
 @pytest.fixture

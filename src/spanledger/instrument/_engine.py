@@ -15,12 +15,12 @@ from typing import Any
 
 from opentelemetry.trace import Span
 
+from spanledger._guard import Guard, Inside, RunningCall, over_after, running, stood_for, tell_outer
 from spanledger.core.asking import Asking
 from spanledger.core.call import Begun, Ended, Outcome
 from spanledger.core.outcomes import no_coroutine
 from spanledger.core.steps import guarded
 from spanledger.errors import ApprovalPending, CallRefused, SpanledgerError, Undescribable
-from spanledger.guard import Guard, Inside, RunningCall, over_after, running, stood_for, tell_outer
 from spanledger.instrument._agents import AgentRuns
 from spanledger.instrument._job import Job
 from spanledger.instrument._models import ModelCalls

@@ -10,9 +10,9 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from spanledger._guard import RunningCall
 from spanledger.core.call import EXECUTE_TOOL, Begun, Call, Codec, Ended
 from spanledger.core.rules import Rule
-from spanledger.guard import RunningCall
 from spanledger.instrument.library import Pause, Wrap
 
 logger = logging.getLogger("spanledger.instrument")

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from spanledger._guard import Guard
 from spanledger.core.steps import admitted
-from spanledger.guard import Guard
 from spanledger.instrument._job import Job
 from spanledger.instrument._under_way import UnderWay
 from spanledger.telemetry import model_spans

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import wrapt
 
+from spanledger._guard import current_call
 from spanledger.core.call import INVOKE_AGENT
 from spanledger.errors import SpanledgerError, Undescribable, WrapMissing
-from spanledger.guard import current_call
 from spanledger.instrument import _deferred, _registry
 from spanledger.instrument._engine import Engine
 from spanledger.instrument._job import is_tool, job_for

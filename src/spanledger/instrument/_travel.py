@@ -16,9 +16,9 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
+from spanledger._guard import Inside, RunningCall, current_call
 from spanledger.core.asking import Ask, Asking, Steps
 from spanledger.errors import SpanledgerError
-from spanledger.guard import Inside, RunningCall, current_call
 from spanledger.instrument.library import Wrap
 from spanledger.telemetry.carrying import carried, carrier
 

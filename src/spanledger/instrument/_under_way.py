@@ -20,12 +20,12 @@ from typing import Any
 
 from opentelemetry.trace import Span
 
+from spanledger._guard import Guard
 from spanledger.core.asking import Asking, Steps
 from spanledger.core.call import Begun, Ended, Outcome, Usage
 from spanledger.core.outcomes import is_ambiguous, was_never_sent
 from spanledger.core.settling import finished
 from spanledger.errors import BudgetExceeded, SpanledgerError
-from spanledger.guard import Guard
 from spanledger.instrument import _bounds, _raw
 from spanledger.instrument._job import Job, NoCodec
 from spanledger.instrument._prices import price

@@ -17,10 +17,10 @@ from weakref import WeakKeyDictionary
 
 from opentelemetry import trace
 
+from spanledger._guard import Guard, ambient
 from spanledger.core.grants import Authorization, asked_item, authorized, permitted, permitted_to
 from spanledger.core.money import Amount
 from spanledger.errors import LedgerUnavailable, NotAuthorized
-from spanledger.guard import Guard, ambient
 from spanledger.instrument import _runtime
 from spanledger.instrument._engine import Engine
 from spanledger.telemetry import record

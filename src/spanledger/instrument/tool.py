@@ -17,6 +17,7 @@ from typing import Any, ParamSpec, Self, TypeVar, overload
 from opentelemetry.trace import INVALID_SPAN, Span
 
 from spanledger import jsonpaths
+from spanledger._guard import Inside, RunningCall, running, tell_outer
 from spanledger.core.asking import Asking
 from spanledger.core.call import Begun, Call, Codec, Ended, Outcome, Resource, Verdict
 from spanledger.core.money import Amount
@@ -24,7 +25,6 @@ from spanledger.core.rules import Rule
 from spanledger.core.settling import finished
 from spanledger.core.steps import admitted, replayed
 from spanledger.errors import ConfigError, SpanledgerError
-from spanledger.guard import Inside, RunningCall, running, tell_outer
 from spanledger.instrument import _runtime
 from spanledger.instrument._engine import Engine
 from spanledger.instrument._job import Job

@@ -21,8 +21,8 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 
+from spanledger._guard import ambient, current_call, entered, put_around
 from spanledger.core.call import INVOKE_AGENT
-from spanledger.guard import ambient, current_call, entered, put_around
 from spanledger.placing import Ambient
 from spanledger.telemetry import carrying, record, semconv, trail
 from spanledger.telemetry.quiet import quietly

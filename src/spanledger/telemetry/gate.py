@@ -23,6 +23,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import NoOpTracer, Span
 
+from spanledger._guard import Guard, Inside
 from spanledger.config import Config
 from spanledger.core.asking import Asking
 from spanledger.core.call import Begun, Call, Verdict
@@ -30,7 +31,6 @@ from spanledger.core.rules import Rule
 from spanledger.core.steps import admitted, replayed
 from spanledger.core.values import NOT_SHOWN
 from spanledger.errors import CallRefused, CallReplayed, ConfigError, ResultNotKept, SpanledgerError, WrapMissing
-from spanledger.guard import Guard, Inside
 from spanledger.telemetry import record, scopes
 from spanledger.telemetry.doors import Doors, Start
 from spanledger.telemetry.reading import TOOL_PREFIX, describe

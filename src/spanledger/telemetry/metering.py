@@ -13,12 +13,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from spanledger._guard import Drives, DrivesAwaiting, DrivesLater, Guard, Inside
 from spanledger.core.asking import Ask, Asking, Invoke, Step, Steps, Traced
 from spanledger.core.call import EXECUTE_TOOL, Begun, Call, Ended, Holder, Outcome, Usage, Verdict
 from spanledger.core.money import figure
 from spanledger.core.rules import Rule
 from spanledger.errors import SpanledgerError, Undescribable
-from spanledger.guard import Drives, DrivesAwaiting, DrivesLater, Guard, Inside
 from spanledger.telemetry import events, instruments, metrics, record, semconv
 from spanledger.telemetry.quiet import quietly
 

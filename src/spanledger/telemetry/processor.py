@@ -16,11 +16,11 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ConcurrentMultiSpanProcessor, ReadableSpan, Span, SpanProcessor
 from opentelemetry.trace import StatusCode
 
+from spanledger._guard import Guard, Inside
 from spanledger.core.asking import Asking
 from spanledger.core.call import Begun, Ended
 from spanledger.core.values import NOT_SHOWN
 from spanledger.errors import WrapMissing
-from spanledger.guard import Guard, Inside
 from spanledger.telemetry import gate, reading, record, semconv, spans
 
 OPEN_SPANS_MAX: Final = 10_000

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import wrapt
 from opentelemetry.trace import Span, StatusCode
 
+from spanledger._guard import Guard, Inside, entered, made_running
 from spanledger.core.asking import Asking
 from spanledger.core.call import Begun, Call, Codec, Ended, Outcome
 from spanledger.core.outcomes import alone
 from spanledger.core.settling import finished, foreseen
 from spanledger.core.values import NOT_SHOWN, decode, encode
-from spanledger.guard import Guard, Inside, entered, made_running
 from spanledger.telemetry import record, scopes, semconv
 from spanledger.telemetry.reading import result_of
 

@@ -11,8 +11,8 @@ from typing import Any
 from opentelemetry import trace
 from opentelemetry.trace import Span
 
+from spanledger._guard import ambient
 from spanledger.core.trail import Entry, Tells
-from spanledger.guard import ambient
 from spanledger.placing import Ambient
 from spanledger.telemetry.quiet import quietly
 

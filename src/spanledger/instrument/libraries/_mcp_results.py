@@ -46,7 +46,7 @@ class ResultCodec:
 
     def decode(self, tree: Any, call: Call) -> Any:  # noqa: ARG002 - nothing in a result belongs to one call
         """Turn a tree, or what a probe found out, into what the tool would return."""
-        if not (isinstance(tree, dict) and _KEPT in tree):
+        if not is_kept(tree):
             value = decode(tree)
             text = value if isinstance(value, str) else json.dumps(tree, ensure_ascii=False)
             structured = {"structuredContent": value} if isinstance(value, dict) else {}
@@ -58,6 +58,11 @@ class ResultCodec:
             return _result(body)
         content = list(_result({"content": body["content"]}).content)
         return content if shape == "content" else (content, decode(body["structuredContent"]))
+
+
+def is_kept(tree: Any) -> bool:
+    """Tell whether a tree was made of a result of MCP."""
+    return isinstance(tree, dict) and _KEPT in tree
 
 
 def _dumped(model: Any) -> Any:
