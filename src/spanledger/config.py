@@ -161,7 +161,7 @@ class Config:
         object.__setattr__(self, "capture_content", capture)
         object.__setattr__(self, "_content", Content(capture=capture))
         for rule in self.rules:
-            self._redactor(rule.redact)
+            self.redactor(rule.redact)
         names = [budget.name for budget in self.budgets]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -243,13 +243,23 @@ class Config:
         redact = self.terms(call, own).redact
         if not redact:
             return self._content
-        return dataclasses.replace(self._content, redactor=self._redactor(redact).knowing(call.arguments))
+        return dataclasses.replace(self._content, redactor=self.redactor(redact).knowing(call.arguments))
+
+    @property
+    def content_capture(self) -> Capture:
+        """Where the content of calls is recorded."""
+        return self._content.capture
 
     def kept(self, name: str, tenant: str, key: str) -> Kept:
         """Say how the result of a call is kept."""
         return Kept(name, tenant, key, self.payload_codec, self.result_bytes_max)
 
-    def _redactor(self, redact: tuple[Redact | str, ...]) -> Redactor:
+    def redactor(self, redact: tuple[Redact | str, ...]) -> Redactor:
+        """Make what leaves places out.
+
+        Raises:
+            ConfigError: One of them cannot be looked up here, or not hashed.
+        """
         places = tuple(one for one in redact if isinstance(one, Redact))
         jsonpaths.check(places)
         return Redactor(places, jsonpaths.find, None if self.secret is None else self.secret.encode())

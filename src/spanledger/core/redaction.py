@@ -116,6 +116,24 @@ class Redactor:
         except Exception:  # noqa: BLE001 - fails closed
             return MASK
 
+    def document(self, tree: Any) -> Any:
+        """Make what may be seen of what is a JSON tree already."""
+        if not self.redact:
+            return tree
+        try:
+            return _Pass(self).document(tree)
+        except Exception:  # noqa: BLE001 - fails closed
+            return MASK
+
+    def taken(self, tree: Any) -> frozenset[str]:
+        """Return the single values that are redacted in a JSON tree, those long enough to be told again."""
+        if not self.redact:
+            return frozenset()
+        try:
+            return frozenset(_Pass(self).taken_from(tree))
+        except Exception:  # noqa: BLE001 - what cannot be read is masked as a whole when it is shown
+            return frozenset()
+
     def text(self, text: str) -> str:
         """Make what may be seen of a text that stands for a JSON document; one that is none is masked."""
         if not self.redact or not text:

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from opentelemetry.trace import Span
@@ -23,16 +24,18 @@ from opentelemetry.trace import Span
 from spanledger._guard import Guard
 from spanledger.core.asking import Asking, Steps
 from spanledger.core.call import Begun, Ended, Outcome, Usage
+from spanledger.core.content import Capture
 from spanledger.core.outcomes import is_ambiguous, was_never_sent
 from spanledger.core.settling import finished
 from spanledger.errors import BudgetExceeded, SpanledgerError
 from spanledger.instrument import _bounds, _raw
 from spanledger.instrument._job import Job, NoCodec
+from spanledger.instrument._messages import Heard
 from spanledger.instrument._prices import price
 from spanledger.instrument._reserve import ESTIMATED, REPORTED, RESERVED, Reserved, charged, estimated, reserved
 from spanledger.instrument._stream import is_stream, watch
 from spanledger.instrument.library import HiddenChunk, Wrap
-from spanledger.telemetry import metering, model_spans, record
+from spanledger.telemetry import inference, metering, model_spans, record, semconv
 
 logger = logging.getLogger("spanledger.instrument")
 
@@ -51,6 +54,8 @@ class UnderWay:
     _reserve = Reserved()
     _hidden: HiddenChunk | None = None
     _usage = Usage()
+    _heard: Heard | None = None
+    _used: Mapping[str, Any] = MappingProxyType({})
     _seen_bytes = 0
     _answered = False
     _over = False
@@ -93,8 +98,18 @@ class UnderWay:
         """Return what to call the function with; the clock starts now."""
         if self._wrap.prepare is not None:
             self.request, self._hidden = self._wrap.prepare(self.request)
+        if self._guard.config.content_capture is not Capture.NO_CONTENT:
+            self._hear()
         self._begun_s = time.perf_counter()
         return self.request
+
+    def _hear(self) -> None:
+        """Read what is asked, where anybody takes it and whoever has made the span does not record it."""
+        capture, messages = self._guard.config.content_capture, self._wrap.messages
+        if messages is None or model_spans.is_counted(self._span) or not inference.is_recorded(self._span, capture):
+            return
+        self.request = _bounds.kept(self.request)
+        self._heard = Heard(messages, self.request)
 
     # --- the answer
 
@@ -127,6 +142,8 @@ class UnderWay:
         if _raw.is_unread(seen):
             _raw.watch_unread(seen, self, self._look)
             return True
+        if self._heard is not None:
+            self._heard.answer(seen)
         if self._wrap.measure is not None and seen is not None:
             self._usage = self._wrap.measure(seen)
         return False
@@ -136,6 +153,8 @@ class UnderWay:
         if self._first_chunk_s is None:
             self._first_chunk_s = time.perf_counter() - self._begun_s
         wrap = self._wrap
+        if self._heard is not None:
+            self._heard.gather(chunk)
         try:
             if wrap.fold is not None:
                 self._usage = wrap.fold(self._usage, chunk)
@@ -195,7 +214,10 @@ class UnderWay:
         self._took_s = time.perf_counter() - self._begun_s
         try:
             cost = price(self._job.call, self._usage, self._guard.config.prices)
-            record.used(self._span, self._usage, cost=str(cost) if cost else None, first_chunk_s=self._first_chunk_s)
+            self._used = inference.used(
+                self._usage, cost=str(cost) if cost else None, first_chunk_s=self._first_chunk_s
+            )
+            record.known(self._span, self._used)
             if self._asking is not None and self._begun is not None:
                 return finished(self._asking, self._begun, self._ended(error, early=early), NoCodec())
         except Exception as failed:  # noqa: BLE001 - logged
@@ -209,10 +231,24 @@ class UnderWay:
             self._explain(error)
         elif error is not None:
             record.failed(self._span, error)
+        if self._heard is not None:
+            self._tell(self._heard, error)
         if self._begun_s and not model_spans.is_counted(self._span):
             # Whoever has made the span counts what it used.
             metering.of_model_call(self._job.call, self._usage, error, self._took_s, self._first_chunk_s)
         record.end(self._span)
+
+    def _tell(self, heard: Heard, error: BaseException | None) -> None:
+        """Record what was said."""
+        call, config = self._job.call, self._guard.config
+        try:
+            said = heard.said(call, config)
+        except Exception as failed:  # noqa: BLE001 - logged
+            # What it says may be what nobody is to see, so nothing is recorded.
+            logger.error("what was said in a model call cannot be recorded: %s", type(failed).__name__)  # noqa: TRY400
+            return
+        failure = {} if error is None else {semconv.ERROR_TYPE: record.type_of(error)}
+        inference.told(self._span, call, {**self._used, **failure}, said, config.content_capture)
 
     def _explain(self, error: SpanledgerError) -> None:
         if isinstance(error, BudgetExceeded) and self._reserve.names_no_maximum:
@@ -229,10 +265,10 @@ class UnderWay:
                 costs = estimated(call, self._usage, 0, self._reserve, config)
         elif error is None and not early:
             costs = charged(call, self._usage, config)
-            record.usage_source(self._span, REPORTED if costs else RESERVED)
+            record.known(self._span, {semconv.USAGE_SOURCE: REPORTED if costs else RESERVED})
         else:
             costs = estimated(call, self._usage, self._seen_bytes, self._reserve, config)
-            record.usage_source(self._span, ESTIMATED if costs else RESERVED)
+            record.known(self._span, {semconv.USAGE_SOURCE: ESTIMATED if costs else RESERVED})
         return Ended(error=error, cost=costs)
 
     def _terms(self) -> Any:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from spanledger.core.call import EXECUTE_TOOL, Call, Codec, Usage
+from spanledger.core.messages import Asked, Message
 from spanledger.core.prices import Bound
 from spanledger.errors import ApprovalPending, SpanledgerError
 
@@ -32,6 +33,21 @@ class Pause:
 
     suspend: Callable[[ApprovalPending], BaseException]
     resumed: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True, slots=True)
+class Messages:
+    """How to read what a model is asked and what it answers, where somebody wants that recorded.
+
+    Attributes:
+        asked: Keyword arguments → what they ask.
+        answered: An answer → its messages.
+        gather: (what has been gathered of a streamed answer, a chunk); makes of it what `answered` reads.
+    """
+
+    asked: Callable[[Mapping[str, Any]], Asked]
+    answered: Callable[[Any], list[Message]]
+    gather: Callable[[dict[str, Any], Any], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +77,7 @@ class Wrap:
         fold: (usage so far, chunk) → usage.
         said: A chunk → what it holds of the model's answer, as text, by which an answer that ends early is charged.
         bound: Keyword arguments → the most that the request can use.
+        messages: How to read what is asked and answered; None: that is not recorded.
     """
 
     target: str
@@ -83,6 +100,7 @@ class Wrap:
     fold: Callable[[Usage, Any], Usage] | None = None
     said: Callable[[Any], str] | None = None
     bound: Callable[[Mapping[str, Any]], Bound] | None = None
+    messages: Messages | None = None
 
     @property
     def module(self) -> str:

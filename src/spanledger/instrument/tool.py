@@ -28,6 +28,7 @@ from spanledger.errors import ConfigError, SpanledgerError
 from spanledger.instrument import _runtime
 from spanledger.instrument._engine import Engine
 from spanledger.instrument._job import Job
+from spanledger.instrument._messages import redacts
 from spanledger.instrument._patch import _Wrapper
 from spanledger.instrument._results import TypedCodec, returned_by
 from spanledger.telemetry import gate, record
@@ -60,6 +61,7 @@ def tool(function: Any = None, /, **rule: Any) -> Any:
         except TypeError as error:
             raise ConfigError(f"@tool: {error}") from None
         jsonpaths.check(own.redact)
+        redacts(own)
         return typing.cast("Callable[P, R]", _guarded(decorated, own))
 
     return decorate
@@ -100,6 +102,7 @@ class tool_call:  # noqa: N801 - reads as a function, like the decorator beside 
         except TypeError as error:
             raise ConfigError(f"tool_call: {error}") from None
         jsonpaths.check(self._own.redact)
+        redacts(self._own)
         self._call = Call(
             name,
             arguments=dict(arguments or {}),

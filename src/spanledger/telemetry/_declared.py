@@ -11,7 +11,7 @@ from typing import Final, Literal, TypeVar
 
 T = TypeVar("T")
 Stability = Literal["development", "stable"]
-Type = Literal["string", "string[]", "int", "double", "boolean"]
+Type = Literal["string", "string[]", "int", "double", "boolean", "any"]
 Kind = Literal["counter", "histogram", "gauge", "updowncounter"]
 
 

@@ -92,6 +92,37 @@ TOOL_CALL_RESULT = attribute(
     "gen_ai.tool.call.result", "string", "where content is captured", '{"paid": true}', "The result, as JSON."
 )
 
+# --- GenAI conventions: what is said
+INPUT_MESSAGES = attribute(
+    "gen_ai.input.messages",
+    "any",
+    "spans and events of model calls, where content is captured",
+    '[{"role": "user", "parts": [{"type": "text", "content": "hi"}]}]',
+    "What the model is asked, without what rules redact: JSON on a span, structured in an event. Of anything binary, "
+    "its kind and size.",
+)
+OUTPUT_MESSAGES = attribute(
+    "gen_ai.output.messages",
+    "any",
+    "spans and events of model calls, where content is captured",
+    '[{"role": "assistant", "parts": [{"type": "text", "content": "hello"}], "finish_reason": "stop"}]',
+    "What the model answers, likewise; of a stream, what came of it.",
+)
+SYSTEM_INSTRUCTIONS = attribute(
+    "gen_ai.system_instructions",
+    "any",
+    "spans and events of model calls that give them apart from the messages, where content is captured",
+    '[{"type": "text", "content": "be brief"}]',
+    "What the model is told beforehand, likewise.",
+)
+TOOL_DEFINITIONS = attribute(
+    "gen_ai.tool.definitions",
+    "any",
+    "spans and events of model calls with tools, where content is captured",
+    '[{"type": "function", "name": "refund", "parameters": {"type": "object"}}]',
+    "What the model may call, likewise.",
+)
+
 # --- general conventions
 ERROR_TYPE = attribute(
     "error.type",

@@ -20,7 +20,7 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from spanledger.config import Config
 from spanledger.core.asking import Asking, Traced
-from spanledger.core.call import EXECUTE_TOOL, INVOKE_AGENT, Begun, Call, Outcome, Usage, Verdict
+from spanledger.core.call import EXECUTE_TOOL, INVOKE_AGENT, Begun, Call, Outcome, Verdict
 from spanledger.core.content import NOTHING, Content
 from spanledger.core.grants import Authorization
 from spanledger.core.money import amount_of
@@ -354,29 +354,9 @@ def verdict_of(error: SpanledgerError) -> str:
 
 
 @quietly
-def used(span: Span, usage: Usage, *, cost: str | None = None, first_chunk_s: float | None = None) -> None:
-    """Record what a model call used."""
-    _set(
-        span,
-        {
-            semconv.RESPONSE_MODEL: usage.model,
-            semconv.RESPONSE_ID: usage.response_id,
-            semconv.RESPONSE_FINISH_REASONS: list(usage.finish_reasons) or None,
-            semconv.USAGE_INPUT_TOKENS: usage.input_tokens,
-            semconv.USAGE_OUTPUT_TOKENS: usage.output_tokens,
-            semconv.USAGE_CACHE_READ_TOKENS: usage.cached_tokens,
-            semconv.USAGE_CACHE_WRITE_TOKENS: usage.cache_written_tokens,
-            semconv.USAGE_REASONING_TOKENS: usage.reasoning_tokens,
-            semconv.RESPONSE_TIME_TO_FIRST_CHUNK: first_chunk_s,
-            semconv.COST: [cost] if cost else None,
-        },
-    )
-
-
-@quietly
-def usage_source(span: Span, source: str) -> None:
-    """Record where the cost of a model call comes from."""
-    span.set_attribute(semconv.USAGE_SOURCE, source)
+def known(span: Span, attributes: Mapping[str, Any]) -> None:
+    """Record what is known of a call."""
+    _set(span, attributes)
 
 
 @quietly

@@ -25,7 +25,10 @@ from spanledger.telemetry._declared import ATTRIBUTES
 
 # Text in them is JSON, or nobody's business.
 _DOCUMENTS: Final = frozenset(
-    {semconv.TOOL_CALL_ARGUMENTS, semconv.TOOL_CALL_RESULT, EXCEPTION_MESSAGE, EXCEPTION_STACKTRACE}
+    {
+        *(semconv.TOOL_CALL_ARGUMENTS, semconv.TOOL_CALL_RESULT, EXCEPTION_MESSAGE, EXCEPTION_STACKTRACE),
+        *(semconv.INPUT_MESSAGES, semconv.OUTPUT_MESSAGES, semconv.SYSTEM_INSTRUCTIONS, semconv.TOOL_DEFINITIONS),
+    }
 )
 _DOCUMENT_ENDS: Final = (".messages", ".system_instructions", ".prompt", ".completion")
 _IDENTITY: Final = ({*ATTRIBUTES} - _DOCUMENTS) | {EXCEPTION_TYPE, EXCEPTION_ESCAPED}

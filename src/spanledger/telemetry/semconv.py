@@ -234,6 +234,15 @@ DECISION_CONFIDENCE = attribute(
     "Between 0 and 1.",
 )
 
+# --- ours: what is said
+MESSAGES_CUT = attribute(
+    "spanledger.messages.cut",
+    "string[]",
+    "spans and events of model calls whose messages are too long to be recorded whole",
+    '["gen_ai.input.messages"]',
+    "The attributes of which something is missing: of long texts the end, of many messages the first ones.",
+)
+
 # --- ours: labels of metrics alone
 UNIT = attribute(
     "spanledger.unit", "string", "metrics of amounts", "EUR", "What is counted: a currency, `tokens` or `calls`."
@@ -291,4 +300,17 @@ EVENT_OUTCOME_UNKNOWN = event(
     "a log record of severity WARN, sampled or not",
     (OPERATION_NAME, TOOL_NAME, REQUEST_MODEL, CALL_KEY, OUTCOME, ATTEMPT),
     "A call may have taken effect and nobody knows.",
+)
+EVENT_INFERENCE = event(
+    "gen_ai.client.inference.operation.details",
+    "a log record where events with content are asked for, one for each model call",
+    (
+        *(OPERATION_NAME, PROVIDER_NAME, AGENT_NAME, SERVER_ADDRESS, SERVER_PORT, ERROR_TYPE, COST),
+        *(REQUEST_MODEL, REQUEST_STREAM, REQUEST_MAX_TOKENS, REQUEST_TEMPERATURE, REQUEST_TOP_P),
+        *(RESPONSE_MODEL, RESPONSE_ID, RESPONSE_FINISH_REASONS, RESPONSE_TIME_TO_FIRST_CHUNK),
+        *(USAGE_INPUT_TOKENS, USAGE_OUTPUT_TOKENS, USAGE_REASONING_TOKENS),
+        *(USAGE_CACHE_READ_TOKENS, USAGE_CACHE_WRITE_TOKENS),
+        *(INPUT_MESSAGES, OUTPUT_MESSAGES, SYSTEM_INSTRUCTIONS, TOOL_DEFINITIONS, MESSAGES_CUT),
+    ),
+    "What a model was asked and what it answered, without what rules redact.",
 )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from spanledger.core.call import Call
+from spanledger.instrument.libraries._figures import number
 from spanledger.telemetry import semconv
 
 
@@ -26,15 +27,3 @@ def call_of(instance: Any, kwargs: Mapping[str, Any], operation: str, more: Mapp
             **more,
         },
     )
-
-
-def count(reported: Any, name: str) -> int | None:
-    """Read a figure; the client does not check what servers report."""
-    value = getattr(reported, name, None)
-    return value if type(value) is int and value >= 0 else None
-
-
-def number(kwargs: Mapping[str, Any], name: str) -> float | None:
-    """Read a number of a request; the client has a way of its own to say nothing."""
-    value = kwargs.get(name)
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None

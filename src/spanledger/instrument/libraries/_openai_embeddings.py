@@ -8,7 +8,8 @@ from typing import Any
 from spanledger.core.call import Call, Usage
 from spanledger.core.prices import Bound
 from spanledger.instrument import _bounds
-from spanledger.instrument.libraries._openai_common import call_of, count
+from spanledger.instrument.libraries._figures import count
+from spanledger.instrument.libraries._openai_common import call_of
 from spanledger.instrument.library import Wrap
 
 

@@ -13,7 +13,9 @@ from typing import Any
 from spanledger.core.call import Call, Usage
 from spanledger.core.prices import Bound
 from spanledger.instrument import _bounds
-from spanledger.instrument.libraries._openai_common import call_of, count, number
+from spanledger.instrument.libraries._figures import count, number
+from spanledger.instrument.libraries._openai_common import call_of
+from spanledger.instrument.libraries._openai_response_messages import MESSAGES
 from spanledger.instrument.library import Wrap
 from spanledger.telemetry import semconv
 
@@ -71,4 +73,4 @@ def said(event: Any) -> str:
     return delta if isinstance(delta, str) else ""
 
 
-WRAP = Wrap("", describe, "chat", measure=measure, fold=fold, said=said, bound=bound)
+WRAP = Wrap("", describe, "chat", measure=measure, fold=fold, said=said, bound=bound, messages=MESSAGES)

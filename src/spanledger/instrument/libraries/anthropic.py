@@ -16,6 +16,8 @@ from spanledger.core.call import Call, Usage
 from spanledger.core.prices import Bound
 from spanledger.instrument import _bounds, _raw
 from spanledger.instrument.libraries import _anthropic_tools as tools
+from spanledger.instrument.libraries._anthropic_messages import MESSAGES
+from spanledger.instrument.libraries._figures import count, number
 from spanledger.instrument.library import Library, Wrap
 from spanledger.telemetry import semconv
 
@@ -34,9 +36,9 @@ def describe(instance: Any, _args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
             semconv.SERVER_ADDRESS: client.base_url.host,
             semconv.SERVER_PORT: client.base_url.port,
             semconv.REQUEST_STREAM: True if kwargs.get("stream") is True else None,
-            semconv.REQUEST_MAX_TOKENS: _number(kwargs, "max_tokens"),
-            semconv.REQUEST_TEMPERATURE: _number(kwargs, "temperature"),
-            semconv.REQUEST_TOP_P: _number(kwargs, "top_p"),
+            semconv.REQUEST_MAX_TOKENS: number(kwargs, "max_tokens"),
+            semconv.REQUEST_TEMPERATURE: number(kwargs, "temperature"),
+            semconv.REQUEST_TOP_P: number(kwargs, "top_p"),
         },
     )
 
@@ -48,7 +50,7 @@ def describe_stream(instance: Any, args: tuple[Any, ...], kwargs: Mapping[str, A
 
 def bound(kwargs: Mapping[str, Any]) -> Bound:
     """Say the most that a request can use."""
-    most = _number(kwargs, "max_tokens")
+    most = number(kwargs, "max_tokens")
     # Only what a request marks is put into the cache, which costs more than reading.
     return Bound(
         _bounds.input_tokens(kwargs),
@@ -92,11 +94,11 @@ def said(event: Any) -> str:
 
 def _with_usage(usage: Usage, reported: Any) -> Usage:
     """Take what is reported; later reports may leave out what does not change."""
-    cached, written = _count(reported, "cache_read_input_tokens"), _count(reported, "cache_creation_input_tokens")
-    fresh = _count(reported, "input_tokens")
-    output = _count(reported, "output_tokens")
-    kept = _count(getattr(reported, "cache_creation", None), "ephemeral_1h_input_tokens")
-    thought = _count(getattr(reported, "output_tokens_details", None), "thinking_tokens")
+    cached, written = count(reported, "cache_read_input_tokens"), count(reported, "cache_creation_input_tokens")
+    fresh = count(reported, "input_tokens")
+    output = count(reported, "output_tokens")
+    kept = count(getattr(reported, "cache_creation", None), "ephemeral_1h_input_tokens")
+    thought = count(getattr(reported, "output_tokens_details", None), "thinking_tokens")
     return replace(
         usage,
         input_tokens=usage.input_tokens if fresh is None else fresh + (cached or 0) + (written or 0),
@@ -108,19 +110,14 @@ def _with_usage(usage: Usage, reported: Any) -> Usage:
     )
 
 
-def _count(reported: Any, name: str) -> int | None:
-    value = getattr(reported, name, None)
-    return value if type(value) is int and value >= 0 else None
-
-
-def _number(kwargs: Mapping[str, Any], name: str) -> float | None:
-    value = kwargs.get(name)
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+_SHAPE = Wrap(
+    *("", describe, "chat"), parsed=_raw.parsed, measure=measure, fold=fold, said=said, bound=bound, messages=MESSAGES
+)
 
 
 def _wrap(target: str) -> Wrap:
     seen = describe_stream if target.endswith("enter__") else describe
-    return Wrap(target, seen, operation="chat", parsed=_raw.parsed, measure=measure, fold=fold, said=said, bound=bound)
+    return replace(_SHAPE, target=target, describe=seen)
 
 
 _MODULES = (

@@ -16,7 +16,9 @@ from spanledger.instrument import _bounds, _raw
 from spanledger.instrument.libraries import _openai_embeddings as embeddings
 from spanledger.instrument.libraries import _openai_responses as responses
 from spanledger.instrument.libraries import _openai_tools as tools
-from spanledger.instrument.libraries._openai_common import call_of, count, number
+from spanledger.instrument.libraries._figures import count, number
+from spanledger.instrument.libraries._openai_common import call_of
+from spanledger.instrument.libraries._openai_messages import MESSAGES
 from spanledger.instrument.library import HiddenChunk, Library, Wrap
 from spanledger.telemetry import semconv
 
@@ -126,7 +128,15 @@ LIBRARY = Library(
     wraps=(
         *_wraps(
             _CHATS,
-            Wrap("", describe, "chat", prepare=prepare, measure=measure, fold=fold, said=said, bound=bound),
+            Wrap(
+                *("", describe, "chat"),
+                prepare=prepare,
+                measure=measure,
+                fold=fold,
+                said=said,
+                bound=bound,
+                messages=MESSAGES,
+            ),
         ),
         *_wraps(_RESPONSES, responses.WRAP),
         *tools.WRAPS,

@@ -1,0 +1,18 @@
+"""Figures in requests and answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def count(reported: Any, name: str) -> int | None:
+    """Read a figure; the client does not check what servers report."""
+    value = getattr(reported, name, None)
+    return value if type(value) is int and value >= 0 else None
+
+
+def number(kwargs: Mapping[str, Any], name: str) -> float | None:
+    """Read a number of a request; the client has a way of its own to say nothing."""
+    value = kwargs.get(name)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
