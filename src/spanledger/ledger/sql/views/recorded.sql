@@ -1,0 +1,39 @@
+-- Every attempt at a call that the ledger wrote down, the past ones as well, with what its begin was about. Of a past
+-- attempt, the call id and who made it are those of the last one. The tenants are looked at above the union, because the
+-- planner takes a union apart and the barrier with it.
+create or replace view spanledger_v1.recorded with (security_barrier) as
+select
+    v.tenant, encode(v.key, 'hex') as key, v.attempt_id, v.attempt, v.state, v.tool, v.operation, v.workflow_id,
+    v.key_source, encode(v.fingerprint, 'hex') as fingerprint, v.call_id, v.agent, v.actor, v.rule, v.arguments,
+    v.approval_id, v.started_at, v.ended_at, v.lease_until, v.cost,
+    -- As far as budgets took note of it; else what a person was asked about, or what was more than was left.
+    coalesce((
+        select jsonb_object_agg(u.unit, u.steps) from (
+            select unit.unit, max(steps.steps) as steps
+            from unnest(v.units) with ordinality unit (unit, n)
+            join unnest(v.reserved) with ordinality steps (steps, n) on steps.n = unit.n
+            group by unit.unit) u),
+        (select a.reserve from spanledger.approval a where a.tenant = v.tenant and a.id = v.approval_id),
+        case when v.refusal ? 'requested' then jsonb_build_object(v.refusal ->> 'unit', v.refusal -> 'requested') end
+    ) as reserved,
+    v.trace_id, v.span_id
+from (
+    select c.tenant, c.key, c.attempt_id, c.attempt, c.state, c.tool, c.operation, c.workflow_id, c.key_source,
+        c.fingerprint, c.call_id, c.agent, c.actor, c.rule, c.arguments, c.approval_id, c.started_at, c.ended_at,
+        c.lease_until, c.cost, c.refusal, c.reserved, c.units, c.trace_id, c.span_id
+    from spanledger.call c
+    union all
+    select h.tenant, h.key, h.attempt_id, h.attempt, h.detail ->> 'state', c.tool, c.operation, c.workflow_id,
+        c.key_source, decode(h.detail ->> 'fingerprint', 'hex'), c.call_id, c.agent, c.actor, h.detail ->> 'rule',
+        h.detail ->> 'arguments', (h.detail ->> 'approval_id')::uuid, (h.detail ->> 'started_at')::timestamptz,
+        (h.detail ->> 'ended_at')::timestamptz, null, h.detail -> 'cost',
+        h.detail -> 'refusal',
+        array(select a::bigint from jsonb_array_elements_text(h.detail -> 'reserved') a),
+        array(select u from jsonb_array_elements_text(h.detail -> 'units') u), h.detail ->> 'trace_id',
+        h.detail ->> 'span_id'
+    from spanledger.history h
+    join spanledger.call c on c.tenant = h.tenant and c.key = h.key
+    where h.event = 'superseded'
+) v
+where (select spanledger.sees_all())
+    or v.tenant in (select m.tenant from spanledger.member m where m.role = session_user);
