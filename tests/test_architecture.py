@@ -59,6 +59,7 @@ PUBLIC = [
     "has_permission",
     "instrument",
     "over",
+    "session",
     "step",
     "tool",
     "tool_call",

@@ -25,6 +25,7 @@ from spanledger.instrument.tool import tool, tool_call
 from spanledger.ledger._async_ledger import AsyncLedger
 from spanledger.ledger._ledger import Ledger
 from spanledger.telemetry.decision import current_workflow, decide, step, workflow
+from spanledger.telemetry.sessions import session
 
 __all__ = [
     "Approval",
@@ -66,6 +67,7 @@ __all__ = [
     "has_permission",
     "instrument",
     "over",
+    "session",
     "step",
     "tool",
     "tool_call",

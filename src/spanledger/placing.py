@@ -37,6 +37,8 @@ class Ambient:
         actor: On whose behalf it acts.
         tenant: Whose ledger it is.
         run_id: This run of the workflow.
+        session_id: The conversation it belongs to.
+        turn_id: The run that is the turn of the conversation it belongs to.
     """
 
     workflow_id: str
@@ -44,6 +46,8 @@ class Ambient:
     actor: str | None = None
     tenant: str | None = None
     run_id: str | None = None
+    session_id: str | None = None
+    turn_id: str | None = None
 
 
 def placed_in(call: Call, around: Ambient | None, *, trust_baggage: bool = False) -> Call:
@@ -55,6 +59,7 @@ def placed_in(call: Call, around: Ambient | None, *, trust_baggage: bool = False
             agent=call.agent or around.agent,
             actor=call.actor or around.actor,
             tenant=call.tenant or around.tenant,
+            run_id=None if given else around.run_id,
             workflow_id=call.workflow_id if given else around.workflow_id,
             workflow_source=ScopeSource.GIVEN,
         )

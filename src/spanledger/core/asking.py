@@ -209,6 +209,8 @@ class Asking:
             "approval_covers_retries": terms.approval_covers_retries,
             "self_approval": terms.self_approval,
         }
+        if call.run_id is not None:
+            item["run_id"] = call.run_id
         if self.approval is not False:
             item["approval"] = self.approval
         if self.stopped is not None:

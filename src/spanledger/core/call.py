@@ -114,6 +114,7 @@ class Call:
         opted_in: The developer asked for the guard: `tool`, `tool_call()` or `Ledger`.
         sent: It is seen on its way to a server, or where it arrives; whoever makes it may have asked already.
         attributes: Further attributes for the span's start.
+        run_id: The run of the workflow that makes it.
     """
 
     name: str
@@ -133,6 +134,7 @@ class Call:
     opted_in: bool = False
     sent: bool = False
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    run_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,11 @@ def scope_of(call: Call, terms: Terms) -> str:
     return canonical([scope, call.turn or None, call.actor or None]).decode()
 
 
+def recorded_key(tenant: str, record_id: str, secret: bytes | None = None) -> str:
+    """Return the key of a call that is recorded after it was made; what is recorded under one id is one call."""
+    return _digest((b"recorded", tenant.encode("utf-8", "replace"), record_id.encode("utf-8", "replace")), secret)
+
+
 def _check_texts(call: Call, tenant: str) -> None:
     given = (tenant, call.name, call.workflow_id, call.turn, call.call_id, call.agent, call.actor, call.key)
     try:

@@ -11,9 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+from spanledger.core.call import Holder
 from spanledger.core.outcomes import storable
 
 OPTIONS_MAX: Final = 50
+RUN_LEASE_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,9 @@ class Entry:
 
     Attributes:
         event: ``"started"`` or ``"ended"`` (a run of a workflow), ``"inner"`` (another one inside it), ``"step"``,
-            ``"decision"``, ``"replay"``, ``"refused"``, or ``"approval"``: where a request is in the trace.
+            ``"decision"``, ``"event"``, ``"replay"``, ``"refused"``; or, kept elsewhere than in the trail,
+            ``"approval"``: where a request is in the trace, ``"call"``: one that was recorded, and ``"agent"``: one
+            that was seen.
         workflow_id: Whose trail it belongs to; None: that of the call, or of this process.
         run_id: One run of the workflow.
         tenant: Whose ledger it is; None: the configured tenant.
@@ -32,6 +36,9 @@ class Entry:
         trace_id: Where it is in the trace, hexadecimal.
         span_id: Likewise.
         detail: What else there is to say, JSON.
+        session: Of a run that belongs to a session: which, as what, and in which turn; JSON that fits.
+        call: Of a call that was recorded: its row, JSON that fits.
+        holder: Lives as long as the run that has started; so long the ledger is told that it is alive.
         id: Made here, so that what is told twice is kept once.
     """
 
@@ -45,13 +52,17 @@ class Entry:
     trace_id: str | None = None
     span_id: str | None = None
     detail: Mapping[str, Any] = field(default_factory=dict)
+    session: Mapping[str, Any] | None = None
+    call: Mapping[str, Any] | None = None
+    holder: Holder | None = field(default=None, repr=False, compare=False)
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
 
     def item(self) -> dict[str, Any]:
         """The entry as the ledger takes it; what is None is left out."""
         named = {name: getattr(self, name) for name in _TEXTS}
         texts = {name: storable(str(value)) for name, value in named.items() if value is not None}
-        return texts | {"id": self.id, "detail": _within_limits(self.detail)}
+        given = {name: value for name, value in (("session", self.session), ("call", self.call)) if value is not None}
+        return texts | given | {"id": self.id, "detail": within_limits(self.detail)}
 
 
 class Tells(Protocol):
@@ -65,13 +76,14 @@ class Tells(Protocol):
 _TEXTS: Final = ("event", "workflow_id", "run_id", "agent", "actor", "key", "trace_id", "span_id")
 
 
-def _within_limits(detail: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _bounded(value) for name, value in detail.items() if value is not None}
+def within_limits(detail: Mapping[str, Any]) -> dict[str, Any]:
+    """Make JSON that fits of what there is to say; what is None is left out."""
+    return {storable(str(name)): _bounded(value) for name, value in detail.items() if value is not None}
 
 
 def _bounded(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return _within_limits(value)
+        return within_limits(value)
     if isinstance(value, bool | int | float):
         return value if not isinstance(value, float) or abs(value) < float("inf") else str(value)
     if isinstance(value, list | tuple):

@@ -21,6 +21,7 @@ from spanledger.core.money import Amount
 from spanledger.core.settling import told_by_hand
 from spanledger.core.steps import begun_once, guarded
 from spanledger.ledger import _requests as requests
+from spanledger.ledger import _sessions as s
 from spanledger.ledger._database import Database
 from spanledger.ledger._drivers import AwaitingDriver
 from spanledger.ledger._functions import Run, applying
@@ -117,6 +118,15 @@ class AsyncLedger:
     async def passed_over(self, since: dt.datetime | None = None) -> list[dict[str, Any]]:
         """As `Ledger.passed_over`."""
         return list(await self._driver.query(requests.passed_over(self.config, since)))
+
+    sessions = s.sessions_awaiting
+    session = s.session_awaiting
+    turns = s.turns_awaiting
+    end_session = s.end_session_awaiting
+    agents = s.agents_awaiting
+    agent = s.agent_awaiting
+    get_or_create_agent = s.get_or_create_agent_awaiting
+    spending = s.spending_awaiting
 
     async def timeline(self, workflow_id: str | None = None, **which: Any) -> list[dict[str, Any]]:
         """As `Ledger.timeline`."""

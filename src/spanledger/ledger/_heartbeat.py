@@ -1,4 +1,4 @@
-"""Signs of life for running calls.
+"""Signs of life for running calls, and for runs of sessions.
 
 Rules: one thread per process renews the leases of all its running calls, each at a third of its lease, one statement
 per tenant and beat. It is a thread so that a blocked event loop does not look dead. It holds calls weakly: a call
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 from spanledger.core.asking import Ask
 from spanledger.core.call import Begun, Holder, Verdict
+from spanledger.core.trail import RUN_LEASE_S
 from spanledger.ledger._functions import Query
 
 logger = logging.getLogger("spanledger.ledger")
@@ -70,6 +71,13 @@ class Heartbeat:
             due_s=now_s + lease_s / BEATS_PER_LEASE,
         )
         self._heart().keep(reply.attempt_id, pulse)
+
+    def keep_run(self, tenant: str, run_id: str, holder: Holder) -> None:
+        """Keep a run of a session alive that the ledger knows of, as long as somebody holds it."""
+        every_s = RUN_LEASE_S / BEATS_PER_LEASE
+        item: dict[str, object] = {"run_id": run_id, "lease_s": RUN_LEASE_S}
+        due_s = time.monotonic() + every_s
+        self._heart().keep(run_id, _Pulse(tenant, item, weakref.ref(holder), every_s, math.inf, due_s))
 
     def stop(self) -> None:
         """Give no more signs of any call of this process: the ledger is being closed."""

@@ -23,6 +23,7 @@ from spanledger.core.settling import told_by_hand
 from spanledger.core.steps import begun_once, guarded
 from spanledger.errors import ConfigError
 from spanledger.ledger import _requests as requests
+from spanledger.ledger import _sessions as s
 from spanledger.ledger._database import Database
 from spanledger.ledger._drivers import BlockingDriver
 from spanledger.ledger._functions import Run, applying
@@ -164,12 +165,12 @@ class Ledger:
         return list(self._driver.query(requests.history(self.config, key)))
 
     def passed_over(self, since: dt.datetime | None = None) -> list[dict[str, Any]]:
-        """Return what programs in mode shadow let pass that would not have run, in order, with the verdict and why.
-
-        Args:
-            since: Only what happened at this moment or later.
-        """
+        """Return what programs in mode shadow let pass that would not have run, in order, the verdict, and why."""
         return list(self._driver.query(requests.passed_over(self.config, since)))
+
+    # What these take and return is said where they are.
+    sessions, session, turns, end_session = s.sessions, s.session, s.turns, s.end_session
+    agents, agent, get_or_create_agent, spending = s.agents, s.agent, s.get_or_create_agent, s.spending
 
     def timeline(self, workflow_id: str | None = None, **which: Any) -> list[dict[str, Any]]:
         """Return what happened, in order; `which` is as `_requests.timeline` takes it. Agents do not see all of it."""

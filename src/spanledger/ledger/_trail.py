@@ -1,6 +1,7 @@
 """Tells the ledger in the background what agents say of themselves.
 
-Rules: whoever tells never waits and is never told of a failure. Entries gather while a statement is under way and go
+Rules: whoever tells never waits and is never told of a failure, and an entry that cannot be written or that the ledger
+refuses costs no other. Entries gather while a statement is under way and go
 together in the next one; the thread begins with the first entry and ends when there is nothing to tell. At most
 `ENTRIES_MAX` wait: what finds no room, what the ledger refuses, and what is left when time is up at exit is lost,
 which is counted and logged. A private server is not started for this alone: entries wait for the first guarded call.
@@ -40,7 +41,8 @@ EXIT_TIMEOUT_S: Final = 2.0
 # How fast two clocks may part.
 DRIFT: Final = 1e-4
 
-Waiting = tuple[float, str, Entry]
+# When, whose, what, and what the ledger is told of it, once that is written.
+Waiting = tuple[float, str, Entry, dict[str, Any] | None]
 
 
 class Trail:
@@ -67,9 +69,11 @@ class Trail:
         """Take an entry; it is told soon."""
         try:
             workflow_id = entry.workflow_id or (None if entry.key else self._config.workflow_id or entry.trace_id)
-            if workflow_id or entry.key:
+            if workflow_id or entry.key or entry.event == "agent":
                 tenant = entry.tenant or self._config.tenant
-                self._round().put((time.monotonic(), tenant, replace(entry, workflow_id=workflow_id)))
+                agent = entry.agent or self._config.agent
+                told = replace(entry, workflow_id=workflow_id, agent=agent)
+                self._round().put((time.monotonic(), tenant, told, None))
         except Exception:
             logger.exception("an entry of the decision trace is lost; nothing else is affected")
 
@@ -131,6 +135,7 @@ class _Round:
     def _run(self) -> None:
         pause_s = PAUSE_S_MIN
         while batch := self._next():
+            batch = self._written(batch)
             if self._database.wanted and self._told(batch):
                 pause_s = PAUSE_S_MIN
                 continue
@@ -158,15 +163,28 @@ class _Round:
                 self._changed.notify_all()
             return batch
 
+    def _written(self, batch: Sequence[Waiting]) -> list[Waiting]:
+        """Write what the ledger is told; an entry of which nothing can be written is lost alone."""
+        written: list[Waiting] = []
+        for at_s, tenant, entry, item in batch:
+            try:
+                written.append((at_s, tenant, entry, item or entry.item()))
+            except Exception as error:  # noqa: BLE001 - logged with the count
+                self._lose(1, f"it cannot be written: {type(error).__name__}: {error}")
+        return written
+
     def _told(self, batch: Sequence[Waiting]) -> bool:
         """Tell entries; False where it is worth trying again."""
+        if not batch:
+            return True
         tenant = batch[0][1]
         try:
             if not self._clock.known:
                 # The first answer takes as long as the connection, the second shows the clock.
                 self._record(tenant, [])
                 self._record(tenant, [])
-            self._record(tenant, [entry.item() | {"at_s": self._clock.shown(at_s)} for at_s, _, entry in batch])
+            self._record(tenant, [{**(item or {}), "at_s": self._clock.shown(at_s)} for at_s, _, _, item in batch])
+            self._alive(batch)
         except (ConfigError, psycopg.ProgrammingError) as error:
             # The schema is older, or the role may not: that does not get better soon.
             self._lose(len(batch), str(error))
@@ -181,6 +199,11 @@ class _Round:
             logger.debug("the decision trace waits for the ledger: %s", error)
             return False
         return True
+
+    def _alive(self, batch: Sequence[Waiting]) -> None:
+        for _, tenant, entry, _ in batch:
+            if entry.holder is not None and entry.run_id is not None:
+                self._database.heartbeat.keep_run(tenant, entry.run_id, entry.holder)
 
     def _record(self, tenant: str, items: list[dict[str, Any]]) -> None:
         sent_s = time.monotonic()

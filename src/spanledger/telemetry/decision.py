@@ -22,7 +22,8 @@ from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 
 from spanledger._guard import ambient, current_call, entered, put_around
-from spanledger.core.call import INVOKE_AGENT
+from spanledger.core.call import INVOKE_AGENT, Holder
+from spanledger.core.trail import RUN_LEASE_S
 from spanledger.placing import Ambient
 from spanledger.telemetry import carrying, record, semconv, trail
 from spanledger.telemetry.quiet import quietly
@@ -50,6 +51,10 @@ class Workflow:
         goal: What the run is for.
     """
 
+    _kind = "workflow"
+    # It is a span; what is open for long, and ends perhaps in another process, is none.
+    _spans = True
+
     def __init__(self, around: Ambient, goal: str | None) -> None:
         self.workflow_id = around.workflow_id
         self.agent = around.agent
@@ -57,6 +62,7 @@ class Workflow:
         self._around = around
         self._span: Span = INVALID_SPAN
         self._open = False
+        self._holder: Holder | None = None
         self._before: tuple[Workflow | None, Ambient | None, Context] | None = None
 
     def step(self, text: str) -> None:
@@ -92,27 +98,15 @@ class Workflow:
 
     def __enter__(self) -> Self:
         around = self._around
-        attributes = {
-            semconv.OPERATION_NAME: INVOKE_AGENT,
-            semconv.AGENT_NAME: self.agent,
-            semconv.CONVERSATION_ID: self.workflow_id,
-            semconv.WORKFLOW_ID: self.workflow_id,
-            semconv.WORKFLOW_GOAL: self.goal,
-            semconv.ACTOR: around.actor,
-            semconv.CALLER: carrying.caller() if ambient() is None else None,
-        }
-        with contextlib.suppress(Exception):
-            self._span = record.tracer().start_span(
-                f"invoke_agent {self.agent}" if self.agent else "invoke_agent",
-                kind=SpanKind.INTERNAL,
-                attributes={name: value for name, value in attributes.items() if value is not None},
-            )
+        self._span = self._opened()
+        current = trace.set_span_in_context(self._span) if self._spans else otel_context.get_current()
         above = ambient()
         self._before = _current.get(), above, otel_context.get_current()
-        _put(self, around, carrying.with_workflow(trace.set_span_in_context(self._span), around.workflow_id))
+        _put(self, around, carrying.with_workflow(current, around.workflow_id))
         self._open = True
+        self._holder = Holder() if around.session_id is not None else None
         within = above.workflow_id if above is not None and above.workflow_id != around.workflow_id else None
-        trail.tell("started", self._span, {"goal": self.goal, "within": within}, around)
+        trail.tell("started", self._span, {"goal": self.goal, "within": within}, around, **self._told())
         if within is not None:
             trail.tell("inner", self._span, {"workflow_id": around.workflow_id, "goal": self.goal}, above)
         return self
@@ -128,18 +122,48 @@ class Workflow:
             self._open = False
             self._end(error)
 
+    def _opened(self) -> Span:
+        around = self._around
+        attributes = {
+            semconv.OPERATION_NAME: INVOKE_AGENT,
+            semconv.AGENT_NAME: self.agent,
+            semconv.CONVERSATION_ID: around.session_id or self.workflow_id,
+            semconv.WORKFLOW_ID: self.workflow_id,
+            semconv.WORKFLOW_GOAL: self.goal,
+            semconv.ACTOR: around.actor,
+            semconv.CALLER: carrying.caller() if ambient() is None else None,
+        }
+        with contextlib.suppress(Exception):
+            return record.tracer().start_span(
+                f"invoke_agent {self.agent}" if self.agent else "invoke_agent",
+                kind=SpanKind.INTERNAL,
+                attributes={name: value for name, value in attributes.items() if value is not None},
+            )
+        return INVALID_SPAN
+
     def _end(self, error: BaseException | None) -> None:
-        why = {} if error is None else {"error": record.type_of(error)}
         if isinstance(error, Exception):
             record.failed(self._span, error)
-            trail.tell("ended", self._span, {"status": "failed"} | why, self._around)
         elif error is not None:
             record.interrupted(self._span, error)
-            trail.tell("ended", self._span, {"status": "interrupted"} | why, self._around)
-        else:
-            trail.tell("ended", self._span, {"status": "done"}, self._around)
+        status = "done" if error is None else "failed" if isinstance(error, Exception) else "interrupted"
+        self._tell_end(status, None if error is None else record.type_of(error))
         record.end(self._span)
         self._span = INVALID_SPAN
+
+    def _tell_end(self, status: str, error: str | None) -> None:
+        # From here on it gives no more signs of life.
+        self._holder = None
+        trail.tell("ended", self._span, {"status": status, "error": error}, self._around, **self._told())
+
+    def _told(self) -> dict[str, Any]:
+        """What the ledger is told of a run besides, where it belongs to a session."""
+        around = self._around
+        if around.session_id is None:
+            return {}
+        kind = self._kind if around.turn_id != around.run_id else "turn"
+        of_session = {"id": around.session_id, "kind": kind, "turn": around.turn_id, "lease_s": RUN_LEASE_S}
+        return {"session": of_session, "holder": self._holder}
 
     async def __aenter__(self) -> Self:
         return self.__enter__()
@@ -177,6 +201,8 @@ def workflow(
         actor=actor or (outer.actor if outer else None),
         tenant=tenant or (outer.tenant if outer else None),
         run_id=str(uuid.uuid4()),
+        session_id=outer.session_id if outer else None,
+        turn_id=outer.turn_id if outer else None,
     )
     return Workflow(around, goal)
 

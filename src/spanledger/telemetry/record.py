@@ -126,7 +126,7 @@ def start_attributes(call: Call, content: Content) -> dict[str, Any]:
     elif call.operation != INVOKE_AGENT:
         attributes[semconv.REQUEST_MODEL] = call.name
     attributes[semconv.AGENT_NAME] = call.agent
-    attributes |= call.attributes
+    attributes |= {**call.attributes, **trail.conversation()}
     return {name: value for name, value in attributes.items() if value is not None}
 
 

@@ -14,6 +14,7 @@ from opentelemetry.trace import Span
 from spanledger._guard import ambient
 from spanledger.core.trail import Entry, Tells
 from spanledger.placing import Ambient
+from spanledger.telemetry import semconv
 from spanledger.telemetry.quiet import quietly
 
 _sink: Tells | None = None
@@ -30,6 +31,12 @@ def disconnect(sink: Tells) -> None:
     global _sink  # noqa: PLW0603 - see connect
     if _sink is sink:
         _sink = None
+
+
+def conversation() -> dict[str, str]:
+    """The attribute that groups spans by the session around this code; none outside of one."""
+    around = ambient()
+    return {semconv.CONVERSATION_ID: around.session_id} if around is not None and around.session_id else {}
 
 
 @quietly

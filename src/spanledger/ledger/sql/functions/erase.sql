@@ -42,6 +42,10 @@ begin
             and (not p_where ? 'actor' or t.actor = p_where ->> 'actor')
             and (not p_where ? 'workflow' or t.workflow_id = p_where ->> 'workflow'
                 or starts_with(t.workflow_id, v_narrowed))));
+    update spanledger.run r set goal = null, error = null
+        where r.tenant = p_tenant and p_after = '' and not p_where ? 'key'
+            and (not p_where ? 'actor' or r.actor = p_where ->> 'actor')
+            and (not p_where ? 'workflow' or r.workflow_id = p_where ->> 'workflow');
     return jsonb_build_object(
         'keys', (select coalesce(jsonb_agg(encode(k, 'hex') order by k), '[]') from unnest(v_keys) k),
         'after', case when cardinality(v_keys) = p_calls_max then encode(v_keys[p_calls_max], 'hex') end);

@@ -12,14 +12,14 @@ begin
     insert into spanledger.call (
         tenant, key, state, attempt, attempts, attempt_id, tool, operation, workflow_id, key_source, fingerprint,
         call_id, agent, actor, rule, rule_version, arguments, trace_id, span_id, accounts, reserved, held, units,
-        lease_until, created_at, started_at)
+        lease_until, created_at, started_at, run_id)
     select p_tenant, decode(item ->> 'key', 'hex'), 'in_flight', 1, 1, (item ->> 'attempt_id')::uuid,
         item ->> 'tool', item ->> 'operation', item ->> 'workflow_id', item ->> 'key_source',
         decode(item ->> 'fingerprint', 'hex'), item ->> 'call_id', item ->> 'agent', item ->> 'actor',
         item ->> 'rule', item ->> 'rule_version', item ->> 'arguments', item ->> 'trace_id', item ->> 'span_id',
         coalesce((took ->> 'ids')::bigint[], '{}'), coalesce((took ->> 'amounts')::bigint[], '{}'),
         coalesce((took ->> 'amounts')::bigint[], '{}'), coalesce((took ->> 'units')::text[], '{}'),
-        v_now + make_interval(secs => (item ->> 'lease_s')::double precision), v_now, v_now
+        v_now + make_interval(secs => (item ->> 'lease_s')::double precision), v_now, v_now, (item ->> 'run_id')::uuid
     from unnest(p_fresh) f (i) cross join lateral (
         select p_items -> (f.i - 1) as item, p_found -> f.i::text as took offset 0) t
     on conflict (tenant, key) do nothing;

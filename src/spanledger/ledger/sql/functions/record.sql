@@ -2,7 +2,7 @@
 -- teller knows it from the answers: `now_s`. An entry about a call belongs to that call's workflow, where it says none.
 -- One that says where a request for consent is in the trace moves the request there, if it comes from whoever asked; it
 -- is no entry of its own. Requests that somebody else has locked are left as they are, so that there is no order of
--- locks to keep.
+-- locks to keep; runs, calls and accounts are locked in that order, each by their ids.
 create or replace function spanledger_v1.record(p_tenant text, p_items jsonb)
 returns jsonb
 language plpgsql volatile security definer
@@ -23,7 +23,7 @@ begin
         i.item ->> 'trace_id', i.item ->> 'span_id', coalesce(i.item -> 'detail', '{}')
     from jsonb_array_elements(p_items) with ordinality i (item, n)
     left join spanledger.call c on c.tenant = p_tenant and c.key = decode(i.item ->> 'key', 'hex')
-    where i.item ->> 'event' <> 'approval'
+    where i.item ->> 'event' not in ('approval', 'call', 'agent')
     order by i.n
     on conflict (tenant, id) do nothing;
     get diagnostics v_new = row_count;
@@ -34,6 +34,11 @@ begin
             and b.requested_by = (e.item ->> 'id')::uuid
         where e.item ->> 'event' = 'approval' for update of b skip locked) i
     where a.tenant = p_tenant and a.id = i.id;
+    perform spanledger.record_agents(p_tenant, p_items, v_now);
+    perform spanledger.record_runs(p_tenant, p_items, v_now);
+    if p_items @? '$[*].call' then
+        perform spanledger.record_calls(p_tenant, p_items, v_now);
+    end if;
     return jsonb_build_object('new', v_new, 'now_s', extract(epoch from clock_timestamp()));
 end
 $$;

@@ -5,8 +5,9 @@ language sql immutable
 as $$
     select case p_kind
         when 'agent' then array['begin', 'shadow', 'settle', 'fail', 'renew', 'peek', 'probed', 'authorize', 'permissions',
-            'record', 'gauges']
-        when 'operator' then array['resolve', 'cancel', 'apply', 'top_up', 'erase', 'gauges']
+            'record', 'gauges', 'end_session', 'register_agent']
+        when 'operator' then array['resolve', 'cancel', 'apply', 'top_up', 'erase', 'gauges', 'end_session',
+            'register_agent']
         when 'approver' then array['approve', 'deny', 'gauges']
     end
 $$;

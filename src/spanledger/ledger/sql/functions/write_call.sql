@@ -18,14 +18,14 @@ begin
         insert into spanledger.call (
             tenant, key, state, attempt, attempts, attempt_id, tool, operation, workflow_id, key_source, fingerprint,
             call_id, agent, actor, rule, rule_version, arguments, refusal, trace_id, span_id, accounts, reserved, held,
-            units, lease_until, created_at, started_at)
+            units, lease_until, created_at, started_at, run_id)
         values (
             p_tenant, decode(p_item ->> 'key', 'hex'), p_state, v_ran, v_ran, (p_item ->> 'attempt_id')::uuid,
             p_item ->> 'tool', p_item ->> 'operation', p_item ->> 'workflow_id', p_item ->> 'key_source',
             decode(p_item ->> 'fingerprint', 'hex'), p_item ->> 'call_id', p_item ->> 'agent', p_item ->> 'actor',
             p_item ->> 'rule', p_item ->> 'rule_version', p_item ->> 'arguments', p_refusal,
             p_item ->> 'trace_id', p_item ->> 'span_id',
-            v_ids, v_amounts, v_amounts, v_units, v_lease_until, p_now, p_now);
+            v_ids, v_amounts, v_amounts, v_units, v_lease_until, p_now, p_now, (p_item ->> 'run_id')::uuid);
         return;
     end if;
     insert into spanledger.history (tenant, key, at, event, attempt, attempt_id, detail)
@@ -35,7 +35,7 @@ begin
                 'fingerprint', encode(p_call.fingerprint, 'hex'), 'arguments', p_call.arguments, 'cost', p_call.cost,
                 'accounts', p_call.accounts, 'reserved', p_call.reserved, 'units', p_call.units,
                 'approval_id', p_call.approval_id, 'grants', p_call.grants, 'rule', p_call.rule, 'rule_version', p_call.rule_version,
-                'trace_id', p_call.trace_id, 'span_id', p_call.span_id,
+                'trace_id', p_call.trace_id, 'span_id', p_call.span_id, 'run_id', p_call.run_id,
                 'started_at', p_call.started_at, 'ended_at', p_call.ended_at)));
     update spanledger.call c set
         state = p_state, attempt = p_call.attempt + v_ran,
@@ -44,7 +44,7 @@ begin
         call_id = p_item ->> 'call_id', agent = p_item ->> 'agent', actor = p_item ->> 'actor',
         rule = p_item ->> 'rule', rule_version = p_item ->> 'rule_version', arguments = p_item ->> 'arguments',
         refusal = p_refusal,
-        trace_id = p_item ->> 'trace_id', span_id = p_item ->> 'span_id',
+        trace_id = p_item ->> 'trace_id', span_id = p_item ->> 'span_id', run_id = (p_item ->> 'run_id')::uuid,
         accounts = v_ids, reserved = v_amounts, held = v_amounts, units = v_units,
         result = null, result_kept = false, erased_at = null, error = null, cost = null, probe_until = null, probe_id = null,
         grants = null,
