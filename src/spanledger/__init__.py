@@ -11,6 +11,7 @@ from spanledger.core.approvals import Approval, over
 from spanledger.core.budgets import Balance, Budget
 from spanledger.core.call import Begun, Call, Codec, Resolution, Resource, ToolCall, Usage, Verdict
 from spanledger.core.controls import Rate, Switch
+from spanledger.core.delegations import Delegation
 from spanledger.core.grants import Authorization, Grant
 from spanledger.core.money import Calls, Money, Tokens
 from spanledger.core.prices import Price
@@ -19,6 +20,7 @@ from spanledger.core.rules import Rule
 from spanledger.encryption import EncryptingCodec
 from spanledger.instrument._patch import Report
 from spanledger.instrument.authority import authorize, ensure_authorized, has_permission
+from spanledger.instrument.delegating import delegate, delegated
 from spanledger.instrument.gateway import guard
 from spanledger.instrument.library import Library, Wrap
 from spanledger.instrument.tool import tool, tool_call
@@ -38,6 +40,7 @@ __all__ = [
     "Calls",
     "Codec",
     "Config",
+    "Delegation",
     "EncryptingCodec",
     "Grant",
     "GuardrailSpanProcessor",
@@ -61,6 +64,8 @@ __all__ = [
     "current_call",
     "current_workflow",
     "decide",
+    "delegate",
+    "delegated",
     "ensure_authorized",
     "errors",
     "guard",

@@ -16,13 +16,14 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
+from spanledger import acting
 from spanledger.config import Config
 from spanledger.core.asking import Asking, Steps, Traced
 from spanledger.core.call import EXECUTE_TOOL, Begun, Call, Ended, Outcome
 from spanledger.core.money import Amount, Calls, Money, Tokens
 from spanledger.core.outcomes import is_ambiguous
 from spanledger.core.rules import Rule, Terms, reserved_amounts, usable_call_id
-from spanledger.errors import CallInProgress, Undescribable
+from spanledger.errors import CallInProgress, NotAuthorized, Undescribable
 from spanledger.placing import FLEETING, Ambient, placed_in, warn_of_scope
 
 logger = logging.getLogger("spanledger")
@@ -255,8 +256,12 @@ class Guard:
         Raises:
             Undescribable: The call cannot be identified or priced as its rule says.
             CallInProgress: The call would wait for itself.
+            NotAuthorized: The token of the delegation around it cannot be read, or is for another tenant.
         """
-        asking = self._described(placed_in(call, _ambient.get(), trust_baggage=self.config.trust_baggage), own, span)
+        around = replace(
+            placed_in(call, _ambient.get(), trust_baggage=self.config.trust_baggage), delegation=acting.token()
+        )
+        asking = self._described(around, own, span)
         placed = asking.call
         if asking.terms.guarded and placed.workflow_source in FLEETING and placed.operation == EXECUTE_TOOL:
             warn_of_scope(placed.name, placed.workflow_source)
@@ -272,13 +277,20 @@ class Guard:
         attempt_id = str(uuid.uuid4())
         try:
             return self.config.asking(call, attempt_id=attempt_id, own=own, trace=span)
-        except Undescribable as error:
+        except (Undescribable, NotAuthorized) as error:
             if self.config.mode != "shadow":
                 raise
             logger.warning("shadow: %s runs; enforced, it would be refused: %s", call.name, error)
             # Asked about as a call of which nothing is known but its name.
-            bare = replace(call, arguments=None, key=None, cost=None, call_id=None, opted_in=False)
+            bare = replace(call, arguments=None, key=None, cost=None, call_id=None, opted_in=False, delegation=None)
             return replace(self.config, rules=()).asking(bare, attempt_id=attempt_id, trace=span)
+
+    def covers(self, call: Call) -> bool:
+        """Tell whether the ledger has to be asked about a call that is neither a tool's nor opted in.
+
+        Under a delegation it has to be: whether that is in force only the ledger knows.
+        """
+        return acting.token() is not None or self.config.covers(call)
 
     def sends(self, call: Call) -> bool:
         """Tell whether a call is how the one that runs here reaches its server, however often: that was decided.

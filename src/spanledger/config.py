@@ -33,6 +33,7 @@ from spanledger.core.redaction import Redact, Redactor
 from spanledger.core.rules import Rule, Terms, reserved_amounts
 from spanledger.encryption import EncryptingCodec
 from spanledger.errors import ConfigError, LedgerUnavailable
+from spanledger.tokens import Keys
 
 FILE_NAME = "spanledger.toml"
 Dsn = str | Callable[[], str]
@@ -84,6 +85,7 @@ _VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: value is None or all(hasattr(value, name) for name in ("seal", "open", "reads_plain")),
         "an EncryptingCodec, or what else seals and opens",
     ),
+    "delegation_keys": (lambda value: isinstance(value, Keys | str | list | tuple), "a list of texts, 'id:base64'"),
     "ledger_timeout_s": (_is_duration, "a number of seconds, more than 0"),
     "arguments_bytes_max": (_is_size, "a whole number, more than 0"),
     "result_bytes_max": (_is_size, "a whole number, more than 0"),
@@ -120,6 +122,7 @@ class Config:
             True), ``"event_only"`` or ``"span_and_event"``; never what a rule redacts. None: what
             OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT says, else no content.
         payload_codec: Seals results in the ledger, for example `EncryptingCodec`. None: they are plain JSON there.
+        delegation_keys: What signs and verifies tokens of delegations, as `Keys` says; the first signs.
         ledger_timeout_s: How long to wait for a connection to the ledger.
         arguments_bytes_max: Longer arguments are not copied for people to read.
         result_bytes_max: Larger results are not kept.
@@ -144,6 +147,7 @@ class Config:
     capture_content: bool | str | None = None
     # Made anew by whoever reads the same settings again.
     payload_codec: PayloadCodec | None = dataclasses.field(default=None, repr=False, compare=False)
+    delegation_keys: Keys = dataclasses.field(default=Keys(), repr=False)
     ledger_timeout_s: float = 10.0
     arguments_bytes_max: int = 1_048_576
     result_bytes_max: int = 1_048_576
@@ -156,6 +160,7 @@ class Config:
         for name, (admits, meant) in _VALUES.items():
             if not admits(getattr(self, name)):
                 raise ConfigError(f"{name} is {meant}")
+        object.__setattr__(self, "delegation_keys", Keys.of(self.delegation_keys))
         object.__setattr__(self, "_known_terms", KnownTerms(self.rules))
         capture = _capture(self.capture_content)
         object.__setattr__(self, "capture_content", capture)
@@ -275,10 +280,14 @@ class Config:
 
         Raises:
             Undescribable: The call cannot be identified or priced as its rule says.
+            NotAuthorized: The token of its delegation cannot be read, or is for another tenant.
         """
-        call = self._completed(call, trace)
-        terms = self.terms(call, own)
+        call, authority = self._completed(call, trace), None
         tenant = call.tenant or self.tenant
+        if call.delegation is not None:
+            authority = self.delegation_keys.read(call.delegation, tenant)
+            call = dataclasses.replace(call, agent=call.agent or authority.agent, actor=call.actor or authority.actor)
+        terms = self.terms(call, own)
         content = self.content(call, own)
         secret = None if self.secret is None else self.secret.encode()
         identity, reserve, approval = content.described(
@@ -305,6 +314,7 @@ class Config:
             payload_codec=self.payload_codec,
             result_bytes_max=self.result_bytes_max,
             traced=trace,
+            authority=authority,
         )
 
     def _completed(self, call: Call, trace: Traced | None) -> Call:
@@ -354,6 +364,7 @@ def _with_environment(config: Config, environ: Mapping[str, str]) -> Config:
         "SPANLEDGER_MODE": "mode",
         "SPANLEDGER_EMBEDDED": "embedded",
         "SPANLEDGER_SECRET": "secret",
+        "SPANLEDGER_DELEGATION_KEYS": "delegation_keys",
     }
     changes: dict[str, Any] = {field: environ[name] for name, field in names.items() if environ.get(name)}
     if environ.get(CAPTURE_VARIABLE):

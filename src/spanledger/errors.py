@@ -106,12 +106,14 @@ class NotAuthorized(CallRefused):
         permission: What would be needed; None where a switch stopped it.
         reason: Why not.
         grant: Which grant decided, for example ``"payments:* to agent support"``; None where none did.
+        delegation: The id of the delegation that was acted under; None where there was none, or it could not be read.
     """
 
-    _data = ("permission", "reason", "grant")
+    _data = ("permission", "reason", "grant", "delegation")
     permission: str | None
     reason: str | None
     grant: str | None
+    delegation: str | None
 
 
 class CallCancelled(CallRefused):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from spanledger.core.approvals import Approval
+from spanledger.core.authority import Authority
 from spanledger.core.call import Begun, Call, Identity
 from spanledger.core.content import NOTHING, Content
 from spanledger.core.payload import Kept, PayloadCodec
@@ -135,6 +136,7 @@ class Asking:
         content: What may be seen of it.
         payload_codec: How its result is written into the ledger; None: as JSON.
         traced: Where the call is in the trace.
+        authority: Under which delegation it acts.
     """
 
     call: Call
@@ -153,6 +155,7 @@ class Asking:
     content: Content = NOTHING
     payload_codec: PayloadCodec | None = field(default=None, repr=False)
     traced: Traced | None = None
+    authority: Authority | None = None
 
     @property
     def kept(self) -> Kept:
@@ -174,7 +177,8 @@ class Asking:
         asks = self.approval
         if isinstance(asks, Mapping):
             asks = asks["unit"] not in self.reserve or self.reserve[asks["unit"]] > asks["steps"]
-        return self.terms.on_ledger_down == "continue" and not (self.stopped or self.terms.permission or asks)
+        asks_more = asks or self.stopped or self.terms.permission or self.authority
+        return self.terms.on_ledger_down == "continue" and not asks_more
 
     def item(self) -> dict[str, Any]:
         """The item for the ledger's `begin`."""
@@ -217,4 +221,6 @@ class Asking:
             item["stopped"] = self.stopped
         if terms.permission is not None:
             item["permission"] = terms.permission
+        if self.authority is not None:
+            item["delegation"] = self.authority.shown
         return item

@@ -77,6 +77,7 @@ class ToolCall:
         agent: Name of the agent.
         actor: On whose behalf it acts.
         cost: What to reserve against budgets of that unit.
+        delegation: The token of the delegation that it acts under.
     """
 
     tool: str
@@ -90,6 +91,7 @@ class ToolCall:
     agent: str | None = field(default=None, kw_only=True)
     actor: str | None = field(default=None, kw_only=True)
     cost: Amount | None = field(default=None, kw_only=True)
+    delegation: str | None = field(default=None, kw_only=True, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,7 @@ class Call:
         sent: It is seen on its way to a server, or where it arrives; whoever makes it may have asked already.
         attributes: Further attributes for the span's start.
         run_id: The run of the workflow that makes it.
+        delegation: The token of the delegation that it acts under.
     """
 
     name: str
@@ -135,6 +138,7 @@ class Call:
     sent: bool = False
     attributes: Mapping[str, Any] = field(default_factory=dict)
     run_id: str | None = None
+    delegation: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

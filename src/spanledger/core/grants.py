@@ -91,6 +91,7 @@ class Authorization:
         version: Of that grant.
         limit: The most that one call may cost, where it is refused for that.
         approval: It is granted on condition that a person says yes to each call.
+        delegation: The id of the delegation that was acted under.
     """
 
     permission: str
@@ -100,6 +101,7 @@ class Authorization:
     version: int | None = None
     limit: Amount | None = None
     approval: bool = False
+    delegation: str | None = None
 
     def __bool__(self) -> bool:
         return self.allowed
@@ -116,6 +118,7 @@ def authorization(said: Mapping[str, Any]) -> Authorization:
         version=said.get("version"),
         limit=None if limit is None else amount_of(limit["unit"], limit["steps"]),
         approval=bool(said.get("approval")),
+        delegation=said.get("delegation"),
     )
 
 
@@ -144,7 +147,7 @@ def authorized(tenant: str, item: Mapping[str, Any]) -> Steps[Authorization]:
     return authorization((yield Ask("authorize", tenant, item)))
 
 
-def permitted_to(tenant: str, whose: Mapping[str, str | None]) -> Steps[list[dict[str, Any]]]:
+def permitted_to(tenant: str, whose: Mapping[str, Any]) -> Steps[list[dict[str, Any]]]:
     """Ask the ledger which grants are in force for an agent and an actor."""
     found: list[dict[str, Any]] = yield Ask("permissions", tenant, whose)
     return found
@@ -158,15 +161,23 @@ def permitted(grants: Iterable[Mapping[str, Any]], permission: str, passed_s: fl
         permission: What is asked for.
         passed_s: How long ago that was.
     """
+    return all(said := _narrowest(grants, permission, passed_s)) and bool(said)
+
+
+def denied(grants: Iterable[Mapping[str, Any]], permission: str, passed_s: float = 0.0) -> bool:
+    """Tell whether grants deny something, which is more than not permitting it; the arguments are as above."""
+    return not all(_narrowest(grants, permission, passed_s))
+
+
+def _narrowest(grants: Iterable[Mapping[str, Any]], permission: str, passed_s: float) -> list[bool]:
+    """Return what the narrowest of the grants that have a permission say."""
     fitting = [
         grant
         for grant in grants
         if permits(grant["permission"], permission) and (grant["left_s"] is None or grant["left_s"] > passed_s)
     ]
-    if not fitting:
-        return False
-    narrowest = max(_narrowness(grant, permission) for grant in fitting)
-    return all(grant["allowed"] for grant in fitting if _narrowness(grant, permission) == narrowest)
+    narrowest = max((_narrowness(grant, permission) for grant in fitting), default=None)
+    return [grant["allowed"] for grant in fitting if _narrowness(grant, permission) == narrowest]
 
 
 def permits(granted: str, permission: str) -> bool:

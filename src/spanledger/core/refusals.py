@@ -75,6 +75,7 @@ def _unauthorized(begun: Begun, name: str, why: str) -> Exception:
         reason=begun.reason,
         permission=permission,
         grant=details.get("grant"),
+        delegation=details.get("delegation"),
     )
 
 

@@ -126,7 +126,7 @@ class Engine:
         try:
             asking = self.guard.asking(job.call, own=job.own, span=record.trace_of(span))
         except Undescribable:
-            if job.call.opted_in or self.guard.config.covers(job.call):
+            if job.call.opted_in or self.guard.covers(job.call):
                 raise
             logger.warning("%s runs unguarded: it cannot be described", job.call.name, exc_info=True)
             return None

@@ -79,7 +79,7 @@ class UnderWay:
             Undescribable: A budget needs to know what the call could cost, and nobody does.
         """
         call, config = self._job.call, self._guard.config
-        if not config.covers(call):
+        if not self._guard.covers(call):
             return None
         asking = self._guard.asking(call, span=record.trace_of(self._span))
         record.asked(self._span, asking)

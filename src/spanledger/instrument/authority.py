@@ -17,12 +17,14 @@ from weakref import WeakKeyDictionary
 
 from opentelemetry import trace
 
-from spanledger._guard import Guard, ambient
-from spanledger.core.grants import Authorization, asked_item, authorized, permitted, permitted_to
+from spanledger._guard import ambient
+from spanledger.core.authority import Authority
+from spanledger.core.grants import Authorization, asked_item, authorized, denied, permits, permitted, permitted_to
 from spanledger.core.money import Amount
 from spanledger.errors import LedgerUnavailable, NotAuthorized
 from spanledger.instrument import _runtime
 from spanledger.instrument._engine import Engine
+from spanledger.instrument.delegating import whose_authority
 from spanledger.telemetry import record
 
 logger = logging.getLogger("spanledger.instrument")
@@ -30,7 +32,7 @@ logger = logging.getLogger("spanledger.instrument")
 KNOWN_FOR_S: Final = 30.0
 KNOWN_MAX: Final = 1024
 
-_Whose = tuple[str, str | None, str | None]
+_Whose = tuple[str, str | None, str | None, str | None]
 # Of an engine that is gone nothing is known: the next one may ask another ledger.
 _known: WeakKeyDictionary[Engine, dict[_Whose, tuple[float, list[dict[str, Any]]]]] = WeakKeyDictionary()
 _lock = threading.Lock()
@@ -53,14 +55,20 @@ def authorize(permission: str, amount: Amount | None = None) -> Authorization:
     engine = _runtime.engine()
     if engine is None:
         return Authorization(permission, allowed=True)
-    tenant, whose = _whose(engine.guard)
-    around = ambient()
     span = trace.get_current_span()
+    try:
+        tenant, whose, authority = whose_authority(engine.guard)
+    except NotAuthorized as error:
+        answer = Authorization(permission, allowed=False, reason=error.reason)
+        record.permission(span, answer)
+        return answer
+    around = ambient()
     traced = record.trace_of(span)
     where = {"workflow_id": around.workflow_id if around else None}
     if traced is not None:
         where |= {"trace_id": traced.trace_id, "span_id": traced.span_id}
-    item = asked_item(str(uuid.uuid4()), permission, amount, whose | where)
+    acts = {} if authority is None else {"delegation": authority.shown}
+    item = asked_item(str(uuid.uuid4()), permission, amount, whose | where | acts)
     answer = engine.guard.blocking.drive(authorized(tenant, item))
     record.permission(span, answer)
     return answer
@@ -78,7 +86,7 @@ def ensure_authorized(permission: str, amount: Amount | None = None) -> Authoriz
         return answer
     reason = answer.reason or "a person has to approve each call"
     raise NotAuthorized(f"not permitted: {permission!r}: {reason}", permission=permission, reason=reason,
-                        grant=answer.grant)  # fmt: skip
+                        grant=answer.grant, delegation=answer.delegation)  # fmt: skip
 
 
 def has_permission(permission: str) -> bool:
@@ -89,27 +97,35 @@ def has_permission(permission: str) -> bool:
     engine = _runtime.engine()
     if engine is None:
         return True
-    tenant, whose = _whose(engine.guard)
-    alike = (tenant, whose["agent"], whose["actor"])
+    try:
+        tenant, whose, authority = whose_authority(engine.guard)
+        own = _grants(engine, tenant, whose, None)
+        if authority is None:
+            return permitted(own[0], permission, own[1])
+        given = _grants(engine, tenant, whose, authority)
+    except NotAuthorized:
+        return False
+    except LedgerUnavailable:
+        logger.warning("whether %s is granted is not known: the ledger does not answer", permission)
+        return False
+    held = any(permits(one, permission) for one in authority.permissions)
+    return held and permitted(given[0], permission, given[1]) and not denied(own[0], permission, own[1])
+
+
+def _grants(
+    engine: Engine, tenant: str, whose: dict[str, str | None], authority: Authority | None
+) -> tuple[list[dict[str, Any]], float]:
+    """Return which grants are in force, and how many seconds ago that was so."""
+    alike = (tenant, whose["agent"], whose["actor"], authority.id if authority else None)
     with _lock:
         known = _known.setdefault(engine, {})
         at_s, grants = known.get(alike, (0.0, []))
     now_s = time.monotonic()
     if not at_s or now_s - at_s > KNOWN_FOR_S:
-        try:
-            grants = engine.guard.blocking.drive(permitted_to(tenant, whose))
-        except LedgerUnavailable:
-            logger.warning("whether %s is granted is not known: the ledger does not answer", permission)
-            return False
+        acts = {} if authority is None else {"delegation": authority.shown}
+        grants = engine.guard.blocking.drive(permitted_to(tenant, whose | acts))
         with _lock:
             if len(known) >= KNOWN_MAX:
                 known.clear()
             known[alike] = (at_s := now_s), grants
-    return permitted(grants, permission, now_s - at_s)
-
-
-def _whose(guard: Guard) -> tuple[str, dict[str, str | None]]:
-    around = ambient()
-    agent = (around.agent if around else None) or guard.config.agent
-    tenant = (around.tenant if around else None) or guard.config.tenant
-    return tenant, {"agent": agent, "actor": around.actor if around else None}
+    return grants, now_s - at_s

@@ -23,6 +23,7 @@ from spanledger.core.steps import begun_once, guarded
 from spanledger.ledger import _requests as requests
 from spanledger.ledger import _sessions as s
 from spanledger.ledger._database import Database
+from spanledger.ledger._delegations import AsyncDelegations
 from spanledger.ledger._drivers import AwaitingDriver
 from spanledger.ledger._functions import Run, applying
 from spanledger.ledger._opening import open_database
@@ -38,6 +39,7 @@ class AsyncLedger:
         self.config = Config.from_env() if config is None else config
         self._database = database or open_database(self.config, dsn)
         self._driver = AwaitingDriver(self._database)
+        self.delegations = AsyncDelegations(self.config, self._driver)
 
     async def __aenter__(self) -> Self:
         return self

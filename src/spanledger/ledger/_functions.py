@@ -42,6 +42,7 @@ _ASKED = {
         "peek",
         "authorize",
         "permissions",
+        "delegate",
     )
 }
 _AMOUNTS = ("limit", "spent", "held", "remaining", "requested")

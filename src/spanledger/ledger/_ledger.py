@@ -25,6 +25,7 @@ from spanledger.errors import ConfigError
 from spanledger.ledger import _requests as requests
 from spanledger.ledger import _sessions as s
 from spanledger.ledger._database import Database
+from spanledger.ledger._delegations import Delegations
 from spanledger.ledger._drivers import BlockingDriver
 from spanledger.ledger._functions import Run, applying
 from spanledger.ledger._opening import open_database
@@ -47,6 +48,7 @@ class Ledger:
         self.config = Config.from_env() if config is None else config
         self._database = database or open_database(self.config, dsn)
         self._driver = BlockingDriver(self._database)
+        self.delegations = Delegations(self.config, self._driver)
 
     def __enter__(self) -> Self:
         return self

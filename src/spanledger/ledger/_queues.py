@@ -74,7 +74,7 @@ class Member:
 
 def _subject(ask: Ask) -> Any:
     """What a question is about: a call by its key, a request by its id, or what it says itself."""
-    return ask.item.get("key") or ask.item.get("id") or tuple(ask.item.values())
+    return ask.item.get("key") or ask.item.get("id") or str(ask.item)
 
 
 class Batch:

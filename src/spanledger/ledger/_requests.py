@@ -59,6 +59,7 @@ def asking(config: Config, call: ToolCall) -> Asking:
         agent=call.agent,
         actor=call.actor,
         cost=call.cost,
+        delegation=call.delegation,
         opted_in=True,
     )
     return config.asking(described, attempt_id=str(uuid.uuid4()))

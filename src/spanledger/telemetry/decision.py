@@ -21,6 +21,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 
+from spanledger import acting
 from spanledger._guard import ambient, current_call, entered, put_around
 from spanledger.core.call import INVOKE_AGENT, Holder
 from spanledger.core.trail import RUN_LEASE_S
@@ -233,10 +234,10 @@ def decide(
 def surroundings() -> Callable[[], AbstractContextManager[None]] | None:
     """Remember what is around this code; it is put around other code by what is returned. None: nothing is.
 
-    The span is among it, as is the call that runs here.
+    The span is among it, as are the call that runs here and the delegation that it acts under.
     """
-    workflow, around, call = _current.get(), ambient(), current_call()
-    if around is None and call.key is None:
+    workflow, around, call, token = _current.get(), ambient(), current_call(), acting.token()
+    if around is None and call.key is None and token is None:
         return None
     context = otel_context.get_current()
 
@@ -245,7 +246,7 @@ def surroundings() -> Callable[[], AbstractContextManager[None]] | None:
         before = _current.get(), ambient(), otel_context.get_current()
         _put(workflow, around, context)
         try:
-            with entered(call) if call.key is not None else contextlib.nullcontext():
+            with acting.acting(token), entered(call) if call.key is not None else contextlib.nullcontext():
                 yield
         finally:
             _put(*before)

@@ -30,7 +30,15 @@ from spanledger.core.call import Begun, Call, Verdict
 from spanledger.core.rules import Rule
 from spanledger.core.steps import admitted, replayed
 from spanledger.core.values import NOT_SHOWN
-from spanledger.errors import CallRefused, CallReplayed, ConfigError, ResultNotKept, SpanledgerError, WrapMissing
+from spanledger.errors import (
+    CallRefused,
+    CallReplayed,
+    ConfigError,
+    ResultNotKept,
+    SpanledgerError,
+    Undescribable,
+    WrapMissing,
+)
 from spanledger.telemetry import record, scopes
 from spanledger.telemetry.doors import Doors, Start
 from spanledger.telemetry.reading import TOOL_PREFIX, describe
@@ -147,7 +155,7 @@ def decide(guard: Guard, call: Call, span: Span) -> tuple[Asking, Begun] | Insid
         if begun.verdict is Verdict.REPLAY:
             raise _replay(asking, begun, scope)
     except SpanledgerError as error:
-        if isinstance(error, CallRefused) and asking is None and not guard.config.covers(call):
+        if isinstance(error, Undescribable) and asking is None and not guard.covers(call):
             logger.warning("a span of %s runs unguarded: %s", call.name, error)
             return None
         if not isinstance(error, CallReplayed):

@@ -90,7 +90,7 @@ class _MeteredGuard(Guard):
             return super().asking(call, own=own, span=span)
         except SpanledgerError as error:
             # Whoever did not ask for a guard runs without one where the call cannot be described.
-            if not isinstance(error, Undescribable) or call.opted_in or self.config.covers(call):
+            if not isinstance(error, Undescribable) or call.opted_in or self.covers(call):
                 _refused(error, {"tool": call.name, "operation": call.operation}, span)
             raise
 

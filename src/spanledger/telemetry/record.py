@@ -38,7 +38,7 @@ from spanledger.errors import (
     OutcomeUnknown,
     SpanledgerError,
 )
-from spanledger.telemetry import events, instruments, linking, metrics, semconv, trail
+from spanledger.telemetry import delegating, events, instruments, linking, metrics, semconv, trail
 from spanledger.telemetry.proposals import with_proposed
 from spanledger.telemetry.quiet import quietly
 
@@ -193,7 +193,8 @@ def asked(span: Span, asking: Asking) -> None:
             semconv.RULE: asking.terms.rule,
             semconv.AGENT_NAME: call.agent,
             semconv.ACTOR: call.actor,
-        },
+        }
+        | delegating.said(asking.authority),
     )
 
 

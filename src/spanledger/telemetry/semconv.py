@@ -209,6 +209,27 @@ PERMISSION = attribute(
     "spanledger.permission", "string", "the event of a question", "payments:refund", "What was asked for."
 )
 PERMITTED = attribute("spanledger.permission.allowed", "boolean", "the event of a question", "true", "The answer.")
+DELEGATION_ID = attribute(
+    "spanledger.delegation.id",
+    "string",
+    "guarded spans of calls that act under a delegation",
+    "6d1c9c9e-…",
+    "The delegation, in the ledger.",
+)
+DELEGATION_CHAIN = attribute(
+    "spanledger.delegation.chain",
+    "string[]",
+    "guarded spans of calls that act under a delegation",
+    '["0f6a…", "6d1c9c9e-…"]',
+    "All delegations that it comes from, the first of them first, and itself.",
+)
+DELEGATION_AGENTS = attribute(
+    "spanledger.delegation.agents",
+    "string[]",
+    "guarded spans of calls that act under a delegation",
+    '["support", "billing", "refunds"]',
+    "Who passed it on to whom, the first of them first; empty for an agent without a name.",
+)
 
 # --- ours: the decision trace
 STEP_TEXT = attribute(

@@ -12,6 +12,12 @@ begin
         where b.unit <> item ->> 'unit') then
         raise exception 'a budget keeps its unit; give the new one another name' using errcode = 'SL001';
     end if;
+    if exists (
+        select from jsonb_array_elements(p_budgets) item
+        join spanledger.budget b on b.tenant = p_tenant and b.name = item ->> 'name' and b.per = '{delegation}') then
+        raise exception 'a budget of that name stands where what is delegated is kept: give it another one'
+            using errcode = 'SL001';
+    end if;
     with written as (
         insert into spanledger.budget as b (tenant, name, unit, limit_steps, match, match_like, operations, per,
                 window_kind, window_s, timezone, soft_steps, applied_at, applied_by)

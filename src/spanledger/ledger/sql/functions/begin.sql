@@ -35,7 +35,7 @@ begin
     -- First without a lock: a replay, and all else that changes nothing, shall cost no write.
     for v_i in 1 .. cardinality(v_answers) loop
         v_item := p_items -> (v_i - 1);
-        select case when c.state = 'succeeded'
+        select case when c.state = 'succeeded' and not v_item ? 'delegation'
                 and (c.fingerprint = decode(v_item ->> 'fingerprint', 'hex') or v_item ->> 'on_mismatch' = 'replay')
                 and (v_item ->> 'replay_for_s' is null
                     or c.ended_at + make_interval(secs => (v_item ->> 'replay_for_s')::double precision) > v_now)
@@ -63,7 +63,8 @@ begin
             perform spanledger.lock_claims(p_tenant, p_items, v_fresh || v_open);
         end if;
         if v_fresh <> '{}' and v_open = '{}'
-            and not p_items @? '$[*] ? (exists(@.stopped) || exists(@.approval) || exists(@.permission))'
+            and not p_items @? '$[*] ? (exists(@.stopped) || exists(@.approval) || exists(@.permission)
+                || exists(@.delegation))'
             and not exists (select from spanledger.control c where c.tenant = p_tenant and c.active)
         then
             v_answers := spanledger.claim_fresh(p_tenant, p_items, v_fresh, v_answers);

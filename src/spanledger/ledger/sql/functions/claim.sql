@@ -27,6 +27,9 @@ begin
     end if;
     if exists (select from spanledger.budget b where b.tenant = p_tenant) then
         v_wanted := spanledger.wanted(p_tenant, p_items, v_open);
+        if p_items @? '$[*].delegation' then
+            v_wanted := spanledger.pools(p_tenant, p_items, v_open, v_wanted);
+        end if;
     end if;
     if v_wanted is not null or exists (select from unnest(p_calls) c where c.held <> '{}') then
         v_accounts := spanledger.lock_accounts(coalesce(v_wanted, '{}'), p_calls);
@@ -42,7 +45,7 @@ begin
         end if;
         v_keys := v_keys || (v_item ->> 'key');
         v_grants := null;
-        if v_controlled or v_item ?| '{stopped,approval,permission}' or v_call.state in ('pending', 'approved') then
+        if v_controlled or v_item ?| '{stopped,approval,permission,delegation}' or v_call.state in ('pending', 'approved') then
             v_grants := spanledger.permitted(p_tenant, v_item, v_now);
             perform spanledger.hold(v_accounts);
             p_answers[v_i] := spanledger.consent(p_tenant, v_item, v_call, v_grants, v_now);
@@ -81,6 +84,12 @@ begin
     if v_granted <> '{}' then
         update spanledger.call c set grants = g.value from jsonb_each(v_granted) g
             where c.tenant = p_tenant and c.key = decode(g.key, 'hex');
+    end if;
+    if p_items @? '$[*].delegation' then
+        update spanledger.call c set delegation = (i.item #>> '{delegation,id}')::uuid
+            from (select p_items -> (o.i - 1) as item from unnest(v_open) o (i)) i
+            where c.tenant = p_tenant and c.key = decode(i.item ->> 'key', 'hex')
+                and c.attempt_id = (i.item ->> 'attempt_id')::uuid and i.item ? 'delegation';
     end if;
     if v_accounts <> '{}' then
         perform spanledger.hold(v_accounts);

@@ -5,9 +5,9 @@ language sql immutable
 as $$
     select case p_kind
         when 'agent' then array['begin', 'shadow', 'settle', 'fail', 'renew', 'peek', 'probed', 'authorize', 'permissions',
-            'record', 'gauges', 'end_session', 'register_agent']
-        when 'operator' then array['resolve', 'cancel', 'apply', 'top_up', 'erase', 'gauges', 'end_session',
-            'register_agent']
+            'delegate', 'record', 'gauges', 'end_session', 'register_agent']
+        when 'operator' then array['resolve', 'cancel', 'apply', 'top_up', 'erase', 'revoke_delegation', 'gauges',
+            'end_session', 'register_agent']
         when 'approver' then array['approve', 'deny', 'gauges']
     end
 $$;

@@ -34,7 +34,8 @@ begin
                 'state', p_call.state, 'error', p_call.error, 'refusal', p_call.refusal, 'result', p_call.result,
                 'fingerprint', encode(p_call.fingerprint, 'hex'), 'arguments', p_call.arguments, 'cost', p_call.cost,
                 'accounts', p_call.accounts, 'reserved', p_call.reserved, 'units', p_call.units,
-                'approval_id', p_call.approval_id, 'grants', p_call.grants, 'rule', p_call.rule, 'rule_version', p_call.rule_version,
+                'approval_id', p_call.approval_id, 'grants', p_call.grants, 'delegation', p_call.delegation,
+                'rule', p_call.rule, 'rule_version', p_call.rule_version,
                 'trace_id', p_call.trace_id, 'span_id', p_call.span_id, 'run_id', p_call.run_id,
                 'started_at', p_call.started_at, 'ended_at', p_call.ended_at)));
     update spanledger.call c set
@@ -47,7 +48,7 @@ begin
         trace_id = p_item ->> 'trace_id', span_id = p_item ->> 'span_id', run_id = (p_item ->> 'run_id')::uuid,
         accounts = v_ids, reserved = v_amounts, held = v_amounts, units = v_units,
         result = null, result_kept = false, erased_at = null, error = null, cost = null, probe_until = null, probe_id = null,
-        grants = null,
+        grants = null, delegation = null,
         lease_until = v_lease_until,
         -- Consent to an earlier generation covers nothing of the next.
         approval_id = case when p_call.state <> 'succeeded' then p_call.approval_id end,

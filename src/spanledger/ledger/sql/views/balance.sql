@@ -16,4 +16,6 @@ left join lateral (
         -- Of a calendar's windows one counts, also where a budget had shorter ones before.
         and (b.window_kind = 'rolling'
             or a.window_start = spanledger.window_start(b.window_kind, b.window_s, b.timezone, clock_timestamp()))
-    group by a.scope) a on true;
+    group by a.scope) a on true
+-- What delegations may spend is shown with them.
+where b.per <> '{delegation}';
