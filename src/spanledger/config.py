@@ -85,7 +85,6 @@ _VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: value is None or all(hasattr(value, name) for name in ("seal", "open", "reads_plain")),
         "an EncryptingCodec, or what else seals and opens",
     ),
-    "delegation_keys": (lambda value: isinstance(value, Keys | str | list | tuple), "a list of texts, 'id:base64'"),
     "ledger_timeout_s": (_is_duration, "a number of seconds, more than 0"),
     "arguments_bytes_max": (_is_size, "a whole number, more than 0"),
     "result_bytes_max": (_is_size, "a whole number, more than 0"),

@@ -63,6 +63,8 @@ class Keys:
         if isinstance(given, Keys):
             return given
         texts = re.split(r"[,\s]+", given.strip()) if isinstance(given, str) else given
+        if not isinstance(texts, list | tuple):
+            raise ConfigError("delegation_keys is a list of texts, 'id:base64 of 32 bytes'")
         return cls(tuple(text for text in texts if text))
 
     def sign(self, claims: Mapping[str, Any]) -> str:

@@ -210,6 +210,12 @@ def test_a_key_that_cannot_work_is_an_error_that_says_how_to_make_one(bad):
     assert text(bytes(31)) not in str(error.value)
 
 
+@pytest.mark.parametrize("bad", [None, 7, {"k1": "x"}])
+def test_keys_that_are_no_list_are_an_error(bad):
+    with pytest.raises(ConfigError, match="a list of texts"):
+        Config(delegation_keys=bad)
+
+
 def test_two_keys_of_one_id_are_an_error():
     with pytest.raises(ConfigError, match="delegation key 2"):
         Config(delegation_keys=[key("k1", 1), key("k1", 2)])
