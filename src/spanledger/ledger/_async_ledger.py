@@ -137,8 +137,7 @@ class AsyncLedger:
     async def resolve(self, key: str, *, by: str, outcome: str, result: Any = None, reason: str | None = None) -> bool:
         """As `Ledger.resolve`."""
         call = await self.get(key) if requests.redacts(self.config, outcome) else None
-        tool = call["tool"] if call else ""
-        ask = requests.resolve(self.config, key, by, (outcome, result, reason), tool)
+        ask = requests.resolve(self.config, key, by, (outcome, result, reason), call["tool"] if call else "")
         return bool((await self._driver.query(ask))["done"])
 
     async def approvals(

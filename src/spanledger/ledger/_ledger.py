@@ -192,8 +192,7 @@ class Ledger:
             True; False where the call is not of unknown outcome (any more).
         """
         call = self.get(key) if requests.redacts(self.config, outcome) else None
-        tool = call["tool"] if call else ""
-        ask = requests.resolve(self.config, key, by, (outcome, result, reason), tool)
+        ask = requests.resolve(self.config, key, by, (outcome, result, reason), call["tool"] if call else "")
         return bool(self._driver.query(ask)["done"])
 
     def approvals(
