@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 import psycopg
 import pytest
 
-from spanledger import Budget, Calls, Config, Grant, Ledger, Resolution, Rule, ToolCall
-from spanledger.errors import ConfigError, OutcomeUnknown
+from spanledger import Budget, Calls, Config, Delegation, Grant, Ledger, Resolution, Rule, ToolCall
+from spanledger.errors import ConfigError, NotAuthorized, OutcomeUnknown
 
 REFUND = ToolCall("refund", {"order_id": "o-1"}, workflow_id="order-1")
 FORBIDDEN = "the database role may not do this"
+DELEGATION_KEYS = ("k1:AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=",)
 
 
 @pytest.fixture
@@ -62,6 +63,57 @@ def test_an_agents_role_may_ask_what_it_may_do_and_grants_itself_nothing(as_role
     assert [row["permission"] for row in agent.grants()] == ["payments:refund"]
     with pytest.raises(ConfigError, match=FORBIDDEN):
         as_role(("agent", "acme"), tenant="other").authorize("payments:refund")
+
+
+def test_an_agents_role_passes_on_what_it_holds_and_ends_nothing_of_others(as_role, ledger_with) -> None:
+    ledger_with(tenant="acme").grant(Grant("payments:*", agent="support"), by="ops")
+    agent = as_role(("agent", "acme"), delegation_keys=DELEGATION_KEYS, agent="support")
+    token = agent.delegations.give(Delegation("billing", "payments:refund"))
+    below = agent.delegations.give(Delegation("refunds", "payments:refund"), under=token)
+
+    with pytest.raises(NotAuthorized, match="nobody has granted it"):
+        agent.delegations.give(Delegation("billing", "mail:send"))
+    with pytest.raises(NotAuthorized, match="has only payments:refund"):
+        agent.delegations.give(Delegation("refunds", "payments:*"), under=token)
+    ids = [row["id"] for row in agent.delegations.all()]
+    with pytest.raises(ConfigError, match=FORBIDDEN):
+        agent.delegations.revoke(ids[0], by="me")
+    # Its token is what it takes to end one: who has seen the id alone has not got it.
+    assert agent.delegations.withdraw(below, reason="done") == [ids[1]]
+    assert [row["state"] for row in agent.delegations.all()] == ["active", "revoked"]
+    assert agent.delegations.withdraw(token) == [ids[0]]
+    assert {row["revoked_by"] for row in agent.delegations.all()} == {"support"}
+
+
+def test_an_agents_role_reads_no_proof_and_forges_no_delegation(as_role, ledger_with) -> None:
+    ledger_with(tenant="acme").grant(Grant("*", agent="support"), by="ops")
+    agent = as_role(("agent", "acme"), delegation_keys=DELEGATION_KEYS, agent="support")
+    token = agent.delegations.give(Delegation("billing", "payments:refund"))
+    held = agent.config.delegation_keys.read(token)
+    claims = {"aud": "acme", "sub": "billing", "jti": "guessed", "exp": held.expires_at_s, "actor": None}
+    claims |= {"permissions": ["*"], "chain": list(held.chain), "agents": ["support", "billing"]}
+    forged = agent.config.delegation_keys.sign(claims)
+
+    call = ToolCall("payout", {}, workflow_id="w", agent="billing", delegation=forged)
+    assert agent.begin(call).reason == "the ledger knows of no such delegation"
+    with pytest.raises(ConfigError, match="has no delegation of this token"):
+        agent.delegations.withdraw(forged)
+    with psycopg.connect(agent.config.dsn) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        connection.execute("select proof from spanledger.delegation")
+
+
+def test_an_operators_role_ends_delegations_and_makes_none(as_role, ledger_with) -> None:
+    owner = ledger_with(tenant="acme", delegation_keys=DELEGATION_KEYS)
+    owner.grant(Grant("*", agent="support"), by="ops")
+    owner.delegations.give(Delegation("billing", "payments:refund"), agent="support")
+    operator = as_role(("operator", "acme"), delegation_keys=DELEGATION_KEYS)
+
+    with pytest.raises(ConfigError, match=FORBIDDEN):
+        operator.delegations.give(Delegation("billing", "payments:refund"), agent="support")
+    (row,) = operator.delegations.all()
+    assert operator.delegations.revoke(row["id"], by="ops@example.com") == [row["id"]]
+    with pytest.raises(ConfigError, match=FORBIDDEN):
+        as_role(("operator", "acme"), tenant="other").delegations.revoke(row["id"], by="ops@example.com")
 
 
 def test_an_agents_role_may_look_what_enforcement_would_say(as_role, sql) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from spanledger.cli.common import Commands, answer, count, found_call, opened, shown, words
+from spanledger.cli.delegations import delegation_text
 from spanledger.core.approvals import Approval
 from spanledger.core.controls import stopping_row
 from spanledger.core.money import amount_of
@@ -89,8 +90,13 @@ def _show(arguments: argparse.Namespace) -> int:
         call = found_call(ledger, arguments.key)
         history = ledger.history(call["key"])
         approvals = ledger.approvals(state=None, key=call["key"])
+        acts = ledger.delegations.all(delegation_id=call["delegation"]) if call["delegation"] else []
     data = call | {"approvals": [dataclasses.asdict(approval) for approval in approvals], "history": history}
-    answer(arguments, data, _of_call(call, approvals, history))
+    lines = [
+        *_of_call(call, approvals, history),
+        *(line for row in acts for line in ("", "acts under", f"  {delegation_text(row)}")),
+    ]
+    answer(arguments, data | {"acts_under": acts}, lines)
     return 0
 
 

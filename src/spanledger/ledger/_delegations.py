@@ -62,6 +62,10 @@ class Delegations:
         """
         return list(self._driver.query(found(self._config, state, delegation_id)))
 
+    def calls(self, delegation_id: str, *, limit: int = 100) -> list[dict[str, Any]]:
+        """Return rows of the calls that ran under a delegation, or were refused under it, the newest first."""
+        return list(self._driver.query(calls(self._config, delegation_id, limit)))
+
     def revoke(self, delegation_id: str, *, by: str, reason: str | None = None) -> list[str]:
         """Take a delegation back with everything that came of it; it counts from the next call on.
 
@@ -72,6 +76,22 @@ class Delegations:
             ConfigError: There is no such delegation, or this database role is not an operator's.
         """
         return ended(delegation_id, self._driver.query(revoking(self._config, delegation_id, by, reason)))
+
+    def withdraw(self, token: str, *, by: str | None = None, reason: str | None = None) -> list[str]:
+        """End a delegation by its token, as whoever passed it on may, and whoever it is for.
+
+        Args:
+            token: What `give` returned.
+            by: Who does so; the configured agent if None.
+            reason: Kept in the ledger, and told to whoever acts under it.
+
+        Returns:
+            As `revoke`.
+
+        Raises:
+            NotAuthorized: The token cannot be read.
+        """
+        return ended("of this token", self._driver.query(withdrawing(self._config, token, by, reason)))
 
 
 class AsyncDelegations:
@@ -98,9 +118,17 @@ class AsyncDelegations:
         """As `Delegations.all`."""
         return list(await self._driver.query(found(self._config, state, delegation_id)))
 
+    async def calls(self, delegation_id: str, *, limit: int = 100) -> list[dict[str, Any]]:
+        """As `Delegations.calls`."""
+        return list(await self._driver.query(calls(self._config, delegation_id, limit)))
+
     async def revoke(self, delegation_id: str, *, by: str, reason: str | None = None) -> list[str]:
         """As `Delegations.revoke`."""
         return ended(delegation_id, await self._driver.query(revoking(self._config, delegation_id, by, reason)))
+
+    async def withdraw(self, token: str, *, by: str | None = None, reason: str | None = None) -> list[str]:
+        """As `Delegations.withdraw`."""
+        return ended("of this token", await self._driver.query(withdrawing(self._config, token, by, reason)))
 
 
 def given(config: Config, delegation: Delegation, whose: Mapping[str, Any], under: str | None) -> Steps[str]:
@@ -125,18 +153,36 @@ def found(config: Config, state: str | None, delegation_id: str | None) -> Read:
     return Read("delegations", wanted, "created_at, id")
 
 
+def calls(config: Config, delegation_id: str, limit: int) -> Read:
+    """Which calls are meant."""
+    where = {"tenant": config.tenant, "delegation": checked_id(delegation_id)}
+    return Read("calls", where, "created_at desc, key", limit)
+
+
 def revoking(config: Config, delegation_id: str, by: str, reason: str | None) -> Run:
     """What takes a delegation back."""
+    if not isinstance(by, str) or not by.strip():
+        raise ConfigError(f"by is who revokes, for example 'ops@example.com', not {by!r}")
+    said = None if reason is None else storable(reason)
+    return Run("revoke_delegation", (config.tenant, checked_id(delegation_id), storable(by), said))
+
+
+def withdrawing(config: Config, token: str, by: str | None, reason: str | None) -> Run:
+    """What ends a delegation by its token."""
+    held = config.delegation_keys.read(token, config.tenant)
+    said = None if reason is None else storable(reason)
+    who = storable(by or config.agent or "whoever has its token")
+    return Run("withdraw_delegation", (config.tenant, held.id, held.proof, who, said))
+
+
+def checked_id(delegation_id: str) -> str:
+    """Return an id that is one."""
     try:
-        uuid.UUID(delegation_id)
+        return str(uuid.UUID(delegation_id))
     except (ValueError, AttributeError, TypeError):
         raise ConfigError(
             f"{delegation_id!r:.200} is not a delegation's id; `spanledger delegations` lists them"
         ) from None
-    if not isinstance(by, str) or not by.strip():
-        raise ConfigError(f"by is who revokes, for example 'ops@example.com', not {by!r}")
-    said = None if reason is None else storable(reason)
-    return Run("revoke_delegation", (config.tenant, delegation_id, storable(by), said))
 
 
 def ended(delegation_id: str, answer: list[str] | None) -> list[str]:

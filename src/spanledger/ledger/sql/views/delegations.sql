@@ -7,7 +7,11 @@ select
         when d.expires_at <= clock_timestamp() then 'expired' else 'active' end as state,
     d.unit, d.max_steps, a.topped_up as limit_steps, a.spent as spent_steps, a.held as held_steps,
     d.reason, d.workflow_id, d.trace_id, d.span_id, d.created_at, d.created_by_role, d.expires_at,
-    d.revoked_at, d.revoked_by, d.revoked_reason
+    d.revoked_at, d.revoked_by, d.revoked_reason,
+    -- Who passed it on to whom, the first of them first.
+    (select array[min(nullif(a.by_agent, '')) filter (where l.n = 1)] || array_agg(a.to_agent order by l.n)
+        from unnest(d.chain) with ordinality l (id, n)
+        join spanledger.delegation a on a.tenant = d.tenant and a.id = l.id) as agents
 from spanledger.delegation d
 left join spanledger.account a on a.id = d.account
 where (select spanledger.sees_all())
