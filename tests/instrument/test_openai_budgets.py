@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import re
 from collections.abc import Callable
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
@@ -326,9 +327,11 @@ def test_an_awaited_stream_that_is_broken_off_or_cancelled_holds_nothing(limited
 
 
 def test_a_stream_that_breaks_off_costs_what_was_seen_and_its_error_is_the_callers(limited, client, spans):
+    with pytest.raises(Exception, match=r".") as plain:
+        list(chunks(client, "hung_up"))
     balance = limited(Tokens(1000))
     stream = chunks(client, "hung_up")
-    with pytest.raises(openai.APIConnectionError):
+    with pytest.raises(type(plain.value), match=re.escape(str(plain.value))):
         list(stream)
     reserved = reserved_tokens(spans.one(SPAN))
     assert (balance().spent, balance().held) == (Tokens(reserved - 100 + len("twelve bytes")), Tokens(0))
