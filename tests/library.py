@@ -3,23 +3,28 @@
     python -m tests.library mcp              both versions
     python -m tests.library mcp --oldest     one of them
     python -m tests.library                  every library, two environments at a time
+    python -m tests.library --changed        what the change touches; all of it with CI_LIBRARIES=all
 
 Rules: an environment holds spanledger, the library, what its case needs and what pip makes of that, so it shows what
 a user would get. Nothing may be skipped there: a library that cannot be tested is not tested. Libraries that come in
-one package share its environment.
+one package share its environment. What a change touches is told from the files that differ from the main branch, on it
+from the last tag; where nothing can be told, it is everything. A version that is installed here is not run again: the
+whole suite ran with it. What is not run is said.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import itertools
+import os
 import re
 import subprocess
 import sys
 import tempfile
 import venv
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +37,8 @@ from spanledger.instrument import _registry
 ROOT = Path(__file__).parents[1]
 INSTRUMENT = ROOT / "tests" / "instrument"
 TOOLS = ["pytest", "pytest-randomly", "pytest-xdist"]
+# Besides the source: what every environment is made or run by.
+SHARED = ("pyproject.toml", "tests/library.py", "tests/conftest.py")
 AT_ONCE = 2
 TAIL_LINES = 40
 
@@ -42,21 +49,13 @@ class Run:
 
     names: tuple[str, ...]
     package: str
+    version: str
     oldest: bool
 
     @property
     def title(self) -> str:
         """What is tested, in words."""
-        return f"{', '.join(self.names)} with the {'oldest' if self.oldest else 'newest'} {self.package}"
-
-    def version_of(self, requirement: str) -> str:
-        """A package at the version that is tested, as pip takes it."""
-        known = Requirement(requirement)
-        if not self.oldest:
-            return requirement
-        listed = _output([sys.executable, "-m", "pip", "index", "versions", known.name])
-        versions = map(Version, re.findall(r"[^,\s]+", listed.partition("Available versions:")[2].partition("\n")[0]))
-        return f"{known.name}=={min(known.specifier.filter(versions))}"
+        return f"{', '.join(self.names)} with {self.package} {self.version}, the {_age(self.oldest)} we know"
 
     def passes(self) -> str | None:
         """Make the environment and test there; return what went wrong."""
@@ -66,21 +65,20 @@ class Run:
                 venv.create(folder, with_pip=True)
                 needed = itertools.chain.from_iterable(map(needs, self.names))
                 _output([str(python), "-m", "pip", "install", "-q", "-e", f"{ROOT}[embedded,prices]", *TOOLS,
-                         self.version_of(_registry.load(self.names[0]).requires), *needed])  # fmt: skip
-                found = _output([str(python), "-m", "pip", "show", self.package]).split("Version: ")[1].split()[0]
+                         f"{self.package}=={self.version}", *needed])  # fmt: skip
             except subprocess.CalledProcessError as error:
                 return f"the environment cannot be made:\n{error.stdout}{error.stderr}"
-            failures = [self._tested(name, python, Path(folder) / "report.xml", found) for name in self.names]
+            failures = [self._tested(name, python, Path(folder) / "report.xml") for name in self.names]
             return "\n".join(filter(None, failures)) or None
 
-    def _tested(self, name: str, python: Path, report: Path, version: str) -> str | None:
+    def _tested(self, name: str, python: Path, report: Path) -> str | None:
         command = [str(python), "-m", "pytest", "-q", "-n", "0", "--library", name, f"--junitxml={report}"]
         # An old release may use what has been deprecated since; that is no news of ours.
         command += ["-W", "default"] if self.oldest else []
         ran = subprocess.run([*command, *map(str, files(name))], cwd=ROOT, capture_output=True, text=True, check=False)
         suite = ET.parse(report).getroot().find("testsuite") if report.exists() else None
         counts = {} if suite is None else {k: int(suite.get(k, 0)) for k in ("tests", "skipped")}
-        print(f"{name} with {self.package} {version}: {counts}, exit {ran.returncode}", flush=True)
+        print(f"{name} with {self.package} {self.version}: {counts}, exit {ran.returncode}", flush=True)
         if ran.returncode == 0 and counts.get("skipped") == 0:
             return None
         return "\n".join((ran.stdout + ran.stderr).splitlines()[-TAIL_LINES:])
@@ -94,41 +92,89 @@ def needs(name: str) -> list[str]:
     return library_case.needs(name)
 
 
+def owner(stem: str) -> str | None:
+    """The library whose name a name of a file begins with."""
+    named = [name for name in _registry.LIBRARIES if re.fullmatch(rf"{name}(_.*)?", stem)]
+    return max(named, key=len, default=None)
+
+
 def files(name: str) -> list[Path]:
     """The tests that a library has: those of every library, and those that begin with its name."""
 
-    def owner(path: Path) -> str | None:
-        named = [n for n in _registry.LIBRARIES if re.fullmatch(rf"test_{n}(_.*)?", path.stem)]
-        return max(named, key=len, default=None)
-
-    own = [path for path in sorted(INSTRUMENT.glob("test_*.py")) if owner(path) == name]
+    own = [path for path in sorted(INSTRUMENT.glob("test_*.py")) if owner(path.stem.removeprefix("test_")) == name]
     return [INSTRUMENT / "test_every_library.py", *own]
 
 
-def runs(names: Sequence[str], versions: Sequence[bool]) -> list[Run]:
-    """What has to be run for these libraries."""
+def releases(requirement: str) -> list[Version]:
+    """The releases of a package that a requirement allows, the oldest first."""
+    known = Requirement(requirement)
+    listed = _output([sys.executable, "-m", "pip", "index", "versions", known.name])
+    versions = re.findall(r"[^,\s]+", listed.partition("Available versions:")[2].partition("\n")[0])
+    return sorted(known.specifier.filter(map(Version, versions)))
 
-    def package(name: str) -> str:
-        return Requirement(_registry.load(name).requires).name
 
-    groups = itertools.groupby(sorted(names, key=package), key=package)
-    return [
-        Run(tuple(group), found, oldest) for found, names_ in groups for group in [list(names_)] for oldest in versions
-    ]
+def runs(names: Sequence[str], ages: Sequence[bool]) -> Iterator[Run]:
+    """What has to be run for these libraries; an age is whether it is the oldest version."""
+
+    def requires(name: str) -> Requirement:
+        return Requirement(_registry.load(name).requires)
+
+    by_package = sorted(names, key=lambda name: requires(name).name)
+    for package, group in itertools.groupby(by_package, key=lambda name: requires(name).name):
+        members = tuple(group)
+        known = releases(str(requires(members[0])))
+        for oldest in ages:
+            yield Run(members, package, str(known[0] if oldest else known[-1]), oldest)
+
+
+def here(package: str) -> str | None:
+    """The version of a package that is installed here."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def touched(paths: Iterable[str]) -> set[str]:
+    """The libraries that a change of these files concerns: the file's own, or all if it is shared."""
+    found: set[str] = set()
+    for path in map(Path, paths):
+        if path.parent == INSTRUMENT.relative_to(ROOT) and path.name.startswith("test_"):
+            found |= {name for name in _registry.LIBRARIES if ROOT / path in files(name)}
+        elif path.is_relative_to("tests/instrument") or path.parent == Path("src/spanledger/instrument/libraries"):
+            found |= {owned} if (owned := owner(path.stem.removeprefix("_"))) else set(_registry.LIBRARIES)
+        elif path.parts[0] == "src" or str(path) in SHARED:
+            found |= set(_registry.LIBRARIES)
+    return found
+
+
+def changed() -> list[str] | None:
+    """The files that differ from the main branch, or on it from the last tag; None: nobody can tell."""
+    head = _git("rev-parse", "HEAD")
+    for command in ("merge-base HEAD origin/main", "merge-base HEAD main", "describe --tags --abbrev=0 HEAD~1"):
+        base = _git(*command.split())
+        if base and base != head:
+            return [*_git("diff", "--name-only", *base), *_git("ls-files", "--others", "--exclude-standard")]
+    return None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it; 1 if something went wrong."""
     parser = argparse.ArgumentParser(prog="python -m tests.library", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(_registry.LIBRARIES)}")
+    parser.add_argument(
+        "--changed", action="store_true", help="what the change touches, and not what is installed here"
+    )
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--oldest", action="store_const", const=[True], dest="versions")
-    which.add_argument("--newest", action="store_const", const=[False], dest="versions")
+    which.add_argument("--oldest", action="store_const", const=[True], dest="ages")
+    which.add_argument("--newest", action="store_const", const=[False], dest="ages")
     given = parser.parse_args(arguments)
     unknown = set(given.names) - set(_registry.LIBRARIES)
     if unknown:
         parser.error(f"{min(unknown)} is no library we know; known are {', '.join(_registry.LIBRARIES)}")
-    todo = runs(given.names or list(_registry.LIBRARIES), given.versions or [True, False])
+    todo = list(runs(given.names or list(_registry.LIBRARIES), given.ages or [True, False]))
+    if given.changed:
+        todo = _left(todo)
     failed = False
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for run, failure in zip(todo, pool.map(Run.passes, todo), strict=True):
@@ -137,8 +183,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(failed)
 
 
+def _left(todo: Iterable[Run]) -> list[Run]:
+    """What the suite here has not run already and the change touches; what is left out is said."""
+    paths = None if os.environ.get("CI_LIBRARIES") == "all" else changed()
+    concerned = set(_registry.LIBRARIES) if paths is None else touched(paths)
+    left = []
+    for run in todo:
+        if run.version == here(run.package):
+            print(f"not run again: {run.title}, is installed here")
+        elif concerned.isdisjoint(run.names):
+            print(f"not run: {run.title}; the change does not touch it (CI_LIBRARIES=all runs it)")
+        else:
+            left.append(run)
+    return left
+
+
+def _age(oldest: bool) -> str:
+    return "oldest" if oldest else "newest"
+
+
 def _output(command: list[str]) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def _git(*command: str) -> list[str]:
+    """The lines that git says; none where it cannot."""
+    try:
+        return _output(["git", "-C", str(ROOT), *command]).splitlines()
+    except (OSError, subprocess.CalledProcessError):
+        return []
 
 
 if __name__ == "__main__":

@@ -135,11 +135,15 @@ def decided(spans: Any) -> list[Any]:
 
 
 def chain_of(error: BaseException) -> Iterator[BaseException]:
-    """An error and all that it came from."""
-    yield error
-    for inner in (*getattr(error, "exceptions", ()), error.__cause__, error.__context__):
-        if inner is not None:
-            yield from chain_of(inner)
+    """An error and all that it came from; with some frameworks that goes in a circle."""
+    found, left = set(), [error]
+    while left:
+        link = left.pop(0)
+        if id(link) not in found:
+            found.add(id(link))
+            yield link
+            inner = (*getattr(link, "exceptions", ()), link.__cause__, link.__context__)
+            left += [one for one in inner if one is not None]
 
 
 @contextlib.contextmanager
