@@ -16,7 +16,7 @@ SRC = Path(spanledger.__file__).parent
 MODULES = sorted(SRC.rglob("*.py"))
 FUNCTION_LINES_MAX, MODULE_LINES_MAX, LIBRARY_LINES_MAX, PARAMETERS_MAX, NESTING_MAX = 60, 400, 150, 6, 3
 # Public calls whose keyword-only parameters are the fields of what they make.
-MANY_PARAMETERS = {"tool_call.__init__", "Ledger.calls", "AsyncLedger.calls"}
+MANY_PARAMETERS = {"tool_call.__init__", "Ledger.calls", "AsyncLedger.calls", "record_llm_call", "record_tool_call"}
 NESTING = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.With, ast.AsyncWith, ast.Try)
 
 PUBLIC = [
@@ -62,6 +62,9 @@ PUBLIC = [
     "has_permission",
     "instrument",
     "over",
+    "record_event",
+    "record_llm_call",
+    "record_tool_call",
     "session",
     "step",
     "tool",

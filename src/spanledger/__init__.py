@@ -23,6 +23,7 @@ from spanledger.instrument.authority import authorize, ensure_authorized, has_pe
 from spanledger.instrument.delegating import delegate, delegated
 from spanledger.instrument.gateway import guard
 from spanledger.instrument.library import Library, Wrap
+from spanledger.instrument.recording import record_event, record_llm_call, record_tool_call
 from spanledger.instrument.tool import tool, tool_call
 from spanledger.ledger._async_ledger import AsyncLedger
 from spanledger.ledger._ledger import Ledger
@@ -72,6 +73,9 @@ __all__ = [
     "has_permission",
     "instrument",
     "over",
+    "record_event",
+    "record_llm_call",
+    "record_tool_call",
     "session",
     "step",
     "tool",

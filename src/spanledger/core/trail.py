@@ -72,6 +72,10 @@ class Tells(Protocol):
         """Take one entry."""
         ...
 
+    def lose(self, why: str) -> None:
+        """Count one that is lost before it could be told."""
+        ...
+
 
 _TEXTS: Final = ("event", "workflow_id", "run_id", "agent", "actor", "key", "trace_id", "span_id")
 

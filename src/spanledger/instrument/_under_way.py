@@ -21,14 +21,14 @@ from typing import Any
 
 from opentelemetry.trace import Span
 
-from spanledger._guard import Guard
+from spanledger._guard import Guard, ambient
 from spanledger.core.asking import Asking, Steps
 from spanledger.core.call import Begun, Ended, Outcome, Usage
 from spanledger.core.content import Capture
 from spanledger.core.outcomes import is_ambiguous, was_never_sent
 from spanledger.core.settling import finished
 from spanledger.errors import BudgetExceeded, SpanledgerError
-from spanledger.instrument import _bounds, _raw
+from spanledger.instrument import _bounds, _counted, _raw
 from spanledger.instrument._job import Job, NoCodec
 from spanledger.instrument._messages import Heard
 from spanledger.instrument._prices import price
@@ -69,6 +69,8 @@ class UnderWay:
         self._job = job
         self._wrap = job.wrap or _NO_WRAP
         self._span = span
+        # Where it ends, in another thread perhaps, nothing is around it.
+        self._around = ambient()
 
     # --- before
 
@@ -236,7 +238,16 @@ class UnderWay:
         if self._begun_s and not model_spans.is_counted(self._span):
             # Whoever has made the span counts what it used.
             metering.of_model_call(self._job.call, self._usage, error, self._took_s, self._first_chunk_s)
+        if self._begun_s:
+            self._count(error)
         record.end(self._span)
+
+    def _count(self, error: BaseException | None) -> None:
+        _counted.note(self._usage)
+        asked = self._begun is not None and self._begun.would_have is None
+        if not asked and self._around is not None and self._around.session_id is not None:
+            answered = _counted.Answered(self._usage, self._took_s, error)
+            _counted.tell(self._guard.config, self._job.call, answered, self._span, self._around)
 
     def _tell(self, heard: Heard, error: BaseException | None) -> None:
         """Record what was said."""

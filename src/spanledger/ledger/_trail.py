@@ -77,6 +77,10 @@ class Trail:
         except Exception:
             logger.exception("an entry of the decision trace is lost; nothing else is affected")
 
+    def lose(self, why: str) -> None:
+        """Count an entry that is lost before it could be told, and log it."""
+        self._round().lose(why)
+
     def flush(self, timeout_s: float = EXIT_TIMEOUT_S) -> bool:
         """Wait until all is told; False where some of it is not yet."""
         return self._round().flush(timeout_s)
@@ -117,6 +121,10 @@ class _Round:
                 thread.start()
                 self._thread = thread
 
+    def lose(self, why: str) -> None:
+        with self._changed:
+            self._lose(1, why)
+
     def flush(self, timeout_s: float) -> bool:
         self._hurried.set()
         with self._changed:
@@ -143,6 +151,7 @@ class _Round:
                 if self._closed:
                     return
                 self._waiting.extendleft(reversed(batch))
+                self._under_way = 0
             if self._hurried.wait(pause_s):
                 # Whoever hurries waits a bounded time; so long it is tried at short intervals.
                 self._hurried.clear()

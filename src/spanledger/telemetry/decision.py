@@ -66,6 +66,11 @@ class Workflow:
         self._holder: Holder | None = None
         self._before: tuple[Workflow | None, Ambient | None, Context] | None = None
 
+    @property
+    def span(self) -> Span:
+        """Its span while it is open."""
+        return self._span
+
     def step(self, text: str) -> None:
         """Record a step of reasoning.
 

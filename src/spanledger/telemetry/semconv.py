@@ -264,6 +264,21 @@ MESSAGES_CUT = attribute(
     "The attributes of which something is missing: of long texts the end, of many messages the first ones.",
 )
 
+# --- ours: what a program has recorded by itself
+RECORDED = attribute(
+    "spanledger.recorded",
+    "boolean",
+    "spans of calls that were recorded after they were made",
+    "true",
+    "True where nothing was decided: the call was recorded, not guarded.",
+)
+EVENT_NAME = attribute(
+    "spanledger.event.name", "string", "events of the program's own", "escalated", "What happened, in its own words."
+)
+EVENT_DETAIL = attribute(
+    "spanledger.event.detail", "string", "events of the program's own", '{"to": "ada"}', "What else it says, as JSON."
+)
+
 # --- ours: labels of metrics alone
 UNIT = attribute(
     "spanledger.unit", "string", "metrics of amounts", "EUR", "What is counted: a currency, `tokens` or `calls`."
@@ -282,6 +297,12 @@ EVENT_DECISION = event(
     "on the span of a workflow",
     (DECISION_NAME, DECISION_OPTIONS, DECISION_CHOSEN, DECISION_BECAUSE, DECISION_CONFIDENCE),
     "What the agent chose, among what, and why.",
+)
+EVENT_EVENT = event(
+    "spanledger.event",
+    "on the span of a workflow, else on the span around it",
+    (EVENT_NAME, EVENT_DETAIL),
+    "The program has recorded an event of its own.",
 )
 EVENT_PERMISSION = event(
     "spanledger.permission",

@@ -39,6 +39,13 @@ def conversation() -> dict[str, str]:
     return {semconv.CONVERSATION_ID: around.session_id} if around is not None and around.session_id else {}
 
 
+def lose(why: str) -> None:
+    """Count an entry that could not even be told, and log it."""
+    sink = _sink
+    if sink is not None:
+        sink.lose(why)
+
+
 @quietly
 def tell(event: str, span: Span, detail: dict[str, Any], around: Ambient | None = None, **more: Any) -> None:
     """Tell one entry.
