@@ -83,7 +83,7 @@ def test_a_tool_call_shows_people_its_arguments_without_what_its_rule_redacts(in
 
     first, second = told().calls("order-1")  # the second began earlier
     assert (first["arguments"], first["call_id"]) == ('{"card":"[redacted]","to":"ada"}', "call_1")
-    assert (second["state"], second["error"]["type"]) == ("failed", "TimeoutError")
+    assert (second["state"], second["error"]["type"]) == ("failed", "builtins.TimeoutError")
     fine, failed = spans.all("execute_tool mail")
     assert (fine.attributes["gen_ai.tool.call.id"], fine.status.status_code) == ("call_1", StatusCode.UNSET)
     assert (failed.attributes["error.type"], failed.status.status_code) == ("TimeoutError", StatusCode.ERROR)

@@ -98,8 +98,9 @@ def show(made: Made) -> Span:
     cost = [str(amount_of(unit, steps)) for unit, steps in made.cost.items() if unit != "tokens"]
     span.set_attributes(inference.used(made.usage, cost=cost[0] if cost else None))
     if made.error is not None:
-        span.set_attribute(semconv.ERROR_TYPE, made.error["type"])
-        span.set_status(Status(StatusCode.ERROR, made.error["type"]))
+        kind = made.error["type"].removeprefix("builtins.")
+        span.set_attribute(semconv.ERROR_TYPE, kind)
+        span.set_status(Status(StatusCode.ERROR, kind))
     span.end(ended_ns)
     return span
 
