@@ -31,6 +31,7 @@ PUBLIC = [
     "Codec",
     "Config",
     "Delegation",
+    "EgressRule",
     "EncryptingCodec",
     "Grant",
     "GuardrailSpanProcessor",

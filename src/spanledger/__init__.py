@@ -12,6 +12,7 @@ from spanledger.core.budgets import Balance, Budget
 from spanledger.core.call import Begun, Call, Codec, Resolution, Resource, ToolCall, Usage, Verdict
 from spanledger.core.controls import Rate, Switch
 from spanledger.core.delegations import Delegation
+from spanledger.core.egress import EgressRule
 from spanledger.core.grants import Authorization, Grant
 from spanledger.core.money import Calls, Money, Tokens
 from spanledger.core.prices import Price
@@ -42,6 +43,7 @@ __all__ = [
     "Codec",
     "Config",
     "Delegation",
+    "EgressRule",
     "EncryptingCodec",
     "Grant",
     "GuardrailSpanProcessor",

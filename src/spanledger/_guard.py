@@ -22,6 +22,7 @@ from spanledger.core.asking import Asking, Steps, Traced
 from spanledger.core.call import EXECUTE_TOOL, Begun, Call, Ended, Outcome
 from spanledger.core.money import Amount, Calls, Money, Tokens
 from spanledger.core.outcomes import is_ambiguous
+from spanledger.core.outgoing import Outgoing
 from spanledger.core.rules import Rule, Terms, reserved_amounts, usable_call_id
 from spanledger.errors import CallInProgress, NotAuthorized, Undescribable
 from spanledger.placing import FLEETING, Ambient, placed_in, warn_of_scope
@@ -71,6 +72,7 @@ class Inside:
         doubtful: Something in here may have taken effect although it failed.
         hidden: An exception that the framework made a value of.
         booked: Unit → steps that this call costs itself, because a call inside has booked the rest.
+        outgoing: What it has sent to the outside; None: no request was looked at.
     """
 
     def __init__(self) -> None:
@@ -78,9 +80,20 @@ class Inside:
         self.doubtful = False
         self.hidden: BaseException | None = None
         self.booked: dict[str, int] = {}
+        self.outgoing: Outgoing | None = None
         self._stood_for = False
         self._depth = 0
         self._lock = threading.Lock()
+
+    def sends(self) -> Outgoing:
+        """Return what the call has sent, to add to it."""
+        with self._lock:
+            self.outgoing = self.outgoing or Outgoing()
+            return self.outgoing
+
+    def told_by(self, ended: Ended) -> Ended:
+        """Say how the call ended, where a request was refused inside it."""
+        return ended if self.outgoing is None else self.outgoing.told_by(ended)
 
     def stand_for(self) -> bool:
         """Stand for a call inside, until `leave`; False if that was done already."""

@@ -24,6 +24,7 @@ from spanledger.core.budgets import Budget
 from spanledger.core.call import EXECUTE_TOOL, Call, ScopeSource
 from spanledger.core.content import CAPTURE_VARIABLE, Capture, Content, capture_said
 from spanledger.core.controls import Rate, Switch, approval_controls, stopping, switch_controls
+from spanledger.core.egress import EgressRule
 from spanledger.core.grants import Grant, permission_controls
 from spanledger.core.keys import identify
 from spanledger.core.known import KnownTerms
@@ -66,6 +67,7 @@ _VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "rules": (lambda value: all(isinstance(rule, Rule) for rule in value), "a list of Rule"),
     "budgets": (lambda value: all(isinstance(budget, Budget) for budget in value), "a list of Budget"),
     "grants": (lambda value: all(isinstance(grant, Grant) for grant in value), "a list of Grant"),
+    "egress": (lambda value: all(isinstance(rule, EgressRule) for rule in value), "a list of EgressRule"),
     "switches": (lambda value: all(isinstance(switch, Switch) for switch in value), "a list of Switch"),
     "rates": (lambda value: all(isinstance(rate, Rate) for rate in value), "a list of Rate"),
     "prices": (lambda value: all(isinstance(price, Price) for price in value), "a list of Price"),
@@ -102,6 +104,7 @@ class Config:
         rules: How calls are treated; the first that matches counts.
         budgets: What may be spent.
         grants: Who may do what, where a rule names a permission.
+        egress: Which HTTP requests may leave a guarded tool, and as what; the first rule that matches counts.
         switches: Which tools are stopped.
         rates: What currencies are worth in others.
         prices: What models cost that the public price lists do not know, or price otherwise.
@@ -132,6 +135,7 @@ class Config:
     rules: tuple[Rule, ...] = ()
     budgets: tuple[Budget, ...] = ()
     grants: tuple[Grant, ...] = ()
+    egress: tuple[EgressRule, ...] = ()
     switches: tuple[Switch, ...] = ()
     rates: tuple[Rate, ...] = ()
     prices: tuple[Price, ...] = ()
@@ -154,7 +158,7 @@ class Config:
     _content: Content = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for name in ("rules", "budgets", "grants", "switches", "rates", "prices"):
+        for name in ("rules", "budgets", "grants", "egress", "switches", "rates", "prices"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for name, (admits, meant) in _VALUES.items():
             if not admits(getattr(self, name)):

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from spanledger.core.approvals import ApprovalRule, over
 from spanledger.core.budgets import Budget
 from spanledger.core.controls import Rate, Switch
+from spanledger.core.egress import EgressRule
 from spanledger.core.grants import Grant
 from spanledger.core.money import Amount, parse_amount
 from spanledger.core.prices import Price
@@ -53,6 +54,7 @@ def values(data: Mapping[str, Any]) -> dict[str, Any]:
         "rules": _rule,
         "budgets": _budget,
         "grants": _grant,
+        "egress": _egress,
         "switches": _switch,
         "rates": _rate,
         "prices": _price,
@@ -124,6 +126,10 @@ def _grant(item: dict[str, Any]) -> Grant:
     if isinstance(item.get("approval"), str):
         item = item | {"approval": _approval(item["approval"], where)}
     return made(Grant, item, where)
+
+
+def _egress(item: dict[str, Any]) -> EgressRule:
+    return made(EgressRule, item, f"egress rule for {item.get('host')!r}")
 
 
 def _switch(item: dict[str, Any]) -> Switch:

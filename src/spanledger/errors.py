@@ -5,6 +5,7 @@
     |   |__ BudgetExceeded     .budget .unit .limit .spent .held .remaining .requested
     |   |__ ApprovalDenied     a person said no, or nobody answered in time: .approver .reason
     |   |__ NotAuthorized      stopped, or not permitted: .permission .reason
+    |   |__ EgressRefused      a request was kept from leaving: .rule .method .host .path .reason
     |   |__ CallCancelled      a person said that it shall not run: .by .reason
     |   |__ KeyReused          same key, other arguments
     |   |__ Undescribable      a guarded tool was called in a way we cannot describe
@@ -114,6 +115,25 @@ class NotAuthorized(CallRefused):
     reason: str | None
     grant: str | None
     delegation: str | None
+
+
+class EgressRefused(CallRefused):
+    """An HTTP request from inside a guarded tool was kept from leaving; so ends the call that wanted to send it.
+
+    Attributes:
+        rule: The name of the egress rule.
+        method: Of the request.
+        host: Whom it was for.
+        path: The pattern of the rule, which says no more of the request than the rule does.
+        reason: Why, where the rule gives a reason or something of the request could not be read.
+    """
+
+    _data = ("rule", "method", "host", "path", "reason")
+    rule: str
+    method: str
+    host: str
+    path: str
+    reason: str | None
 
 
 class CallCancelled(CallRefused):

@@ -17,8 +17,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from spanledger import Redact
-from spanledger.core import grants, keys, money
+from spanledger import EgressRule, Redact
+from spanledger.core import egress, grants, keys, money
 from spanledger.core.redaction import Redactor
 from spanledger.core.values import canonical_of
 from spanledger.errors import ConfigError
@@ -54,7 +54,7 @@ def test_values_have_this_canonical_form(case):
 def test_keys_are_made_of_these_parts(case):
     secret = case["secret"]
     assert case["key"] == hashed(case["parts"], secret)
-    assert keys._digest(tuple(part.encode() for part in case["parts"]), secret and secret.encode()) == case["key"]
+    assert keys.digest(tuple(part.encode() for part in case["parts"]), secret and secret.encode()) == case["key"]
 
 
 @pytest.mark.parametrize("case", cases("fingerprints.json"))
@@ -70,6 +70,15 @@ def test_amounts_are_read_as_these_steps(case):
         return
     amount = money.parse_amount(case["text"])
     assert (amount.unit, amount.steps) == (case["unit"], case["steps"])
+
+
+@pytest.mark.parametrize("action", ["deny", "allow"])
+@pytest.mark.parametrize("case", cases("egress.json"))
+def test_requests_are_taken_for_this(case, action):
+    host, methods, path = case["rule"]
+    rule = EgressRule(host, action, methods and tuple(methods), path)
+    headers = tuple((name, value) for name, value in case.get("headers", ()))
+    assert rule.covers(egress.target_of(egress.Request(case["method"], case["url"], headers))) == case[action]
 
 
 @pytest.mark.parametrize("case", cases("redaction.json"))

@@ -40,11 +40,11 @@ def identify(call: Call, terms: Terms, *, tenant: str, nonce: str, secret: bytes
     """
     _check_texts(call, tenant)
     arguments, obstacle = _canonical_arguments(call)
-    fingerprint = None if arguments is None else _digest((call.name.encode(), arguments), secret)
+    fingerprint = None if arguments is None else digest((call.name.encode(), arguments), secret)
     source, part = _identity_part(call, terms, arguments or obstacle, nonce)
     scope = scope_of(call, terms)
     parts = (tenant.encode(), scope.encode(), call.name.encode(), source.encode(), *part)
-    return Identity(_digest(parts, secret), source, fingerprint, scope, arguments)
+    return Identity(digest(parts, secret), source, fingerprint, scope, arguments)
 
 
 def scope_of(call: Call, terms: Terms) -> str:
@@ -134,7 +134,8 @@ def _canonical(value: Any, call: Call) -> bytes:
         ) from error
 
 
-def _digest(parts: tuple[bytes, ...], secret: bytes | None) -> str:
+def digest(parts: tuple[bytes, ...], secret: bytes | None) -> str:
+    """Hash parts with their lengths, as hexadecimal text; keyed where there is a secret."""
     message = b"".join([len(part).to_bytes(8, "big") + part for part in parts])
     if secret is None:
         return hashlib.sha256(message).hexdigest()

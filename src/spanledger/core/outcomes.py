@@ -11,6 +11,7 @@ anything decides; of a group, one that may have had an effect. A rule's own type
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from typing import TypeVar
 
 from spanledger.core.rules import Terms
@@ -51,7 +52,7 @@ _DEFINITE = frozenset(
     httpx2.ConnectError httpx2.ConnectTimeout httpx2.PoolTimeout
     requests.exceptions.ConnectTimeout urllib3.exceptions.NewConnectionError urllib3.exceptions.ConnectTimeoutError
     aiohttp.client_exceptions.ClientConnectorError aiohttp.client_exceptions.ConnectionTimeoutError
-    spanledger.errors.LedgerUnavailable
+    spanledger.errors.LedgerUnavailable spanledger.errors.CallRefused spanledger.errors.CallPending
     """.split()  # noqa: SIM905 - a table, to be read
 )
 
@@ -71,6 +72,20 @@ def was_never_sent(error: BaseException) -> bool:
         seen.append(link)
         link = link.__cause__ or link.__context__
     return False
+
+
+def links(error: BaseException) -> Iterator[BaseException]:
+    """Go from an error to all that it came from: causes, what was handled, the members of groups."""
+    seen: set[int] = set()
+    left = [error]
+    while left and len(seen) < _LINKS_MAX:
+        link = left.pop()
+        if id(link) in seen:
+            continue
+        seen.add(id(link))
+        yield link
+        members = link.exceptions if isinstance(link, BaseExceptionGroup) else ()
+        left += [other for other in (link.__cause__, link.__context__, *members) if other is not None]
 
 
 def no_coroutine(name: str, value: T) -> T:

@@ -68,7 +68,7 @@ class Job:
         if hidden is not None:
             failure = failure or str(hidden) or type(hidden).__name__
         cost = ran.cost(succeeded=failure is None)
-        return Ended(value, failure=failure, hidden=hidden, doubtful=ran.inside.doubtful, cost=cost)
+        return ran.inside.told_by(Ended(value, failure=failure, hidden=hidden, doubtful=ran.inside.doubtful, cost=cost))
 
     def _said(self, extractor: Callable[[Any], Any], value: Any) -> Any:
         try:
@@ -80,9 +80,8 @@ class Job:
 
     def raised(self, error: BaseException, ran: RunningCall) -> Ended:
         """Say how a function that raised `error` ended."""
-        return Ended(
-            error=error, paused=pauses(self.wrap, error), doubtful=ran.inside.doubtful, cost=ran.cost(succeeded=False)
-        )
+        paused, cost = pauses(self.wrap, error), ran.cost(succeeded=False)
+        return ran.inside.told_by(Ended(error=error, paused=paused, doubtful=ran.inside.doubtful, cost=cost))
 
 
 def pauses(wrap: Wrap | None, error: BaseException) -> bool:

@@ -11,7 +11,7 @@ import copy
 import inspect
 import logging
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +20,11 @@ import wrapt
 from spanledger._guard import current_call
 from spanledger.core.call import INVOKE_AGENT
 from spanledger.errors import SpanledgerError, Undescribable, WrapMissing
-from spanledger.instrument import _deferred, _registry
+from spanledger.instrument import _deferred, _egress, _registry
 from spanledger.instrument._engine import Engine
 from spanledger.instrument._job import is_tool, job_for
 from spanledger.instrument._travel import received, sent
-from spanledger.instrument.library import Library, Wrap
+from spanledger.instrument.library import Library, Wrap, no_call
 from spanledger.telemetry import gate
 
 logger = logging.getLogger("spanledger.instrument")
@@ -124,8 +124,8 @@ class Patches:
         if not _registry.is_known(library, version):
             logger.warning("%s %s is not known to spanledger (%s): look whether its calls appear in the trace",
                 library.name, version, library.requires)  # fmt: skip
-        others = [Wrap(target, describe=_no_call, operation=_HIDE) for target in library.hides]
-        others += [Wrap(target, describe=_no_call, operation=_DEFER) for target in library.defers]
+        others = [Wrap(target, describe=no_call, operation=_HIDE) for target in library.hides]
+        others += [Wrap(target, describe=no_call, operation=_DEFER) for target in library.defers]
         known = [*_registry.wraps_of(library, version), *others]
         for module in dict.fromkeys(wrap.module for wrap in known):
             wraps = [wrap for wrap in known if wrap.module == module]
@@ -141,9 +141,15 @@ class Patches:
         """Say that a target does not exist.
 
         Raises:
-            WrapMissing: It runs tools, and something in the configuration is about tools.
+            WrapMissing: It runs tools, and something in the configuration is about tools; or it sends requests, and
+                there are egress rules.
         """
         self._missing.append(wrap.target)
+        if wrap.egress is not None and self._engine.guard.config.egress:
+            raise WrapMissing(
+                f"{wrap.target} does not exist in the installed version: requests would leave past your egress rules. "
+                "Install a version of the library that spanledger knows, or leave it out: instrument(libraries=[…])"
+            )
         if not is_tool(wrap):
             logger.warning("%s does not exist in the installed version: its calls are not traced", wrap.target)
             return
@@ -185,10 +191,6 @@ class Patches:
             setattr(owner, name, _Wrapper(original, _wrapper(self._engine, wrap, original)))
 
 
-def _no_call(_instance: Any, _args: tuple[Any, ...], _kwargs: Mapping[str, Any]) -> None:
-    """What hides an error, or only prepares a request, is no call."""
-
-
 def _noting(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     # Who was cancelled is not heard here: the call may be over, and the one around it is another.
     hidden = next((value for value in (instance, *args, *kwargs.values()) if isinstance(value, Exception)), None)
@@ -205,6 +207,8 @@ def _wrapper(engine: Engine, wrap: Wrap, original: Any) -> Callable[..., Any]:
         return _deferred.deferring
     # SDKs hide `async def` under plain decorators.
     awaiting = inspect.iscoroutinefunction(inspect.unwrap(original))
+    if wrap.egress is not None:
+        return _egress.sending(engine, wrap, awaiting=awaiting)
     if is_tool(wrap):
         return _tool(engine, wrap, awaiting=awaiting)
     return _observed(engine, wrap, trace=engine.agents.way(original), awaiting=awaiting)

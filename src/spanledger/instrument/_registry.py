@@ -25,6 +25,8 @@ GROUP = "spanledger_library"
 LIBRARIES: Mapping[str, str] = MappingProxyType(
     {
         "anthropic": "spanledger.instrument.libraries.anthropic",
+        "httpx": "spanledger.instrument.libraries.httpx",
+        "httpx2": "spanledger.instrument.libraries.httpx2",
         "langchain": "spanledger.instrument.libraries.langchain",
         "langgraph": "spanledger.instrument.libraries.langgraph",
         "mcp": "spanledger.instrument.libraries.mcp",

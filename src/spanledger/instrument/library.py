@@ -10,15 +10,17 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from spanledger.core.call import EXECUTE_TOOL, Call, Codec, Usage
+from spanledger.core.egress import Change, Request
 from spanledger.core.messages import Asked, Message
 from spanledger.core.prices import Bound
 from spanledger.errors import ApprovalPending, SpanledgerError
 
 Arguments = tuple[Any, ...]
 Describe = Callable[[Any, Arguments, Mapping[str, Any]], Call | None]
+EGRESS: Final = "egress"
 HiddenChunk = Callable[[Any], bool]
 
 
@@ -51,6 +53,32 @@ class Messages:
 
 
 @dataclass(frozen=True, slots=True)
+class Egress:
+    """How a function of an HTTP client shows the requests that leave through it.
+
+    Attributes:
+        status: What the function returns → its HTTP status.
+        read: (instance, args, kwargs) → the request; its body None where reading would use it up. None: the function
+            shows no request yet.
+        write: (instance, args, kwargs, change) → arguments with which it sends the changed request. What the caller
+            holds stays as it is.
+        whole: One request of the program comes once, however often it is redirected: ``"always"``, or ``"alone"`` where
+            no function above has seen it whole; ``"never"``.
+        hop: Every request that leaves comes through it, each redirected one too.
+    """
+
+    status: Callable[[Any], int | None]
+    read: Callable[[Any, Arguments, Mapping[str, Any]], Request] | None = None
+    write: Callable[[Any, Arguments, Mapping[str, Any], Change], tuple[Arguments, Mapping[str, Any]]] | None = None
+    whole: str = "always"
+    hop: bool = True
+
+
+def no_call(_instance: Any, _args: Arguments, _kwargs: Mapping[str, Any]) -> None:
+    """Describe what is no call of a tool or a model."""
+
+
+@dataclass(frozen=True, slots=True)
 class Wrap:
     """One function to wrap.
 
@@ -78,6 +106,7 @@ class Wrap:
         said: A chunk → what it holds of the model's answer, as text, by which an answer that ends early is charged.
         bound: Keyword arguments → the most that the request can use.
         messages: How to read what is asked and answered; None: that is not recorded.
+        egress: How an HTTP client's function shows what leaves; its operation is `EGRESS`, and it describes no call.
     """
 
     target: str
@@ -101,6 +130,7 @@ class Wrap:
     said: Callable[[Any], str] | None = None
     bound: Callable[[Mapping[str, Any]], Bound] | None = None
     messages: Messages | None = None
+    egress: Egress | None = None
 
     @property
     def module(self) -> str:

@@ -212,7 +212,8 @@ class tool_call:  # noqa: N801 - reads as a function, like the decorator beside 
         if self._asked is None:
             return Ended(self.result, error=error)
         inside = self._ran.inside
-        return Ended(self.result, error=error, doubtful=inside.doubtful, cost=self._ran.cost(succeeded=error is None))
+        cost = self._ran.cost(succeeded=error is None)
+        return inside.told_by(Ended(self.result, error=error, doubtful=inside.doubtful, cost=cost))
 
     def _not_begun(self, error: BaseException) -> None:
         if isinstance(error, SpanledgerError):

@@ -133,7 +133,18 @@ ERROR_TYPE = attribute(
     stability="stable",
 )
 SERVER_ADDRESS = attribute(
-    "server.address", "string", "spans of model calls", "api.openai.com", "Host of the provider.", stability="stable"
+    "server.address",
+    "string",
+    "spans of model calls, and the event of a request",
+    "api.openai.com",
+    "Host of the provider, or whom a request is for.",
+    stability="stable",
+)
+HTTP_METHOD = attribute(
+    "http.request.method", "string", "the event of a request", "POST", "The method.", stability="stable"
+)
+URL_TEMPLATE = attribute(
+    "url.template", "string", "the event of a request that a rule is about", "/v1/refunds*", "The path in the rule."
 )
 HTTP_STATUS_CODE = attribute(
     "http.response.status_code", "int", "spans of failed model calls", "429", "What the provider answered instead."

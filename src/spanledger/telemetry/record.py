@@ -38,7 +38,7 @@ from spanledger.errors import (
     OutcomeUnknown,
     SpanledgerError,
 )
-from spanledger.telemetry import delegating, events, instruments, linking, metrics, semconv, trail
+from spanledger.telemetry import delegating, events, instruments, linking, metrics, outgoing, semconv, trail
 from spanledger.telemetry.proposals import with_proposed
 from spanledger.telemetry.quiet import quietly
 
@@ -279,6 +279,7 @@ def finished(span: Span, outcome: Outcome, content: Content = NOTHING) -> None:
             semconv.QUEUED: outcome.queued or None,
             semconv.LATE: outcome.late or None,
             semconv.COST: [str(amount_of(unit, steps)) for unit, steps in ended.cost.items()] or None,
+            **outgoing.ended_by(ended.error or ended.hidden),
         },
     )
     if ended.error is None and (text := content.for_span(ended.value)) is not None:

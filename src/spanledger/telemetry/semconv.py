@@ -356,3 +356,34 @@ EVENT_INFERENCE = event(
     ),
     "What a model was asked and what it answered, without what rules redact.",
 )
+
+# --- ours: what leaves
+EGRESS_RULE = attribute(
+    "spanledger.egress.rule",
+    "string",
+    "the event of a request that a rule is about, and calls that ended by its refusal",
+    "deny *.internal",
+    "The name of the egress rule.",
+)
+EGRESS_VERDICT = attribute(
+    "spanledger.egress.verdict",
+    "string",
+    "the event of a request",
+    "deny",
+    "`allow`, `deny` or `hold`; `would_deny` in mode shadow.",
+)
+EGRESS_KEY = attribute(
+    "spanledger.egress.idempotency_key",
+    "string",
+    "the event of a request that carries a key of ours",
+    "0d9f6a1c-2b7e-8c11-8f0a-5d2e7c4b9a60",
+    "The key, which is made of hashes; the receiver knows the request by it.",
+)
+EVENT_EGRESS = event(
+    "spanledger.egress",
+    "on the span that is current where an HTTP request leaves a guarded tool; a refusal is a log record of severity "
+    "WARN as well, sampled or not",
+    (HTTP_METHOD, SERVER_ADDRESS, URL_TEMPLATE, EGRESS_RULE, EGRESS_VERDICT, EGRESS_KEY, REASON,
+     CALL_KEY),
+    "A request leaves, or was kept from it.",
+)  # fmt: skip

@@ -198,7 +198,7 @@ class GuardedSpan(_SpanProxy):
             doubtful=self._self_guessed or inside.doubtful,
             cost=self._self_call.cost(succeeded=error is None),
         )
-        outcome = settle(self._self_guard, asked, ended)
+        outcome = settle(self._self_guard, asked, inside.told_by(ended))
         if outcome is not None:
             record.finished(self.__wrapped__, outcome)
 

@@ -1,0 +1,185 @@
+"""The egress gate: what leaves from inside a guarded tool, through any HTTP client.
+
+Rules: it fails closed. A request that cannot be read is refused where a rule could be about it. One request is decided
+once, however many clients it passes on its way down, and anew wherever it is redirected to. What was refused is
+remembered by the call that runs here. After the request was sent nothing of ours raises. The blocking and the awaiting
+form are alike but for `await`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Final
+
+from spanledger._guard import RunningCall, current_call
+from spanledger.core.egress import KEY_HEADER, Change, EgressRule, Request, Target, decided, refusal, target_of
+from spanledger.core.outgoing import Issued, takes_key
+from spanledger.errors import EgressRefused, SpanledgerError
+from spanledger.instrument._engine import Engine
+from spanledger.instrument.library import Arguments, Egress, Wrap
+from spanledger.telemetry import model_spans, outgoing
+
+logger = logging.getLogger("spanledger.instrument")
+
+
+@dataclass(slots=True)
+class _Whole:
+    """One request of the program, from its first hop to its last."""
+
+    client: Any
+    numbered: bool = False
+    issued: Issued | None = None
+
+
+UNREADABLE: Final = Request("?", "")
+
+_whole: ContextVar[_Whole | None] = ContextVar("spanledger_request", default=None)
+# What was decided for the request that is being sent here, which passes other clients on its way down.
+_decided: ContextVar[Target | None] = ContextVar("spanledger_egress", default=None)
+
+
+def sending(engine: Engine, wrap: Wrap, *, awaiting: bool) -> Callable[..., Any]:
+    """Make the wrapper of a function that sends."""
+    egress = wrap.egress
+    if egress is None:
+        raise TypeError(f"{wrap.target} does not say how it shows what leaves")
+
+    def send(wrapped: Any, client: Any, args: Arguments, kwargs: dict[str, Any]) -> Any:
+        passage = Passage(engine, egress, client)
+        if not passage.matters:
+            return wrapped(*args, **kwargs)
+        with passage.within():
+            given, named = passage.opened(args, kwargs)
+            return passage.over(wrapped(*given, **named))
+
+    async def send_awaiting(wrapped: Any, client: Any, args: Arguments, kwargs: dict[str, Any]) -> Any:
+        passage = Passage(engine, egress, client)
+        if not passage.matters:
+            return await wrapped(*args, **kwargs)
+        with passage.within():
+            given, named = passage.opened(args, kwargs)
+            return passage.over(await wrapped(*given, **named))
+
+    return send_awaiting if awaiting else send
+
+
+class Passage:
+    """One request on its way through one function of a client.
+
+    Attributes:
+        matters: A rule, or a call that runs here, has something to do with what leaves.
+    """
+
+    def __init__(self, engine: Engine, egress: Egress, client: Any) -> None:
+        self._engine = engine
+        self._egress = egress
+        self._client = client
+        self._rules = engine.guard.config.egress
+        self._shadow = engine.guard.config.mode == "shadow"
+        self._call: RunningCall = current_call()
+        self._inside = self._call.key is not None
+        self._status: int | None = None
+        self.matters = self._inside or any(rule.everywhere for rule in self._rules)
+
+    @contextlib.contextmanager
+    def within(self) -> Iterator[None]:
+        """Be what is on its way here; the request is over when the block is left."""
+        outer = _whole.get()
+        whole = outer
+        if outer is None or (self._egress.whole == "always" and outer.client is not self._client):
+            whole = None if self._egress.whole == "never" else _Whole(self._client)
+        token, decided_before = _whole.set(whole), _decided.set(_decided.get())
+        try:
+            yield
+        finally:
+            _decided.reset(decided_before)
+            _whole.reset(token)
+            if whole is not None and whole is not outer and whole.issued is not None:
+                self._call.inside.sends().over(whole.issued, self._status)
+
+    def opened(self, args: Arguments, kwargs: Mapping[str, Any]) -> tuple[Arguments, Mapping[str, Any]]:
+        """Decide about a request.
+
+        Returns:
+            The arguments with which it is sent.
+
+        Raises:
+            EgressRefused: It must not leave.
+        """
+        egress = self._egress
+        if egress.read is None:
+            return args, kwargs
+        try:
+            request = egress.read(self._client, args, kwargs)
+            target = target_of(request)
+        except Exception:
+            logger.warning("a request of %s cannot be read", type(self._client).__qualname__, exc_info=True)
+            # Nothing is known of it, so a rule that denies anything is about it.
+            self._decide(UNREADABLE, target_of(UNREADABLE), "it cannot be read")
+            return args, kwargs
+        if _decided.get() == target:
+            return args, kwargs  # by a client above
+        rule = self._decide(request, target)
+        change = self._change(request, target, rule)
+        if egress.hop and self._inside:
+            self._left(request, target, rule, change)
+        if not change or egress.write is None:
+            return args, kwargs
+        return egress.write(self._client, args, kwargs, change)
+
+    def over(self, result: Any) -> Any:
+        """Look at how the request ended."""
+        try:
+            self._status = self._egress.status(result)
+        except Exception:
+            logger.warning("how a request ended cannot be told", exc_info=True)
+        return result
+
+    def _decide(self, request: Request, target: Target, why: str | None = None) -> EgressRule | None:
+        """Find the rule of a request; where it is about to leave, see to it that it may."""
+        rule = decided(self._rules, target, inside=self._inside)
+        if self._egress.hop:
+            _decided.set(target)
+            if rule is not None and rule.restricts:
+                self._refuse(refusal(rule, request, target, why))
+        return rule
+
+    def _refuse(self, error: EgressRefused) -> None:
+        if self._shadow:
+            logger.info("shadow: %s %s is sent; enforced, it would be refused: %s", error.method, error.host, error)
+            outgoing.refused(error, self._call.key, would_have=True)
+            return
+        self._remember(error)
+        outgoing.refused(error, self._call.key)
+        raise error
+
+    def _remember(self, error: SpanledgerError) -> None:
+        if self._inside:
+            self._call.inside.sends().refused = error
+
+    def _change(self, request: Request, target: Target, rule: EgressRule | None) -> Change:
+        """Say what becomes of a request: it gets a key when it is first seen, and loses it where it changes origin."""
+        whole = _whole.get()
+        if not self._inside or self._shadow or whole is None:
+            return Change()
+        sends, carried = self._call.inside.sends(), request.header(KEY_HEADER)
+        ours = sends.issued_as(carried)
+        if whole.numbered:
+            return Change(without_key=ours is not None and ours.origin != target.origin)
+        whole.numbered = True
+        wanted = rule is None or rule.idempotency_key
+        with_key = wanted and (carried is None or ours is not None) and takes_key(request, target)
+        with_key = with_key and not model_spans.is_inside()
+        whole.issued = sends.issue(self._call.key or "", request, target, with_key=with_key)
+        return Change(key=whole.issued.key if whole.issued else None)
+
+    def _left(self, request: Request, target: Target, rule: EgressRule | None, change: Change) -> None:
+        """Remember what leaves, and say it on the span."""
+        sends, whole = self._call.inside.sends(), _whole.get()
+        sends.changed = sends.changed or takes_key(request, target)
+        key = whole.issued.key if whole and whole.issued and not change.without_key else None
+        outgoing.left(request, target, rule, key)
