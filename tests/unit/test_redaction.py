@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spanledger import Config, Redact, Rule, jsonpaths, tool, tool_call
@@ -183,6 +183,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(JSON, st.sampled_from(["card", "$..card"]), st.booleans())
 def test_nothing_of_a_redacted_place_is_left_however_deep(value, place, as_text):
     def planted(tree: Any) -> Any:

@@ -59,7 +59,7 @@ def scope_of(call: Call, terms: Terms) -> str:
 
 def recorded_key(tenant: str, record_id: str, secret: bytes | None = None) -> str:
     """Return the key of a call that is recorded after it was made; what is recorded under one id is one call."""
-    return _digest((b"recorded", tenant.encode("utf-8", "replace"), record_id.encode("utf-8", "replace")), secret)
+    return digest((b"recorded", tenant.encode("utf-8", "replace"), record_id.encode("utf-8", "replace")), secret)
 
 
 def _check_texts(call: Call, tenant: str) -> None:
