@@ -6,13 +6,11 @@ mistyped guard is never silently absent. `config_file` reads the file.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import math
 import os
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +34,6 @@ from spanledger.encryption import EncryptingCodec
 from spanledger.errors import ConfigError, LedgerUnavailable
 from spanledger.tokens import Keys
 
-FILE_NAME = "spanledger.toml"
 Dsn = str | Callable[[], str]
 MODES = ("enforce", "shadow", "off")
 
@@ -186,7 +183,7 @@ class Config:
             ConfigError: Something in it cannot work.
         """
         environ = os.environ if environ is None else environ
-        path = _find_file(environ)
+        path = config_file.find(environ)
         config = cls(capture_content=False) if path is None else cls._from_file(path, environ)
         return _with_environment(config, environ)
 
@@ -203,7 +200,7 @@ class Config:
     def _from_file(cls, path: str | Path, environ: Mapping[str, str]) -> Config:
         data = config_file.read(path)
         try:
-            with _looking_beside(Path(path)):
+            with config_file.looking_beside(Path(path)):
                 values = {"capture_content": False} | config_file.values(data)
             # Rules that hash what they redact cannot be made without it.
             if environ.get("SPANLEDGER_SECRET"):
@@ -335,28 +332,6 @@ def _capture(said: bool | str | None) -> Capture:
     if isinstance(said, bool):
         return Capture.SPAN_ONLY if said else Capture.NO_CONTENT
     return capture_said(os.environ.get(CAPTURE_VARIABLE, "")) if said is None else Capture(said)
-
-
-def _find_file(environ: Mapping[str, str]) -> Path | None:
-    if environ.get("SPANLEDGER_CONFIG"):
-        return Path(environ["SPANLEDGER_CONFIG"])
-    program = Path(sys.argv[0]).parent if getattr(sys, "argv", None) else Path()
-    return next((path for path in (Path(FILE_NAME), program / FILE_NAME) if path.is_file()), None)
-
-
-@contextlib.contextmanager
-def _looking_beside(file: Path) -> Iterator[None]:
-    """Find modules that a file names also beside it and beside the program, which may not have begun yet."""
-    program = Path(sys.argv[0]).parent if getattr(sys, "argv", None) else Path()
-    places = [] if sys.flags.safe_path else [str(place.resolve()) for place in (file.parent, program)]
-    added = [place for place in dict.fromkeys(places) if place not in sys.path]
-    sys.path += added
-    try:
-        yield
-    finally:
-        for place in added:
-            with contextlib.suppress(ValueError):
-                sys.path.remove(place)
 
 
 def _with_environment(config: Config, environ: Mapping[str, str]) -> Config:

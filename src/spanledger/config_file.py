@@ -6,11 +6,13 @@ Amounts are text, callables are ``"module:function"``.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import inspect
+import sys
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +29,7 @@ from spanledger.core.rules import Rule
 from spanledger.errors import ConfigError
 
 M = TypeVar("M")
+FILE_NAME = "spanledger.toml"
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -42,6 +45,29 @@ def read(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}") from None
+
+
+def find(environ: Mapping[str, str]) -> Path | None:
+    """Find the file: the one SPANLEDGER_CONFIG names, else spanledger.toml here or beside the program."""
+    if environ.get("SPANLEDGER_CONFIG"):
+        return Path(environ["SPANLEDGER_CONFIG"])
+    program = Path(sys.argv[0]).parent if getattr(sys, "argv", None) else Path()
+    return next((path for path in (Path(FILE_NAME), program / FILE_NAME) if path.is_file()), None)
+
+
+@contextlib.contextmanager
+def looking_beside(file: Path) -> Iterator[None]:
+    """Find modules that a file names also beside it and beside the program, which may not have begun yet."""
+    program = Path(sys.argv[0]).parent if getattr(sys, "argv", None) else Path()
+    places = [] if sys.flags.safe_path else [str(place.resolve()) for place in (file.parent, program)]
+    added = [place for place in dict.fromkeys(places) if place not in sys.path]
+    sys.path += added
+    try:
+        yield
+    finally:
+        for place in added:
+            with contextlib.suppress(ValueError):
+                sys.path.remove(place)
 
 
 def values(data: Mapping[str, Any]) -> dict[str, Any]:
