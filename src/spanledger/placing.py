@@ -32,7 +32,7 @@ class Ambient:
     """The workflow around a call.
 
     Attributes:
-        workflow_id: The scope of idempotency.
+        workflow_id: The scope of idempotency; empty where somebody acts in no workflow, as in a request.
         agent: Name of the agent.
         actor: On whose behalf it acts.
         tenant: Whose ledger it is.
@@ -53,12 +53,16 @@ class Ambient:
 def placed_in(call: Call, around: Ambient | None, *, trust_baggage: bool = False) -> Call:
     """Put a call into the workflow around it; without one, into the trace around it, else into this process."""
     if around is not None:
-        given = call.workflow_id and call.workflow_source is ScopeSource.GIVEN
-        return replace(
+        call = replace(
             call,
             agent=call.agent or around.agent,
             actor=call.actor or around.actor,
             tenant=call.tenant or around.tenant,
+        )
+    if around is not None and around.workflow_id:
+        given = call.workflow_id and call.workflow_source is ScopeSource.GIVEN
+        return replace(
+            call,
             run_id=None if given else around.run_id,
             workflow_id=call.workflow_id if given else around.workflow_id,
             workflow_source=ScopeSource.GIVEN,

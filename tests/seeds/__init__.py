@@ -253,7 +253,7 @@ TR-D11  approvals that are not bound, cannot be waited for, and lose their id
     seeds/test_approvals.py::test_the_id_of_a_request_survives_the_way_to_another_process
     seeds/test_approvals.py::test_who_is_refused_is_told_by_whom_and_why
     seeds/test_approvals.py::test_what_waits_for_a_person_holds_no_budget
-    waits for web gates
+    web/test_web.py::test_a_call_inside_waits_for_its_approval_and_the_request_is_told_its_id_until_then
 TR-D12  tokens are not verified
     waits for delegation
 TR-D13  a retried report is a second report

@@ -16,8 +16,10 @@ from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from opentelemetry import trace
+from opentelemetry.trace import Span
 
-from spanledger._guard import ambient
+from spanledger._guard import Guard, ambient
+from spanledger.core.asking import Steps
 from spanledger.core.authority import Authority
 from spanledger.core.grants import Authorization, asked_item, authorized, denied, permits, permitted, permitted_to
 from spanledger.core.money import Amount
@@ -56,22 +58,35 @@ def authorize(permission: str, amount: Amount | None = None) -> Authorization:
     if engine is None:
         return Authorization(permission, allowed=True)
     span = trace.get_current_span()
+    answer = engine.guard.blocking.drive(_asked(engine.guard, permission, amount, span))
+    record.permission(span, answer)
+    return answer
+
+
+async def authorize_awaiting(permission: str, amount: Amount | None = None) -> Authorization:
+    """As `authorize`, awaited."""
+    engine = _runtime.engine()
+    if engine is None:
+        return Authorization(permission, allowed=True)
+    span = trace.get_current_span()
+    answer = await engine.guard.awaiting.drive(_asked(engine.guard, permission, amount, span))
+    record.permission(span, answer)
+    return answer
+
+
+def _asked(guard: Guard, permission: str, amount: Amount | None, span: Span) -> Steps[Authorization]:
     try:
-        tenant, whose, authority = whose_authority(engine.guard)
+        tenant, whose, authority = whose_authority(guard)
     except NotAuthorized as error:
-        answer = Authorization(permission, allowed=False, reason=error.reason)
-        record.permission(span, answer)
-        return answer
+        return Authorization(permission, allowed=False, reason=error.reason)
     around = ambient()
     traced = record.trace_of(span)
-    where = {"workflow_id": around.workflow_id if around else None}
+    where = {"workflow_id": (around.workflow_id or None) if around else None}
     if traced is not None:
         where |= {"trace_id": traced.trace_id, "span_id": traced.span_id}
     acts = {} if authority is None else {"delegation": authority.shown}
     item = asked_item(str(uuid.uuid4()), permission, amount, whose | where | acts)
-    answer = engine.guard.blocking.drive(authorized(tenant, item))
-    record.permission(span, answer)
-    return answer
+    return (yield from authorized(tenant, item))
 
 
 def ensure_authorized(permission: str, amount: Amount | None = None) -> Authorization:

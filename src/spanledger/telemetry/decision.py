@@ -111,7 +111,7 @@ class Workflow:
         _put(self, around, carrying.with_workflow(current, around.workflow_id))
         self._open = True
         self._holder = Holder() if around.session_id is not None else None
-        within = above.workflow_id if above is not None and above.workflow_id != around.workflow_id else None
+        within = above.workflow_id if above is not None and above.workflow_id not in ("", around.workflow_id) else None
         trail.tell("started", self._span, {"goal": self.goal, "within": within}, around, **self._told())
         if within is not None:
             trail.tell("inner", self._span, {"workflow_id": around.workflow_id, "goal": self.goal}, above)

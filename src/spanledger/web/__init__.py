@@ -1,0 +1,1 @@
+"""Gates for web frameworks: `spanledger.web.fastapi`, `.starlette` and `.flask`."""
