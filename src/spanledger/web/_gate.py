@@ -1,10 +1,11 @@
 """What the gates of all web frameworks share: what a request is asked about, and what a refusal is answered with.
 
-Rules: nothing that a request says of itself is believed. Who acts, for which tenant and under which delegation comes from
-callables that the application gives; `trusted_header` is one, for a header that a proxy in front sets and nobody else
-can, and `bearer_token` another, for a token that speaks for itself. A gate fails closed: what cannot be decided is answered 503, who is nobody is answered 401. No status of the
-2xx or 3xx says that something waits for a person: no client takes for done what has not happened. In mode "shadow"
-everything passes, and what would not have is logged; in mode "off" nothing is asked.
+Rules: nothing that a request says of itself is believed. Who acts, for which tenant and under which delegation comes
+from callables that the application gives; `trusted_header` is one, for a header that a proxy in front sets and nobody
+else can, and `bearer_token` another, for a token that speaks for itself. A gate fails closed: what cannot be decided is
+answered 503, who is nobody 401. No status of the 2xx or 3xx says that something waits for a person: no client takes for
+done what has not happened. In mode "shadow" everything passes, and what would not have is logged; in mode "off" nothing
+is asked.
 """
 
 from __future__ import annotations
@@ -82,7 +83,8 @@ def trusted_header(name: str) -> TrustedHeader:
 def bearer_token(request: Any) -> str | None:
     """Return the token of ``Authorization: Bearer …``, for `delegation`; None where there is none, or more than one."""
     values = request.headers.getlist("Authorization")
-    scheme, _, token = values[0].partition(" ") if len(values) == 1 else ("", "", "")
+    # Some servers fold several into one, with commas.
+    scheme, _, token = values[0].partition(" ") if len(values) == 1 and "," not in values[0] else ("", "", "")
     return token.strip() or None if scheme.lower() == "bearer" else None
 
 

@@ -20,7 +20,17 @@ from spanledger.core.grants import Authorization
 from spanledger.core.money import Amount
 from spanledger.errors import LedgerUnavailable
 from spanledger.instrument.authority import authorize_awaiting
-from spanledger.web._gate import Gate, Refused, TrustedHeader, acting, bearer_token, passes, refusing, trusted_header, unanswered
+from spanledger.web._gate import (
+    Gate,
+    Refused,
+    TrustedHeader,
+    acting,
+    bearer_token,
+    passes,
+    refusing,
+    trusted_header,
+    unanswered,
+)
 
 __all__ = ["bearer_token", "require_permission", "trusted_header"]
 
