@@ -10,6 +10,7 @@ import pytest
 
 from spanledger import Budget, Calls, Config, Delegation, Grant, Ledger, Resolution, Rule, ToolCall
 from spanledger.errors import ConfigError, NotAuthorized, OutcomeUnknown
+from spanledger.evals import Case, Suite, run
 
 REFUND = ToolCall("refund", {"order_id": "o-1"}, workflow_id="order-1")
 FORBIDDEN = "the database role may not do this"
@@ -222,7 +223,7 @@ def test_rights_are_taken_back(as_role, ledger: Ledger, dsn: str, role_dsn) -> N
 
 @pytest.mark.parametrize(
     ("role", "kind", "words"),
-    [("nobody-by-that-name", "agent", "create role"), ("x", "admin", "agent, operator or approver")],
+    [("nobody-by-that-name", "agent", "create role"), ("x", "admin", "agent, operator, approver or evaluator")],
 )
 def test_what_cannot_be_bound_is_said(ledger: Ledger, role: str, kind: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
@@ -242,3 +243,17 @@ def test_budgets_a_role_may_not_apply_are_compared_with_the_ledgers(as_role, led
     assert "budget 'mails' is 9 calls in the ledger and 3 calls here" in said
     assert "the ledger has no budget 'posts'" in said
     assert "'calls'" not in said
+
+
+def test_an_agents_role_writes_no_marks_and_an_evaluators_only_its_own(as_role, ledger_with) -> None:
+    suite = Suite("s", [Case("c")], {"ok": lambda output, case: True})
+    run(suite, lambda _: 0, run_id="theirs", ledger=ledger_with(tenant="acme"))
+    with pytest.raises(ConfigError, match=FORBIDDEN):
+        run(suite, lambda _: pytest.fail("ran"), ledger=as_role(("agent", "acme")))
+    evaluator = as_role(("evaluator", "acme"))
+
+    assert run(suite, lambda _: 0, run_id="ours", ledger=evaluator).passed == 1
+    with pytest.raises(ConfigError, match="did not begin the run theirs"):
+        run(suite, lambda _: 0, run_id="theirs", ledger=evaluator)
+    with pytest.raises(ConfigError, match=FORBIDDEN):
+        run(suite, lambda _: pytest.fail("ran"), ledger=as_role(tenant="other"))

@@ -188,7 +188,8 @@ PV-D8  lost at exit, out of order, not in threads
 PV-D9  a session whose body raised is completed
     telemetry/test_decision.py::test_what_is_raised_in_a_workflow_passes_through_and_is_on_its_span
 PV-D10  evals with random scores
-    waits for evals
+    evals/test_running.py::test_what_an_evaluator_returns_is_a_score_or_an_error_of_its_own
+    evals/test_running.py::test_a_completed_run_is_not_run_again
 PV-D11  policies that always pass
     sql/test_grants.py::test_a_call_that_needs_what_nobody_granted_is_refused_and_told_what_it_needs
 PV-D12  a model's price taken from one with a shorter name

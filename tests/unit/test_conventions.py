@@ -17,7 +17,7 @@ import spanledger
 from spanledger.telemetry import _declared, conventions, instruments, proposals, semconv
 
 SRC = Path(spanledger.__file__).parent
-DECLARING = [SRC / "telemetry" / f"{module}.py" for module in ("semconv", "_genai", "instruments")]
+DECLARING = [SRC / "telemetry" / f"{module}.py" for module in ("semconv", "_genai", "_evaluated", "instruments")]
 PROPOSED = {value for name, value in vars(proposals).items() if name.startswith(("GUARDRAIL_", "COST_"))}
 NAMES = {
     f"{module.__name__.rpartition('.')[2]}.{constant}": value

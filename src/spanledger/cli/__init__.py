@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from spanledger.cli import control, decide, delegations, erase, follow, grants, look, replay, set_up
+from spanledger.cli import control, decide, delegations, erase, evals, follow, grants, look, replay, set_up
 from spanledger.cli.common import EXIT_INTERRUPTED, EXIT_NOT_DONE, EXIT_UNAVAILABLE, EXIT_USAGE, Commands
 from spanledger.errors import ConfigError, LedgerUnavailable, SpanledgerError
 
@@ -48,6 +48,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="spanledger", description="AI agents retry. Their side effects shouldn't.")
     commands = Commands(parser)
-    for group in (set_up, look, follow, replay, decide, control, grants, delegations, erase):
+    for group in (set_up, look, follow, replay, decide, control, grants, delegations, evals, erase):
         group.add_to(commands)
     return parser

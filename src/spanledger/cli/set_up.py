@@ -16,6 +16,7 @@ _KINDS = {
     "agent": "begin, settle, fail",
     "operator": "resolve, cancel, apply, top up",
     "approver": "approve, deny",
+    "evaluator": "run suites of evaluations",
 }
 
 

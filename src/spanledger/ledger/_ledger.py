@@ -386,7 +386,7 @@ class Ledger:
         Args:
             role: Its name; it exists already.
             kind: ``"agent"``: begin, settle and fail; or ``"operator"``: resolve, cancel, apply, top up; or
-                ``"approver"``: approve and deny. All read.
+                ``"approver"``: approve and deny; or ``"evaluator"``: run suites. All read.
             tenant: The tenant, or ``"*"`` for all.
             by: Who says so.
 

@@ -11,6 +11,7 @@ CONVENTIONS.md is made from both; after a change write it anew: `python -m spanl
 from __future__ import annotations
 
 from spanledger.telemetry._declared import attribute, event
+from spanledger.telemetry._evaluated import *
 from spanledger.telemetry._genai import *
 
 # --- ours: what the ledger said

@@ -46,6 +46,10 @@ begin
         where r.tenant = p_tenant and p_after = '' and not p_where ? 'key'
             and (not p_where ? 'actor' or r.actor = p_where ->> 'actor')
             and (not p_where ? 'workflow' or r.workflow_id = p_where ->> 'workflow');
+    if p_where = '{}' then
+        update spanledger.eval_result e set output = null, explanation = null, error = e.error - 'message'
+            where e.tenant = p_tenant;
+    end if;
     return jsonb_build_object(
         'keys', (select coalesce(jsonb_agg(encode(k, 'hex') order by k), '[]') from unnest(v_keys) k),
         'after', case when cardinality(v_keys) = p_calls_max then encode(v_keys[p_calls_max], 'hex') end);

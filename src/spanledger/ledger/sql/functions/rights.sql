@@ -9,5 +9,7 @@ as $$
         when 'operator' then array['resolve', 'cancel', 'apply', 'top_up', 'erase', 'revoke_delegation', 'gauges',
             'end_session', 'register_agent']
         when 'approver' then array['approve', 'deny', 'gauges']
+        -- Who is judged does not write the marks.
+        when 'evaluator' then array['eval_begin', 'eval_record']
     end
 $$;

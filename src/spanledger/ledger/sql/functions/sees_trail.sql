@@ -8,6 +8,6 @@ as $$
 begin
     return pg_has_role(session_user, current_user, 'member') or exists (
         select from spanledger.member m
-        where m.role = session_user and m.kind <> 'agent' and m.tenant in (p_tenant, '*'));
+        where m.role = session_user and m.kind in ('operator', 'approver') and m.tenant in (p_tenant, '*'));
 end
 $$;

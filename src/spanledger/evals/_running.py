@@ -1,0 +1,236 @@
+"""Run a suite: ask, judge, keep.
+
+Rules: so many cases at once and no more; each is kept as soon as it is judged. What a target or an evaluator raises is
+a result. What ends the run itself, an interrupt or a ledger that keeps nothing, leaves it interrupted, and it goes on
+under the same id with the cases that were not judged. Plain functions run in threads, with what is around the code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import inspect
+import itertools
+import logging
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from opentelemetry import trace
+
+from spanledger.core.evaluations import (
+    ERROR,
+    FAILED,
+    Case,
+    Result,
+    Results,
+    Suite,
+    error_of,
+    judged,
+    output_text,
+    words,
+)
+from spanledger.errors import ConfigError
+from spanledger.ledger._async_ledger import AsyncLedger
+from spanledger.ledger._evaluations import LEASE_S, EvaluationStore
+from spanledger.ledger._ledger import Ledger
+from spanledger.telemetry import evaluations, record
+from spanledger.telemetry.decision import workflow
+
+logger = logging.getLogger("spanledger.evals")
+
+CONCURRENCY: Final = 4
+CONCURRENCY_MAX: Final = 256
+TIMEOUT_S: Final = 300.0
+
+AnyLedger = Ledger | AsyncLedger
+
+
+def run(
+    suite: Suite,
+    target: Callable[[Any], Any],
+    *,
+    run_id: str | None = None,
+    ledger: AnyLedger | None = None,
+    concurrency: int = CONCURRENCY,
+    case_timeout_s: float | None = None,
+) -> Results:
+    """Ask a target all cases of a suite, have the answers judged, and keep that in the ledger.
+
+    Args:
+        suite: The cases, and who judges.
+        target: Called with the input of a case; a plain function or a coroutine function.
+        run_id: What the run is called, for example after the commit that is judged. A run of that id which was
+            interrupted goes on; one that is completed is returned as it is. None: a new one.
+        ledger: Where it is kept; None: the environment's.
+        concurrency: So many cases at once.
+        case_timeout_s: A target that takes longer has failed; a plain function cannot be stopped and goes on.
+
+    Raises:
+        ConfigError: Another suite was run under that id, or this is called where an event loop runs.
+        CallInProgress: Another process runs it.
+        LedgerUnavailable: The ledger does not answer; what it had taken is kept.
+    """
+    with contextlib.suppress(RuntimeError):
+        asyncio.get_running_loop()
+        raise ConfigError("an event loop is running here: await run_async(…) instead of run(…)")
+    return asyncio.run(
+        run_async(suite, target, run_id=run_id, ledger=ledger, concurrency=concurrency, case_timeout_s=case_timeout_s)
+    )
+
+
+async def run_async(
+    suite: Suite,
+    target: Callable[[Any], Any],
+    *,
+    run_id: str | None = None,
+    ledger: AnyLedger | None = None,
+    concurrency: int = CONCURRENCY,
+    case_timeout_s: float | None = None,
+) -> Results:
+    """As `run`, in the running event loop."""
+    if not 1 <= concurrency <= CONCURRENCY_MAX:
+        raise ConfigError(f"concurrency is between 1 and {CONCURRENCY_MAX}, not {concurrency!r}")
+    run_id = run_id or str(uuid.uuid4())
+    with _opened(ledger) as store:
+        done = await asyncio.to_thread(store.begin, run_id, suite)
+        if done is not None:
+            asked = _Asked(suite, target, run_id, case_timeout_s)
+            await _run(asked, store, [case for case in suite.cases if case.id not in done], concurrency)
+        return await asyncio.to_thread(store.load, run_id)
+
+
+def load(run_id: str, *, ledger: AnyLedger | None = None) -> Results:
+    """Read a run from the ledger, by its id or the beginning of it.
+
+    Raises:
+        SpanledgerError: There is none, or more than one.
+    """
+    with _opened(ledger) as store:
+        return store.load(run_id)
+
+
+def wait(run_id: str, *, timeout_s: float = TIMEOUT_S, ledger: AnyLedger | None = None) -> Results:
+    """Wait until a run that another process runs is completed or interrupted.
+
+    Raises:
+        TimeoutError: It runs still.
+        SpanledgerError: There is no such run.
+    """
+    with _opened(ledger) as store:
+        return store.wait(run_id, timeout_s)
+
+
+@contextlib.contextmanager
+def _opened(ledger: AnyLedger | None) -> Iterator[EvaluationStore]:
+    if ledger is not None:
+        yield EvaluationStore(ledger)
+        return
+    with Ledger() as own:
+        yield EvaluationStore(own)
+
+
+@dataclass(slots=True)
+class _Asked:
+    """What is run, and where plain functions run."""
+
+    suite: Suite
+    target: Callable[[Any], Any]
+    run_id: str
+    case_timeout_s: float | None
+    threads: ThreadPoolExecutor | None = None
+
+    async def call(self, function: Callable[..., Any], *given: Any, timeout_s: float | None = None) -> Any:
+        """Call a function of the user's, which may be a coroutine function."""
+        async with asyncio.timeout(timeout_s):
+            if not inspect.iscoroutinefunction(function):
+                context = contextvars.copy_context()
+                loop = asyncio.get_running_loop()
+                value = await loop.run_in_executor(self.threads, lambda: context.run(function, *given))
+            else:
+                value = function(*given)
+            return await value if inspect.isawaitable(value) else value
+
+
+async def _run(asked: _Asked, store: EvaluationStore, cases: list[Case], concurrency: int) -> None:
+    # A thread that hangs takes nobody's place.
+    asked.threads = ThreadPoolExecutor(concurrency + len(cases), thread_name_prefix="spanledger-evals")
+    waiting, running = iter(cases), set[asyncio.Task[list[Result]]]()
+    try:
+        while True:
+            next_ones = itertools.islice(waiting, concurrency - len(running))
+            running |= {asyncio.create_task(_case(asked, case)) for case in next_ones}
+            if not running:
+                break
+            # A case that takes long must not look like a process that is gone.
+            over, running = await asyncio.wait(running, timeout=LEASE_S / 3, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.to_thread(store.keep, asked.run_id, [one for task in over for one in task.result()])
+        await asyncio.to_thread(store.keep, asked.run_id, state="completed")
+    except BaseException:
+        for task in running:
+            task.cancel()
+        with contextlib.suppress(Exception):
+            store.keep(asked.run_id, state="interrupted")
+        raise
+    finally:
+        asked.threads.shutdown(wait=False, cancel_futures=True)
+
+
+async def _case(asked: _Asked, case: Case) -> list[Result]:
+    """Ask one case and have it judged; nothing is raised but what ends the run."""
+    error: BaseException | None = None
+    output: Any = None
+    begun_s = time.monotonic()
+    with workflow(f"eval:{asked.run_id}:{case.id}", agent=asked.suite.agent, goal=f"case {case.id}"):
+        span = trace.get_current_span()
+        traced = record.trace_of(span)
+        try:
+            output = await asked.call(asked.target, case.input, timeout_s=asked.case_timeout_s)
+        except BaseException as raised:
+            if _ends_the_run(raised):
+                raise
+            error = raised
+            record.failed(span, raised)
+    blank = Result(
+        case.id,
+        None,
+        FAILED,
+        trace_id=None if traced is None else traced.trace_id,
+        span_id=None if traced is None else traced.span_id,
+        duration_s=time.monotonic() - begun_s,
+    )
+    if error is not None:
+        result = replace(blank, label="fail", error=error_of(error))
+        evaluations.emit(asked.suite.name, asked.run_id, result)
+        return [result]
+    blank = replace(blank, output=output_text(output))
+    return [await _judged(asked, case, output, replace(blank, evaluator=name)) for name in asked.suite.judges]
+
+
+async def _judged(asked: _Asked, case: Case, output: Any, blank: Result) -> Result:
+    response_id = None
+    try:
+        said = await asked.call(asked.suite.judges[blank.evaluator or ""], output, case)
+        outcome, score = judged(asked.suite, said)
+        response_id = score.response_id
+        result = replace(blank, outcome=outcome, score=score.value, label=words(score.label),
+                         explanation=words(score.explanation))  # fmt: skip
+    except BaseException as raised:
+        if _ends_the_run(raised):
+            raise
+        logger.warning("%s could not judge case %s: %s", blank.evaluator, case.id, type(raised).__name__)
+        result = replace(blank, outcome=ERROR, error=error_of(raised))
+    evaluations.emit(asked.suite.name, asked.run_id, result, response_id)
+    return result
+
+
+def _ends_the_run(error: BaseException) -> bool:
+    """Tell whether somebody wants the run to end; what a target does to itself, exits included, is a result of it."""
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is not None and task.cancelling() > 0
+    return isinstance(error, KeyboardInterrupt | GeneratorExit)

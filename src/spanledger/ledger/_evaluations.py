@@ -1,0 +1,115 @@
+"""Runs of evaluations in the ledger.
+
+Rules: a run belongs to the process that runs it, as long as that gives signs of life. What was kept of a case stays, so
+telling it again does no harm. It blocks; on an event loop, `asyncio.to_thread` takes it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from spanledger.core.evaluations import Result, Results, Suite
+from spanledger.errors import CallInProgress, ConfigError, SpanledgerError
+from spanledger.ledger._async_ledger import AsyncLedger
+from spanledger.ledger._drivers import BlockingDriver
+from spanledger.ledger._functions import Prefix, Read, Run
+from spanledger.ledger._ledger import Ledger
+
+LEASE_S: Final = 60.0
+POLL_S: Final = 1.0
+
+
+class EvaluationStore:
+    """The evaluations of one tenant, as one process runs them."""
+
+    def __init__(self, ledger: Ledger | AsyncLedger) -> None:
+        self._driver = BlockingDriver(ledger._database)  # noqa: SLF001 - our own class
+        self._tenant = ledger.config.tenant
+        self._runner = str(uuid.uuid4())
+
+    def begin(self, run_id: str, suite: Suite) -> set[str] | None:
+        """Begin a run, or go on with one; returns the cases that have been judged, None where it is completed.
+
+        Raises:
+            ConfigError: A run of that id was asked something else, or another database role began it.
+            CallInProgress: Another process runs it.
+        """
+        item = {
+            "id": run_id,
+            "suite": suite.name,
+            "suite_version": suite.version,
+            "cases": len(suite.cases),
+            "agent": suite.agent,
+            "runner": self._runner,
+            "lease_s": LEASE_S,
+        }
+        answer: Mapping[str, Any] = self._driver.query(Run("eval_begin", (self._tenant, item)))
+        if answer["state"] == "changed":
+            raise ConfigError(
+                f"the run {run_id!r} is of suite {answer['suite']!r}, version {answer['suite_version']}, and this one "
+                f"is {suite.name!r}, version {suite.version}: begin a run of another id"
+            )
+        if answer["state"] == "running":
+            raise CallInProgress(
+                f"another process runs {run_id!r}; without a sign of life of it, it can be taken over in "
+                f"{answer['left_s']:.0f} s"
+            )
+        return None if answer["state"] == "completed" else set(answer["done"])
+
+    def keep(self, run_id: str, results: Iterable[Result] = (), state: str | None = None) -> None:
+        """Keep results and say that the run is alive, or how it ended.
+
+        Raises:
+            ConfigError: Another process has taken the run over.
+            LedgerUnavailable: They could not be kept.
+        """
+        item = {
+            "id": run_id,
+            "runner": self._runner,
+            "lease_s": LEASE_S,
+            "results": [dataclasses.asdict(result) for result in results],
+        } | ({} if state is None else {"state": state})
+        if not self._driver.query(Run("eval_record", (self._tenant, item)))["owned"]:
+            raise ConfigError(f"another process has taken over the run {run_id!r}, or ended it")
+
+    def load(self, run_id: str) -> Results:
+        """Read a run by its id, or by the beginning of it.
+
+        Raises:
+            SpanledgerError: There is none, or more than one.
+        """
+        exact = self._driver.query(Read("eval_runs", {"tenant": self._tenant, "id": run_id}, "id", 1))
+        found = exact or self._driver.query(Read("eval_runs", {"tenant": self._tenant, "id": Prefix(run_id)}, "id", 2))
+        if len(found) != 1:
+            raise SpanledgerError(f"{'more than one run' if found else 'no run of evaluations'} has the id {run_id}…")
+        (run,) = found
+        rows = self._driver.query(
+            Read("eval_results", {"tenant": self._tenant, "run_id": run["id"]}, "case_id, evaluator nulls first")
+        )
+        names = [one.name for one in dataclasses.fields(Result)]
+        results = tuple(Result(**{name: row[name] for name in names}) for row in rows)
+        return Results(run["id"], run["suite"], run["suite_version"], run["state"], run["cases"], results)
+
+    def runs(self, suite: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
+        """List runs, the newest first."""
+        where = {"tenant": self._tenant, "suite": suite}
+        return list(self._driver.query(Read("eval_runs", where, "started_at desc, id", limit)))
+
+    def wait(self, run_id: str, timeout_s: float) -> Results:
+        """Wait until a run has ended, in whatever way.
+
+        Raises:
+            TimeoutError: It has not after so long.
+        """
+        until_s = time.monotonic() + timeout_s
+        while (results := self.load(run_id)).state == "running":
+            left_s = until_s - time.monotonic()
+            if left_s <= 0:
+                raise TimeoutError(f"the run {run_id!r} has not ended after {timeout_s:g} s: "
+                                   f"{len(results.by_case)} of {results.cases} cases are judged")  # fmt: skip
+            time.sleep(min(POLL_S, left_s))
+        return results
