@@ -33,7 +33,12 @@ def refund(order_id: str, amount: int) -> dict:
     return {"order": order_id, "amount": amount}
 
 
-if __name__ == "__main__":
+def guard() -> None:
+    """Guard this process as its environment says."""
     rule = Rule("refund", identity="arguments")
     spanledger.instrument(Config(**json.loads(os.environ["SHOP_CONFIG"]), rules=[rule]))
+
+
+if __name__ == "__main__":
+    guard()
     server.run("stdio")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,20 @@ pytest.importorskip("mcp")
 from mcp import ClientSession, StdioServerParameters
 from mcp.client.stdio import stdio_client
 
-SHOP = Path(__file__).with_name("mcp_guarded_shop.py")
+SHOPS = ["mcp_guarded_shop.py", "mcp_lowlevel_shop.py"]
 REFUND = {"order_id": "o-1", "amount": 10}
 
 
-def ask(dsn: str, file: Path, *calls: dict, **config: Any) -> list:
+@pytest.fixture(params=SHOPS)
+def shop(request) -> str:
+    """A server whose tools the SDK runs, and one that answers requests itself."""
+    return str(Path(__file__).with_name(request.param))
+
+
+def ask(dsn: str, file: Path, *calls: dict, shop: str = str(Path(__file__).with_name(SHOPS[0])), **config: Any) -> list:
     """Have a server in a process of its own refund, by calls of one session."""
     environment = {"SHOP_CONFIG": json.dumps({"dsn": dsn, **config})}
-    parameters = StdioServerParameters(command=sys.executable, args=[str(SHOP), str(file)], env=environment)
+    parameters = StdioServerParameters(command=sys.executable, args=[shop, str(file)], env=environment)
 
     async def main() -> list:
         async with stdio_client(parameters) as streams, ClientSession(*streams) as session:
@@ -39,14 +46,14 @@ def failed(result: Any) -> bool:
     return result.is_error if hasattr(result, "is_error") else result.isError
 
 
-def test_client_and_server_on_one_ledger_ask_once_and_are_one_trace(dsn, ledger, tmp_path, spans):
+def test_client_and_server_on_one_ledger_ask_once_and_are_one_trace(shop, dsn, ledger, tmp_path, spans):
     file = tmp_path / "refunds"
     spanledger.instrument(
         Config(dsn=dsn, rules=[Rule("refund", identity="arguments")], budgets=[Budget("few", Calls(9))]),
         libraries=["mcp"],
     )
     with workflow("w"):
-        first, second = ask(dsn, file, {}, {})
+        first, second = ask(dsn, file, {}, {}, shop=shop)
     assert first.content == second.content
     (line,) = file.read_text().splitlines()
     (row,) = ledger.calls()
@@ -54,6 +61,23 @@ def test_client_and_server_on_one_ledger_ask_once_and_are_one_trace(dsn, ledger,
     assert ledger.budget("few").spent == Calls(1)
     ran = next(s for s in spans.all("execute_tool refund") if s.attributes["spanledger.verdict"] == "run")
     assert line.split() == ["o-1", trace.format_trace_id(ran.context.trace_id), row["key"], "w"]
+
+
+def test_a_server_gives_back_what_it_did_to_a_client_that_nobody_guards(shop, dsn, ledger, tmp_path):
+    file = tmp_path / "refunds"
+    said = {"baggage": "spanledger.workflow.id=w"}
+    first, second = ask(dsn, file, {"meta": said}, {"meta": said}, shop=shop, trust_baggage=True)
+    assert (first.content, failed(first)) == (second.content, False)
+    assert len(file.read_text().splitlines()) == 1
+    assert [(row["state"], row["attempts"], row["workflow_id"]) for row in ledger.calls()] == [("succeeded", 1, "w")]
+
+
+def test_a_refusal_of_a_server_is_an_error_result_and_its_session_lives_on(shop, dsn, ledger, tmp_path):
+    file = tmp_path / "refunds"
+    ledger.apply(Config(budgets=[Budget("few", Calls(0), match="refund")]))
+    results = ask(dsn, file, {}, {}, shop=shop)
+    assert all(failed(result) and "few" in result.content[0].text for result in results)
+    assert not file.exists()
 
 
 def test_a_server_is_told_the_workflow_and_lets_it_choose_nothing(dsn, ledger_with, tmp_path, spans):
@@ -83,11 +107,11 @@ def test_a_server_that_trusts_its_clients_acts_in_the_workflow_that_they_name(ds
     ],
 )
 def test_what_a_client_makes_up_about_its_trace_and_workflow_breaks_no_server(meta, dsn, ledger, tmp_path):
-    file = tmp_path / "refunds"
-    (result,) = ask(dsn, file, {"meta": meta}, trust_baggage=True)
+    (result,) = ask(dsn, tmp_path / "refunds", {"meta": meta}, trust_baggage=True)
     assert not failed(result)
     (row,) = ledger.calls()
-    assert (row["state"], file.read_text().split()[1]) == ("succeeded", row["workflow_id"])
+    assert row["state"] == "succeeded"
+    assert re.fullmatch("process:.*|[0-9a-f]{32}", row["workflow_id"])
 
 
 @pytest.mark.parametrize(

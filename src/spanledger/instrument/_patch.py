@@ -20,7 +20,7 @@ import wrapt
 from spanledger._guard import current_call
 from spanledger.core.call import INVOKE_AGENT
 from spanledger.errors import SpanledgerError, Undescribable, WrapMissing
-from spanledger.instrument import _deferred, _egress, _registry
+from spanledger.instrument import _deferred, _egress, _registry, _runtime
 from spanledger.instrument._engine import Engine
 from spanledger.instrument._job import is_tool, job_for
 from spanledger.instrument._travel import received, sent
@@ -205,6 +205,8 @@ def _wrapper(engine: Engine, wrap: Wrap, original: Any) -> Callable[..., Any]:
         return _noting
     if wrap.operation == _DEFER:
         return _deferred.deferring
+    if wrap.hands:
+        return _handing(wrap.hands, wrap)
     # SDKs hide `async def` under plain decorators.
     awaiting = inspect.iscoroutinefunction(inspect.unwrap(original))
     if wrap.egress is not None:
@@ -212,6 +214,20 @@ def _wrapper(engine: Engine, wrap: Wrap, original: Any) -> Callable[..., Any]:
     if is_tool(wrap):
         return _tool(engine, wrap, awaiting=awaiting)
     return _observed(engine, wrap, trace=engine.agents.way(original), awaiting=awaiting)
+
+
+def _handing(hands: Callable[..., Any], wrap: Wrap) -> Callable[..., Any]:
+    def run(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        # What was registered outlives the engine.
+        engine = _runtime.active()
+        if engine is None:
+            return wrapped(*args, **kwargs)
+        return _tool(engine, wrap, awaiting=True)(wrapped, instance, args, kwargs)
+
+    def handing(wrapped: Any, _instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return hands(wrapped(*args, **kwargs), lambda function: _FunctionWrapper(function, run))
+
+    return handing
 
 
 def _tool(engine: Engine, wrap: Wrap, *, awaiting: bool) -> Callable[..., Any]:

@@ -27,6 +27,11 @@ def engine() -> Engine | None:
         return _engine
 
 
+def active() -> Engine | None:
+    """Return the engine that is in use, without making one."""
+    return _engine
+
+
 def use(made: Engine | None) -> None:
     """Make an engine the one of this process; None switches everything off."""
     global _engine, _off

@@ -98,6 +98,8 @@ class Wrap:
         stop: A refusal → the same as an exception that the framework lets through; None: it lets every one through.
         sends: (keyword arguments, what travels with the call) → changed ones, where the tool may be in another process.
         receives: (instance, args, kwargs) → what travelled with the call from another process.
+        hands: (what the target returned, how to guard a coroutine function) → what it returns instead, where the target
+            only hands out or registers the function that runs tools; all else said here is about that function.
         versions: The versions of the package that have the target; "" if all that the library knows.
         prepare: Keyword arguments → changed ones, and which chunks the change adds that the caller must not see.
         parsed: A result → the object to measure, where the library returns something raw.
@@ -122,6 +124,7 @@ class Wrap:
     stop: Callable[[SpanledgerError], SpanledgerError] | None = None
     sends: Callable[[dict[str, Any], Mapping[str, Any]], dict[str, Any]] | None = None
     receives: Callable[[Any, Arguments, Mapping[str, Any]], Mapping[str, Any]] | None = None
+    hands: Callable[[Any, Callable[[Any], Any]], Any] | None = None
     versions: str = ""
     prepare: Callable[[dict[str, Any]], tuple[dict[str, Any], HiddenChunk | None]] | None = None
     parsed: Callable[[Any], Any] | None = None

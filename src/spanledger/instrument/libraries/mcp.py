@@ -1,9 +1,9 @@
-"""MCP: a client's `ClientSession.call_tool`, and the tools of a server made with `FastMCP` or, since 2, `MCPServer`.
+"""MCP: a client's `ClientSession.call_tool`, and the tools of servers made with `FastMCP`, `MCPServer` or neither.
 
 Rules: the protocol has no id of a call, so without a rule a call is recorded and never replayed. What a server says
 went wrong is a failure, and so no result. A refusal reaches a client as an exception, and on a server becomes an error
 result: other exceptions would end the session. What a client sends says which call it has asked for already, so that a
-server on the same ledger does not ask again. Servers made of the low-level `Server` run tools where we do not see them.
+server on the same ledger does not ask again.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 from spanledger.core.call import Call
 from spanledger.errors import SpanledgerError
+from spanledger.instrument.libraries import _mcp_lowlevel as lowlevel
 from spanledger.instrument.libraries._mcp_results import ResultCodec, error_result
 from spanledger.instrument.library import Library, Wrap, also
 
@@ -39,10 +40,9 @@ def receives(_tool: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Ma
     """Read the ``_meta`` of the request that a tool of a server runs for."""
     context: Any = args[1] if len(args) > 1 else kwargs.get("context")
     try:
-        meta = context.request_context.meta
+        return lowlevel.read(context.request_context.meta)
     except (AttributeError, ValueError):  # called by hand, outside of any request
         return {}
-    return meta if isinstance(meta, Mapping) else (getattr(meta, "model_extra", None) or {})
 
 
 def failure(result: Any) -> str | None:
@@ -80,14 +80,8 @@ def _takes_meta() -> bool:
     return "meta" in inspect.signature(ClientSession.call_tool).parameters
 
 
-_SERVER: dict[str, Any] = {
-    "describe": describe_server,
-    "codec": ResultCodec(),
-    "failure": failure,
-    "asks_back": asks_back,
-    "stop": stop,
-    "receives": receives,
-}
+_RESULTS: dict[str, Any] = {"codec": ResultCodec(), "failure": failure, "asks_back": asks_back}
+_SERVER: dict[str, Any] = {**_RESULTS, "describe": describe_server, "stop": stop, "receives": receives}
 
 LIBRARY = Library(
     name="mcp",
@@ -96,14 +90,28 @@ LIBRARY = Library(
         Wrap(
             target="mcp.client.session:ClientSession.call_tool",
             describe=describe_client,
-            codec=ResultCodec(),
-            failure=failure,
-            asks_back=asks_back,
             tell=tell,
             sends=sends,
+            **_RESULTS,
         ),
         Wrap(target="mcp.server.fastmcp.tools.base:Tool.run", versions="<2", **_SERVER),
         Wrap(target="mcp.server.mcpserver.tools.base:Tool.run", versions=">=2", **_SERVER),
+        Wrap(
+            target="mcp.server.lowlevel.server:Server.call_tool",
+            versions="<2",
+            describe=lowlevel.describe_registered,
+            receives=lowlevel.receives_registered,
+            hands=lowlevel.hands_registering,
+            **_RESULTS,
+        ),
+        Wrap(
+            target="mcp.server.lowlevel.server:Server.get_request_handler",
+            versions=">=2",
+            describe=lowlevel.describe,
+            receives=lowlevel.receives,
+            hands=lowlevel.hands,
+            **_RESULTS,
+        ),
     ),
     own_spans=("tools/call",),
 )
