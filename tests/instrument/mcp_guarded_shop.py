@@ -1,16 +1,18 @@
-"""An MCP server in a process of its own, guarded by the ledger of its client: `python mcp_guarded_shop.py FILE`.
+"""An MCP server in a process of its own, guarded by the ledger of its client: `python mcp_guarded_shop.py FILE [http]`.
 
 The fields of its `Config` come as JSON in `SHOP_CONFIG`. Of each refund it writes down the order, the trace, the key
-of the call, and the workflow that its client says it acts for.
+of the call, and the workflow that its client says it acts for. With "http" it says on which port it listens.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 from pathlib import Path
 
+import uvicorn
 from opentelemetry import baggage, trace
 
 import spanledger
@@ -39,6 +41,13 @@ def guard() -> None:
     spanledger.instrument(Config(**json.loads(os.environ["SHOP_CONFIG"]), rules=[rule]))
 
 
+def listen() -> None:
+    """Answer over streamable HTTP."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    print(listening.getsockname()[1], flush=True)
+    uvicorn.Server(uvicorn.Config(server.streamable_http_app(), log_config=None)).run(sockets=[listening])
+
+
 if __name__ == "__main__":
     guard()
-    server.run("stdio")
+    listen() if sys.argv[2:] == ["http"] else server.run("stdio")

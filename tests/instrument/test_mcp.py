@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,11 @@ from spanledger import Budget, Calls, Config, Rule, workflow
 pytest.importorskip("mcp")
 from mcp import ClientSession, StdioServerParameters
 from mcp.client.stdio import stdio_client
+
+try:
+    from mcp.client.streamable_http import streamable_http_client as streamable_http
+except ImportError:  # the oldest
+    from mcp.client.streamable_http import streamablehttp_client as streamable_http
 
 SHOPS = ["mcp_guarded_shop.py", "mcp_lowlevel_shop.py"]
 REFUND = {"order_id": "o-1", "amount": 10}
@@ -40,6 +48,34 @@ def ask(dsn: str, file: Path, *calls: dict, shop: str = str(Path(__file__).with_
             return [await session.call_tool("refund", REFUND, **call) for call in calls]
 
     return asyncio.run(main())
+
+
+@pytest.fixture
+def url(dsn: str, tmp_path: Path) -> Iterator[str]:
+    """The address of the first shop in a process of its own, over HTTP."""
+    shop = Path(__file__).with_name(SHOPS[0])
+    environment = {**os.environ, "SHOP_CONFIG": json.dumps({"dsn": dsn, "tenant": "shop", "trust_baggage": True})}
+    command = [sys.executable, str(shop), str(tmp_path / "refunds"), "http"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        yield f"http://127.0.0.1:{process.stdout.readline().strip()}/mcp"
+        process.terminate()
+
+
+def test_over_http_every_request_of_a_session_has_its_own_workflow_and_trace(url, dsn, ledger_with, tmp_path, spans):
+    spanledger.instrument(Config(dsn=dsn), libraries=["mcp"])
+
+    async def main() -> None:
+        async with streamable_http(url) as streams, ClientSession(*streams[:2]) as session:
+            await session.initialize()
+            for name in ("w-1", "w-2", "w-1"):
+                with workflow(name):
+                    await session.call_tool("refund", REFUND)
+
+    asyncio.run(main())
+    first, second = (line.split() for line in (tmp_path / "refunds").read_text().splitlines())
+    ran = [trace.format_trace_id(span.context.trace_id) for span in spans.all("execute_tool refund")]
+    assert [first[1], first[3], second[1], second[3]] == [ran[0], "w-1", ran[1], "w-2"]
+    assert {row["workflow_id"] for row in ledger_with(tenant="shop").calls()} == {"w-1", "w-2"}
 
 
 def failed(result: Any) -> bool:
