@@ -153,6 +153,7 @@ class Config:
     result_bytes_max: int = 1_048_576
     _known_terms: KnownTerms = dataclasses.field(init=False, repr=False, compare=False)
     _content: Content = dataclasses.field(init=False, repr=False, compare=False)
+    _content_of_documents: Content = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("rules", "budgets", "grants", "egress", "switches", "rates", "prices"):
@@ -165,6 +166,7 @@ class Config:
         capture = _capture(self.capture_content)
         object.__setattr__(self, "capture_content", capture)
         object.__setattr__(self, "_content", Content(capture=capture))
+        object.__setattr__(self, "_content_of_documents", Content(capture=capture, documents=True))
         for rule in self.rules:
             self.redactor(rule.redact)
         names = [budget.name for budget in self.budgets]
@@ -246,9 +248,10 @@ class Config:
             ConfigError: The tool's own rule redacts in a way that cannot work here.
         """
         redact = self.terms(call, own).redact
+        content = self._content_of_documents if call.documents else self._content
         if not redact:
-            return self._content
-        return dataclasses.replace(self._content, redactor=self.redactor(redact).knowing(call.arguments))
+            return content
+        return dataclasses.replace(content, redactor=self.redactor(redact).knowing(call.arguments))
 
     @property
     def content_capture(self) -> Capture:

@@ -26,6 +26,9 @@ def guarded(dsn):
 @pytest.fixture
 def switched_on(monkeypatch):
     monkeypatch.setenv(proposals.VARIABLE, f"gen_ai_latest_experimental,{proposals.SWITCH}")
+    proposals.switched_on.cache_clear()
+    yield
+    proposals.switched_on.cache_clear()
 
 
 def test_nothing_is_emitted_under_their_names_by_default(guarded, spans):

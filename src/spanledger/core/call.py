@@ -115,6 +115,8 @@ class Call:
         cost: What to reserve.
         opted_in: The developer asked for the guard: `tool`, `tool_call()` or `Ledger`.
         sent: It is seen on its way to a server, or where it arrives; whoever makes it may have asked already.
+        waits: Whoever makes it can wait for another worker or for a person, where its rule lets it.
+        documents: What comes of it is read from text that stands for JSON, as on a span.
         attributes: Further attributes for the span's start.
         run_id: The run of the workflow that makes it.
         delegation: The token of the delegation that it acts under.
@@ -136,6 +138,8 @@ class Call:
     cost: Amount | None = None
     opted_in: bool = False
     sent: bool = False
+    waits: bool = True
+    documents: bool = False
     attributes: Mapping[str, Any] = field(default_factory=dict)
     run_id: str | None = None
     delegation: str | None = field(default=None, repr=False)

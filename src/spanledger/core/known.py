@@ -37,6 +37,7 @@ class KnownTerms:
             call.key is None,
             usable_call_id(call.call_id),
             call.arguments is None,
+            call.waits,
             id(own),
         )
         known = self._known.get(alike)

@@ -249,7 +249,7 @@ def terms_for(call: Call, rules: Iterable[Rule], own: Rule | None = None) -> Ter
         on_failure=rule.on_failure or "retry",
         approval_timeout_s=rule.approval_timeout_s or APPROVAL_TIMEOUT_S,
         lease_s=rule.lease_s or LEASE_S,
-        wait_timeout_s=WAIT_TIMEOUT_S if rule.wait_timeout_s is None else rule.wait_timeout_s,
+        wait_timeout_s=_wait_timeout_s(call, rule),
         # What either wants hidden is hidden.
         redact=tuple(one for said in (named, own) if said for one in said.redact if isinstance(one, Redact)),
         on_refusal=rule.on_refusal or "raise",
@@ -343,6 +343,12 @@ def _filled(named: Rule | None, own: Rule | None) -> Rule | None:
         f.name: getattr(own, f.name) for f in fields(Rule) if getattr(named, f.name) == f.default and f.name != "match"
     }
     return replace(named, **blanks)
+
+
+def _wait_timeout_s(call: Call, rule: Rule) -> float:
+    if not call.waits:
+        return 0.0
+    return WAIT_TIMEOUT_S if rule.wait_timeout_s is None else rule.wait_timeout_s
 
 
 def _default_identity(call: Call) -> str:

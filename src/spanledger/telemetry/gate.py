@@ -14,7 +14,6 @@ import contextlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from typing import Any, Final, cast
 
 from opentelemetry import context as otel_context
@@ -148,10 +147,8 @@ def decide(guard: Guard, call: Call, span: Span) -> tuple[Asking, Begun] | Insid
             left = guard.left(asking)
             if isinstance(left, Inside):
                 return left
-        asking = _of_span(asking)
-        record.asked(span, asking)
         begun = guard.blocking.drive(admitted(asking))
-        record.begun(span, begun)
+        record.begun(span, begun, asking)
         if begun.verdict is Verdict.REPLAY:
             raise _replay(asking, begun, scope)
     except SpanledgerError as error:
@@ -159,7 +156,7 @@ def decide(guard: Guard, call: Call, span: Span) -> tuple[Asking, Begun] | Insid
             logger.warning("a span of %s runs unguarded: %s", call.name, error)
             return None
         if not isinstance(error, CallReplayed):
-            record.refused(span, error)
+            record.refused(span, error, asking)
         record.end(span)
         fitting = scopes.fitting(error, scope, tell=guard.config.terms(call).on_refusal == "tell")
         if fitting is error:
@@ -192,7 +189,7 @@ def inside() -> AbstractContextManager[None]:
 
 def _through(start: Start, name: str, context: Context | None, attributes: Any) -> Span:
     guard = _guard
-    call = None if guard is None else describe(name, attributes or {})
+    call = None if guard is None else describe(name, attributes or {}, waits=not on_loop())
     if guard is None or call is None or (context is not None and record.OWN_SPAN in context):
         return start(context, attributes)
     if name == _PROBE:
@@ -215,9 +212,3 @@ def _is_own(name: str, attributes: Mapping[str, Any]) -> bool:
 
 
 _DOORS: Final = Doors(_through)
-
-
-def _of_span(asking: Asking) -> Asking:
-    """On a running loop a span never waits for another worker: everything else on the loop would wait too."""
-    asking = replace(asking, content=replace(asking.content, documents=True))
-    return replace(asking, terms=replace(asking.terms, wait_timeout_s=0.0)) if on_loop() else asking

@@ -56,7 +56,7 @@ class SpanDecider(SpanProcessor):
         guard = gate.guard()
         if guard is None or (parent_context is not None and record.OWN_SPAN in parent_context):
             return
-        call = reading.describe(span.name, span.attributes or {})
+        call = reading.describe(span.name, span.attributes or {}, waits=not spans.on_loop())
         if call is None:
             return
         if isinstance(getattr(span, "_span_processor", None), ConcurrentMultiSpanProcessor):

@@ -6,6 +6,7 @@ dropped; ours are emitted beside them. Pure but for the look at the environment.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping
 from typing import Any, Final
@@ -61,9 +62,15 @@ MAPPING: Final = (
 )
 
 
+@functools.lru_cache(maxsize=1)
+def switched_on() -> bool:
+    """Tell whether the environment asks for the names of proposals; it is read once, as OpenTelemetry reads it."""
+    return SWITCH in os.environ.get(VARIABLE, "")
+
+
 def with_proposed(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return attributes, and beside them what proposals call them where that is switched on."""
-    if SWITCH not in os.environ.get(VARIABLE, ""):
+    if not switched_on():
         return attributes
     return {**attributes, **_of_verdict(attributes), **_of_cost(attributes)}
 

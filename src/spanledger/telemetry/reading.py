@@ -21,8 +21,14 @@ SENT_PREFIX: Final = f"MCP send {MCP_CALL_TOOL} "
 _PREFIXES: Final = (TOOL_PREFIX, SENT_PREFIX)
 
 
-def describe(name: str, attributes: Mapping[str, Any]) -> Call | None:
-    """Read a call from the start of a span; None if it is no tool span."""
+def describe(name: str, attributes: Mapping[str, Any], *, waits: bool = True) -> Call | None:
+    """Read a call from the start of a span; None if it is no tool span.
+
+    Args:
+        name: The span's name.
+        attributes: Its attributes.
+        waits: Whoever starts it can wait for another worker or a person.
+    """
     operation = attributes.get(semconv.OPERATION_NAME)
     if operation != EXECUTE_TOOL and not (operation is None and name.startswith(_PREFIXES)):
         return None
@@ -35,6 +41,8 @@ def describe(name: str, attributes: Mapping[str, Any]) -> Call | None:
         workflow_source=ScopeSource.CONVERSATION if conversation else ScopeSource.TRACE,
         agent=_text(attributes.get(semconv.AGENT_NAME)),
         sent=attributes.get(MCP_METHOD_NAME) == MCP_CALL_TOOL,
+        waits=waits,
+        documents=True,
     )
 
 

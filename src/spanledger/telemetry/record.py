@@ -38,7 +38,7 @@ from spanledger.errors import (
     OutcomeUnknown,
     SpanledgerError,
 )
-from spanledger.telemetry import delegating, events, instruments, linking, metrics, outgoing, semconv, trail
+from spanledger.telemetry import attributes, events, instruments, linking, metrics, semconv, trail
 from spanledger.telemetry.proposals import with_proposed
 from spanledger.telemetry.quiet import quietly
 
@@ -114,26 +114,26 @@ def _called(span: Span, call: Call, content: Content) -> None:
 
 def start_attributes(call: Call, content: Content) -> dict[str, Any]:
     """Say what is known of a call before it runs."""
-    attributes: dict[str, Any] = {semconv.OPERATION_NAME: call.operation}
+    said: dict[str, Any] = {semconv.OPERATION_NAME: call.operation}
     if call.operation == EXECUTE_TOOL:
-        attributes |= {
+        said |= {
             semconv.TOOL_NAME: call.name,
             semconv.TOOL_TYPE: "function",
             semconv.TOOL_CALL_ID: call.call_id,
         }
         if call.arguments is not None:
-            attributes[semconv.TOOL_CALL_ARGUMENTS] = content.for_span(call.arguments, document=True)
+            said[semconv.TOOL_CALL_ARGUMENTS] = content.for_span(call.arguments, document=True)
     elif call.operation != INVOKE_AGENT:
-        attributes[semconv.REQUEST_MODEL] = call.name
-    attributes[semconv.AGENT_NAME] = call.agent
-    attributes |= {**call.attributes, **trail.conversation()}
-    return {name: value for name, value in attributes.items() if value is not None}
+        said[semconv.REQUEST_MODEL] = call.name
+    said[semconv.AGENT_NAME] = call.agent
+    said |= {**call.attributes, **trail.conversation()}
+    return {name: value for name, value in said.items() if value is not None}
 
 
-def _inside(span: Span, name: str, attributes: Mapping[str, Any]) -> Span:
+def _inside(span: Span, name: str, said: Mapping[str, Any]) -> Span:
     """Start a span of ours inside another."""
     context = trace.set_span_in_context(span, otel_context.set_value(OWN_SPAN, value=True))
-    return tracer().start_span(name, context, attributes=attributes)
+    return tracer().start_span(name, context, attributes=said)
 
 
 @contextlib.contextmanager
@@ -182,74 +182,42 @@ def trace_of(span: Span) -> Traced | None:
 @quietly
 def asked(span: Span, asking: Asking) -> None:
     """Record how the call was identified."""
-    call = asking.call
-    _set(
-        span,
-        {
-            semconv.CALL_KEY: asking.identity.key,
-            semconv.KEY_SOURCE: asking.identity.source,
-            semconv.WORKFLOW_ID: asking.identity.scope or None,
-            semconv.WORKFLOW_SOURCE: str(call.workflow_source),
-            semconv.RULE: asking.terms.rule,
-            semconv.AGENT_NAME: call.agent,
-            semconv.ACTOR: call.actor,
-        }
-        | delegating.said(asking.authority),
-    )
+    _set(span, attributes.of_asking(asking))
 
 
 @quietly
-def begun(span: Span, answer: Begun) -> None:
-    """Record the ledger's answer."""
-    runs = answer.verdict is Verdict.RUN
-    reserved = [str(amount_of(unit, steps)) for unit, steps in answer.reserved.items() if runs and unit != "calls"]
-    budgets = answer.budgets
-    _set(
-        span,
-        {
-            semconv.VERDICT: str(answer.verdict),
-            semconv.ATTEMPT: answer.attempt or None,
-            semconv.ARGUMENTS_DIFFER: answer.arguments_differ or None,
-            semconv.UNGUARDED: answer.unguarded or None,
-            semconv.PROBED: answer.details["probed"].outcome if "probed" in answer.details else None,
-            semconv.BUDGETS: [b["name"] for b in budgets] or None,
-            semconv.BUDGETS_BEFORE: [str(amount_of(b["unit"], b["remaining"] + b["reserved"])) for b in budgets]
-            or None,
-            semconv.BUDGETS_REMAINING: [str(amount_of(b["unit"], b["remaining"])) for b in budgets] or None,
-            semconv.RESERVED: reserved or None,
-            semconv.APPROVAL_ID: answer.approval_id,
-            semconv.WOULD_HAVE: answer.would_have,
-            semconv.REASON: answer.reason if answer.would_have else None,
-            semconv.PERMISSIONS: [grant["permission"] for grant in answer.details.get("grants") or ()] or None,
-            semconv.GRANTS: [grant_named(**grant) for grant in answer.details.get("grants") or ()] or None,
-            semconv.APPROVER: answer.details.get("approved_by"),
-        },
-    )
-    for budget in (b for b in budgets if "soft" in b):
-        _past_soft_limit(span, budget)
-    linking.link(span, answer.details.get("requested_in"), {semconv.APPROVAL_ID: answer.approval_id})
+def begun(span: Span, answer: Begun, asking: Asking | None = None) -> None:
+    """Record the ledger's answer.
+
+    Args:
+        span: The call's.
+        answer: What the ledger has said.
+        asking: What it was asked, where the span does not say so yet.
+    """
+    said = attributes.of_answer(answer)
+    _set(span, said if asking is None else attributes.of_asking(asking) | said)
+    for budget in answer.budgets:
+        if "soft" in budget:
+            _past_soft_limit(span, budget)
+    if answer.details:
+        linking.link(span, answer.details.get("requested_in"), {semconv.APPROVAL_ID: answer.approval_id})
     if answer.verdict is Verdict.REPLAY:
         linking.link(span, answer.details.get("original"), {semconv.CALL_KEY: answer.key})
         told = {"attempt": answer.attempt, "original": answer.details.get("original")}
         trail.tell("replay", span, told, key=answer.key, tenant=answer.tenant)
 
 
-def grant_named(grant: str, version: int, **_: Any) -> str:
-    """Name a grant with the version of it that decided."""
-    return f"{grant} (version {version})"
-
-
 @quietly
 def permission(span: Span, answer: Authorization) -> None:
     """Record what a program was told that asked for a permission."""
-    decided = None if answer.grant is None else [grant_named(answer.grant, answer.version or 0)]
-    attributes: dict[str, Any] = {
+    decided = None if answer.grant is None else [attributes.grant_named(answer.grant, answer.version or 0)]
+    said: dict[str, Any] = {
         semconv.PERMISSION: answer.permission,
         semconv.PERMITTED: answer.allowed,
         semconv.GRANTS: decided,
         semconv.REASON: answer.reason,
     }
-    span.add_event(semconv.EVENT_PERMISSION, {name: v for name, v in attributes.items() if v is not None})
+    span.add_event(semconv.EVENT_PERMISSION, {name: v for name, v in said.items() if v is not None})
 
 
 def _past_soft_limit(span: Span, budget: Mapping[str, Any]) -> None:
@@ -269,19 +237,7 @@ def _past_soft_limit(span: Span, budget: Mapping[str, Any]) -> None:
 def finished(span: Span, outcome: Outcome, content: Content = NOTHING) -> None:
     """Record how the call ended; its result where and as far as `content` says."""
     ended = outcome.ended
-    _set(
-        span,
-        {
-            semconv.OUTCOME: outcome.recorded,
-            semconv.RESULT_KEPT: outcome.result_kept
-            if outcome.recorded == "succeeded" and not outcome.queued
-            else None,
-            semconv.QUEUED: outcome.queued or None,
-            semconv.LATE: outcome.late or None,
-            semconv.COST: [str(amount_of(unit, steps)) for unit, steps in ended.cost.items()] or None,
-            **outgoing.ended_by(ended.error or ended.hidden),
-        },
-    )
+    _set(span, attributes.of_outcome(outcome))
     if ended.error is None and (text := content.for_span(ended.value)) is not None:
         span.set_attribute(semconv.TOOL_CALL_RESULT, text)
     if ended.error is None and (text := content.for_event(ended.value)) is not None:
@@ -320,31 +276,24 @@ def type_of(error: BaseException) -> str:
 
 
 @quietly
-def refused(span: Span, error: SpanledgerError, *, suspended: bool = False) -> None:
-    """Record that the call was not run; where the run was only suspended by it, that is no error."""
-    if isinstance(error, ApprovalPending):
-        span.set_attribute(semconv.APPROVAL_ID, error.approval_id)
-    if isinstance(error, ApprovalDenied) and error.approver is not None:
-        span.set_attribute(semconv.APPROVER, error.approver)
-    _set(span, {semconv.VERDICT: verdict_of(error), semconv.REASON: str(error)})
-    if isinstance(error, NotAuthorized) and error.permission is not None:
-        span.set_attribute(semconv.PERMISSIONS, [error.permission])
-    if isinstance(error, BudgetExceeded):
-        _set(
-            span,
-            {
-                semconv.BUDGETS: [error.budget],
-                semconv.BUDGETS_REMAINING: [str(error.remaining)],
-                semconv.BUDGET_LIMIT: str(error.limit),
-                semconv.BUDGET_REQUESTED: str(error.requested),
-            },
-        )
+def refused(span: Span, error: SpanledgerError, asking: Asking | None = None, *, suspended: bool = False) -> None:
+    """Record that the call was not run.
+
+    Args:
+        span: The call's.
+        error: Why not.
+        asking: What the ledger was asked, where the span does not say so yet.
+        suspended: The run was only suspended by it, which is no error.
+    """
+    verdict, reason = verdict_of(error), str(error)
+    said = {} if asking is None else attributes.of_asking(asking)
+    _set(span, said | {semconv.VERDICT: verdict, semconv.REASON: reason} | attributes.of_refusal(error))
     if suspended:
         return
     span.set_attribute(semconv.ERROR_TYPE, type(error).__name__)
-    span.set_status(Status(StatusCode.ERROR, str(error)))
+    span.set_status(Status(StatusCode.ERROR, reason))
     if not isinstance(error, _IN_THE_LEDGER):
-        told = {"verdict": verdict_of(error), "reason": str(error), "error": type(error).__name__}
+        told = {"verdict": verdict, "reason": reason, "error": type(error).__name__}
         trail.tell("refused", span, told, key=error.key)
 
 
@@ -356,9 +305,9 @@ def verdict_of(error: SpanledgerError) -> str:
 
 
 @quietly
-def known(span: Span, attributes: Mapping[str, Any]) -> None:
+def known(span: Span, said: Mapping[str, Any]) -> None:
     """Record what is known of a call."""
-    _set(span, attributes)
+    _set(span, said)
 
 
 @quietly
@@ -367,8 +316,8 @@ def end(span: Span) -> None:
     span.end()
 
 
-def _set(span: Span, attributes: Mapping[str, Any]) -> None:
-    shown = with_proposed(attributes)
+def _set(span: Span, said: Mapping[str, Any]) -> None:
+    shown = with_proposed(said)
     span.set_attributes({name: value for name, value in shown.items() if value is not None})
 
 

@@ -76,8 +76,7 @@ def settle(guard: Guard, asked: tuple[Asking, Begun], ended: Ended) -> Outcome |
     steps = finished(asking, begun, ended, CODEC)
     try:
         if not on_loop():
-            outcome = guard.blocking.drive(steps)
-            return replace(outcome, result_kept=outcome.result_kept and ended.value is not NOT_SHOWN)
+            return guard.blocking.drive(steps)
         guard.later.drive(begun, steps)
         return Outcome(begun, ended, recorded=foreseen(asking, ended), queued=True)
     except Exception as error:
