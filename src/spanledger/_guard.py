@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -20,6 +19,7 @@ from spanledger import acting
 from spanledger.config import Config
 from spanledger.core.asking import Asking, Steps, Traced
 from spanledger.core.call import EXECUTE_TOOL, Begun, Call, Ended, Outcome
+from spanledger.core.ids import new_id
 from spanledger.core.money import Amount, Calls, Money, Tokens
 from spanledger.core.outcomes import is_ambiguous
 from spanledger.core.outgoing import Outgoing
@@ -287,7 +287,7 @@ class Guard:
         return asking
 
     def _described(self, call: Call, own: Rule | None, span: Traced | None) -> Asking:
-        attempt_id = str(uuid.uuid4())
+        attempt_id = new_id()
         try:
             return self.config.asking(call, attempt_id=attempt_id, own=own, trace=span)
         except (Undescribable, NotAuthorized) as error:

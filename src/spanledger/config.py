@@ -23,6 +23,7 @@ from spanledger.core.call import EXECUTE_TOOL, Call, ScopeSource
 from spanledger.core.content import CAPTURE_VARIABLE, Capture, Content, capture_said
 from spanledger.core.controls import Rate, Switch, approval_controls, stopping, switch_controls
 from spanledger.core.egress import EgressRule
+from spanledger.core.frozen import changed
 from spanledger.core.grants import Grant, permission_controls
 from spanledger.core.keys import identify
 from spanledger.core.known import KnownTerms
@@ -154,6 +155,7 @@ class Config:
     _known_terms: KnownTerms = dataclasses.field(init=False, repr=False, compare=False)
     _content: Content = dataclasses.field(init=False, repr=False, compare=False)
     _content_of_documents: Content = dataclasses.field(init=False, repr=False, compare=False)
+    _redacts: bool = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("rules", "budgets", "grants", "egress", "switches", "rates", "prices"):
@@ -169,6 +171,7 @@ class Config:
         object.__setattr__(self, "_content_of_documents", Content(capture=capture, documents=True))
         for rule in self.rules:
             self.redactor(rule.redact)
+        object.__setattr__(self, "_redacts", any(rule.redact for rule in self.rules))
         names = [budget.name for budget in self.budgets]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -247,8 +250,8 @@ class Config:
         Raises:
             ConfigError: The tool's own rule redacts in a way that cannot work here.
         """
-        redact = self.terms(call, own).redact
         content = self._content_of_documents if call.documents else self._content
+        redact = self.terms(call, own).redact if own is not None or self._redacts else ()
         if not redact:
             return content
         return dataclasses.replace(content, redactor=self.redactor(redact).knowing(call.arguments))
@@ -328,7 +331,7 @@ class Config:
             scope, source = trace.trace_id if trace else "", ScopeSource.TRACE
         if (scope, source) == (call.workflow_id, call.workflow_source) and (call.agent or not self.agent):
             return call
-        return dataclasses.replace(call, agent=call.agent or self.agent, workflow_id=scope, workflow_source=source)
+        return changed(call, agent=call.agent or self.agent, workflow_id=scope, workflow_source=source)
 
 
 def _capture(said: bool | str | None) -> Capture:

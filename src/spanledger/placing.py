@@ -11,12 +11,13 @@ import functools
 import logging
 import os
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, TypeGuard
 
 from opentelemetry import baggage, trace
 
 from spanledger.core.call import Call, ScopeSource
+from spanledger.core.frozen import changed
 
 logger = logging.getLogger("spanledger")
 
@@ -53,31 +54,32 @@ class Ambient:
 def placed_in(call: Call, around: Ambient | None, *, trust_baggage: bool = False) -> Call:
     """Put a call into the workflow around it; without one, into the trace around it, else into this process."""
     if around is not None:
-        call = replace(
-            call,
-            agent=call.agent or around.agent,
-            actor=call.actor or around.actor,
-            tenant=call.tenant or around.tenant,
-        )
-    if around is not None and around.workflow_id:
-        given = call.workflow_id and call.workflow_source is ScopeSource.GIVEN
-        return replace(
-            call,
-            run_id=None if given else around.run_id,
-            workflow_id=call.workflow_id if given else around.workflow_id,
-            workflow_source=ScopeSource.GIVEN,
-        )
+        whose = {
+            "agent": call.agent or around.agent,
+            "actor": call.actor or around.actor,
+            "tenant": call.tenant or around.tenant,
+        }
+        if around.workflow_id:
+            given = call.workflow_id and call.workflow_source is ScopeSource.GIVEN
+            return changed(
+                call,
+                run_id=None if given else around.run_id,
+                workflow_id=call.workflow_id if given else around.workflow_id,
+                workflow_source=ScopeSource.GIVEN,
+                **whose,
+            )
+        call = changed(call, **whose)
     if trust_baggage:
-        call = replace(call, actor=call.actor or said(_ACTOR_BAGGAGE), tenant=call.tenant or said(_TENANT_BAGGAGE))
+        call = changed(call, actor=call.actor or said(_ACTOR_BAGGAGE), tenant=call.tenant or said(_TENANT_BAGGAGE))
     if call.workflow_id:
         return call
     if trust_baggage and (workflow_id := said(WORKFLOW_BAGGAGE)) is not None:
-        return replace(call, workflow_id=workflow_id, workflow_source=ScopeSource.BAGGAGE)
+        return changed(call, workflow_id=workflow_id, workflow_source=ScopeSource.BAGGAGE)
     # The call's own span is not current yet: a trace that begins with it would be a scope of one call.
     context = trace.get_current_span().get_span_context()
     if context.is_valid:
-        return replace(call, workflow_id=trace.format_trace_id(context.trace_id), workflow_source=ScopeSource.TRACE)
-    return replace(call, workflow_id=_process_scope(os.getpid()), workflow_source=ScopeSource.PROCESS)
+        return changed(call, workflow_id=trace.format_trace_id(context.trace_id), workflow_source=ScopeSource.TRACE)
+    return changed(call, workflow_id=_process_scope(os.getpid()), workflow_source=ScopeSource.PROCESS)
 
 
 def said(name: str) -> str | None:

@@ -16,12 +16,13 @@ from spanledger.core.rules import terms_for
 
 RULES = (Rule("refund", side_effect=True), Rule("re*", side_effect=False, lease_s=5), Rule("gpt-*"))
 CALLS = [
-    Call(name, operation=operation, call_id=call_id, key=key, opted_in=opted_in)
-    for name, operation, call_id, key, opted_in in product(
+    Call(name, operation=operation, call_id=call_id, key=key, opted_in=opted_in, waits=waits)
+    for name, operation, call_id, key, opted_in, waits in product(
         ("refund", "read", "gpt-5", "other"),
         (EXECUTE_TOOL, "chat"),
         (None, "call_0", "call_a1"),
         (None, "k", ""),
+        (True, False),
         (True, False),
     )
 ]

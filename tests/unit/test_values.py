@@ -290,3 +290,16 @@ def test_a_list_that_holds_itself_is_refused() -> None:
     endless.append(endless)
     with pytest.raises(NotJsonError, match="deeper"):
         encode(endless)
+
+
+def test_what_is_plain_json_is_its_own_tree():
+    value = {"a": [1, "b", None, True, {"c": {}}]}
+
+    assert encode(value) is value
+    assert encode(value, exact=True) is value
+
+
+@pytest.mark.parametrize("value", [{"$a": 1}, [(1,)], {"é": (1, 2)}, {"a": {1}}, [1.5, (2,)]])
+def test_what_is_not_plain_json_has_a_tree_of_its_own_at_any_depth(value):
+    assert decode(encode(value, exact=True)) == value
+    assert json.loads(serialize(encode(value, exact=True))) == encode(value, exact=True)

@@ -39,9 +39,10 @@ def identify(call: Call, terms: Terms, *, tenant: str, nonce: str, secret: bytes
         Undescribable: The identity the terms ask for cannot be made from this call.
     """
     _check_texts(call, tenant)
-    arguments, obstacle = _canonical_arguments(call)
+    shown = _canonical_arguments(call)
+    arguments = None if isinstance(shown, Undescribable) else shown
     fingerprint = None if arguments is None else digest((call.name.encode(), arguments), secret)
-    source, part = _identity_part(call, terms, arguments or obstacle, nonce)
+    source, part = _identity_part(call, terms, shown, nonce)
     scope = scope_of(call, terms)
     parts = (tenant.encode(), scope.encode(), call.name.encode(), source.encode(), *part)
     return Identity(digest(parts, secret), source, fingerprint, scope, arguments)
@@ -114,14 +115,14 @@ def _picked(call: Call, fields: tuple[str, ...]) -> dict[str, Any]:
     return {f: arguments[f] for f in fields}
 
 
-def _canonical_arguments(call: Call) -> tuple[bytes | None, Undescribable]:
+def _canonical_arguments(call: Call) -> bytes | Undescribable:
     """Return the arguments in canonical form, or why there is none; only some identities need them."""
     if call.arguments is None:
-        return None, Undescribable(f"{call.name!r} is identified by its arguments, and this call does not show them")
+        return Undescribable(f"{call.name!r} is identified by its arguments, and this call does not show them")
     try:
-        return _canonical(call.arguments, call), Undescribable("")
+        return _canonical(call.arguments, call)
     except Undescribable as error:
-        return None, error
+        return error
 
 
 def _canonical(value: Any, call: Call) -> bytes:

@@ -11,7 +11,8 @@ import asyncio
 import contextlib
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -111,93 +112,116 @@ class StoodForSpan(_SpanProxy):
             inside.leave()
 
 
+class _Seen:
+    """What is seen of a guarded call by its span, until it is settled.
+
+    Attributes:
+        open: It has not been settled.
+        call: The running call.
+        result: What its span says that the tool returned.
+        recorded: The exception that was recorded last.
+        failure: Why its status says that it failed.
+    """
+
+    __slots__ = ("_around", "_asked", "_guard", "call", "failure", "open", "recorded", "result")
+
+    def __init__(self, guard: Guard, asked: tuple[Asking, Begun]) -> None:
+        self._guard = guard
+        self._asked = asked
+        self._around = sys.exc_info()[1]
+        self.open = True
+        self.call = made_running(*asked)
+        self.result: Any = NOT_SHOWN
+        self.recorded: BaseException | None = None
+        self.failure: str | None = None
+
+    @property
+    def wanted(self) -> bool:
+        """The ledger keeps the result, where the span is given it."""
+        return self.open and self._asked[0].terms.keep_result
+
+    def ended_in(self, frame: FrameType) -> Outcome | None:
+        """Settle the call of a span that is ended in a frame; None where that was done, or could not be."""
+        leaving = sys.exc_info()[1]
+        if leaving is self._around:
+            return self.settled(None)
+        # Cancellation, KeyboardInterrupt and GeneratorExit leave the status unset; that is no success. But somebody
+        # may be handling an exception that never came through here; then it is no failure either.
+        return self.settled(leaving, guessed=not _came_through(leaving, frame))
+
+    def settled(self, error: BaseException | None, *, guessed: bool = False) -> Outcome | None:
+        """Settle the call that was left by an exception, or by none; None where that was done, or could not be."""
+        if not self.open:
+            return None
+        self.open = False
+        if error is None and self.failure is not None:
+            error = self.recorded or NoEvidence(self.failure)
+        inside = self.call.inside
+        inside.over = True
+        ended = Ended(
+            None if error else result_of(self.result),
+            error,
+            doubtful=guessed or inside.doubtful,
+            cost=self.call.cost(succeeded=error is None),
+        )
+        return settle(self._guard, self._asked, inside.told_by(ended))
+
+
 class GuardedSpan(_SpanProxy):
     """A span that settles its call when it ends."""
 
     def __init__(self, span: Span, guard: Guard, asked: tuple[Asking, Begun]) -> None:
         super().__init__(span)
-        self._self_guard = guard
-        self._self_asked: tuple[Asking, Begun] | None = asked
-        self._self_around = sys.exc_info()[1]
-        self._self_left_by: BaseException | None = None
-        self._self_recorded: BaseException | None = None
-        self._self_failure: str | None = None
-        self._self_result: Any = NOT_SHOWN
-        self._self_call = made_running(*asked)
-        self._self_guessed = False
+        self._self_seen = _Seen(guard, asked)
 
-    @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
+    def running(self) -> AbstractContextManager[Any]:
         """Make the call of this span the running one."""
-        with contextlib.nullcontext() if self._self_asked is None else entered(self._self_call):
-            yield
+        return entered(self._self_seen.call) if self._self_seen.open else contextlib.nullcontext()
 
     def __enter__(self) -> Self:
         self.__wrapped__.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._self_left_by = error
-        self._self_settle()
+        self._self_settled(self._self_seen.settled(error))
         self.__wrapped__.__exit__(kind, error, tb)
 
     def set_attribute(self, key: str, value: Any) -> None:
         """Set an attribute; the result of the tool is remembered."""
         if key == semconv.TOOL_CALL_RESULT:
-            self._self_result = value
+            self._self_seen.result = value
         self.__wrapped__.set_attribute(key, value)
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Set attributes; the result of the tool is remembered."""
-        self._self_result = attributes.get(semconv.TOOL_CALL_RESULT, self._self_result)
+        if semconv.TOOL_CALL_RESULT in attributes:
+            self._self_seen.result = attributes[semconv.TOOL_CALL_RESULT]
         self.__wrapped__.set_attributes(attributes)
 
     def is_recording(self) -> bool:
         """Tell whether it is worth while to set attributes: until it has ended, because the ledger keeps the result."""
-        wanted = self._self_asked is not None and self._self_asked[0].terms.keep_result
-        return wanted or self.__wrapped__.is_recording()
+        return self._self_seen.wanted or self.__wrapped__.is_recording()
 
     def record_exception(self, exception: BaseException, *args: Any, **kwargs: Any) -> None:
         """Record an exception; it says why, where the status says that the call failed, and may have been handled."""
-        self._self_recorded = exception
+        self._self_seen.recorded = exception
         self.__wrapped__.record_exception(exception, *args, **kwargs)
 
     def set_status(self, status: Any, description: str | None = None) -> None:
         """Set the status; ERROR means the call failed, OK that it did not."""
         code = getattr(status, "status_code", status)
         if code is StatusCode.ERROR:
-            self._self_failure = description or getattr(status, "description", None) or "status ERROR"
+            self._self_seen.failure = description or getattr(status, "description", None) or "status ERROR"
         elif code is StatusCode.OK:
-            self._self_failure = None
+            self._self_seen.failure = None
         self.__wrapped__.set_status(status, description)
 
     def end(self, end_time: int | None = None) -> None:
         """Settle the call, then end the span."""
-        leaving = sys.exc_info()[1]
-        if leaving is not self._self_around:
-            # Cancellation, KeyboardInterrupt and GeneratorExit leave the status unset; that is no success. But somebody
-            # may be handling an exception that never came through here; then it is no failure either.
-            self._self_left_by = leaving
-            self._self_guessed = not _came_through(leaving, sys._getframe(1))  # noqa: SLF001 - who ends the span
-        self._self_settle()
+        self._self_settled(self._self_seen.ended_in(sys._getframe(1)))  # noqa: SLF001 - who ends the span
         self.__wrapped__.end(end_time)
 
-    def _self_settle(self) -> None:
-        asked, self._self_asked = self._self_asked, None
-        if asked is None:
-            return
-        error = self._self_left_by
-        if error is None and self._self_failure is not None:
-            error = self._self_recorded or NoEvidence(self._self_failure)
-        inside = self._self_call.inside
-        inside.over = True
-        ended = Ended(
-            None if error else result_of(self._self_result),
-            error,
-            doubtful=self._self_guessed or inside.doubtful,
-            cost=self._self_call.cost(succeeded=error is None),
-        )
-        outcome = settle(self._self_guard, asked, inside.told_by(ended))
+    def _self_settled(self, outcome: Outcome | None) -> None:
         if outcome is not None:
             record.finished(self.__wrapped__, outcome)
 
