@@ -19,6 +19,7 @@ from spanledger import acting
 from spanledger.config import Config
 from spanledger.core.asking import Asking, Steps, Traced
 from spanledger.core.call import EXECUTE_TOOL, Begun, Call, Ended, Outcome
+from spanledger.core.frozen import changed
 from spanledger.core.ids import new_id
 from spanledger.core.money import Amount, Calls, Money, Tokens
 from spanledger.core.outcomes import is_ambiguous
@@ -271,10 +272,9 @@ class Guard:
             CallInProgress: The call would wait for itself.
             NotAuthorized: The token of the delegation around it cannot be read, or is for another tenant.
         """
-        around = replace(
-            placed_in(call, _ambient.get(), trust_baggage=self.config.trust_baggage), delegation=acting.token()
-        )
-        asking = self._described(around, own, span)
+        around = placed_in(call, _ambient.get(), trust_baggage=self.config.trust_baggage)
+        token = acting.token()
+        asking = self._described(around if around.delegation == token else changed(around, delegation=token), own, span)
         placed = asking.call
         if asking.terms.guarded and placed.workflow_source in FLEETING and placed.operation == EXECUTE_TOOL:
             warn_of_scope(placed.name, placed.workflow_source)

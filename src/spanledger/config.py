@@ -20,7 +20,7 @@ from spanledger.core.approvals import Approval, asked_for
 from spanledger.core.asking import Asking, Traced
 from spanledger.core.budgets import Budget
 from spanledger.core.call import EXECUTE_TOOL, Call, ScopeSource
-from spanledger.core.content import CAPTURE_VARIABLE, Capture, Content, capture_said
+from spanledger.core.content import CAPTURE_VARIABLE, Capture, Content, capture_said, captured
 from spanledger.core.controls import Rate, Switch, approval_controls, stopping, switch_controls
 from spanledger.core.egress import EgressRule
 from spanledger.core.frozen import changed
@@ -153,9 +153,8 @@ class Config:
     arguments_bytes_max: int = 1_048_576
     result_bytes_max: int = 1_048_576
     _known_terms: KnownTerms = dataclasses.field(init=False, repr=False, compare=False)
-    _content: Content = dataclasses.field(init=False, repr=False, compare=False)
-    _content_of_documents: Content = dataclasses.field(init=False, repr=False, compare=False)
-    _redacts: bool = dataclasses.field(init=False, repr=False, compare=False)
+    # By whether what comes of a call is read from documents.
+    _contents: tuple[Content, Content] = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("rules", "budgets", "grants", "egress", "switches", "rates", "prices"):
@@ -165,13 +164,12 @@ class Config:
                 raise ConfigError(f"{name} is {meant}")
         object.__setattr__(self, "delegation_keys", Keys.of(self.delegation_keys))
         object.__setattr__(self, "_known_terms", KnownTerms(self.rules))
-        capture = _capture(self.capture_content)
+        capture = captured(self.capture_content, os.environ)
         object.__setattr__(self, "capture_content", capture)
-        object.__setattr__(self, "_content", Content(capture=capture))
-        object.__setattr__(self, "_content_of_documents", Content(capture=capture, documents=True))
+        contents = tuple(Content(capture=capture, documents=documents) for documents in (False, True))
+        object.__setattr__(self, "_contents", contents)
         for rule in self.rules:
             self.redactor(rule.redact)
-        object.__setattr__(self, "_redacts", any(rule.redact for rule in self.rules))
         names = [budget.name for budget in self.budgets]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -250,8 +248,8 @@ class Config:
         Raises:
             ConfigError: The tool's own rule redacts in a way that cannot work here.
         """
-        content = self._content_of_documents if call.documents else self._content
-        redact = self.terms(call, own).redact if own is not None or self._redacts else ()
+        content = self._contents[call.documents]
+        redact = self.terms(call, own).redact if own is not None or self._known_terms.redact else ()
         if not redact:
             return content
         return dataclasses.replace(content, redactor=self.redactor(redact).knowing(call.arguments))
@@ -259,7 +257,7 @@ class Config:
     @property
     def content_capture(self) -> Capture:
         """Where the content of calls is recorded."""
-        return self._content.capture
+        return self._contents[False].capture
 
     def kept(self, name: str, tenant: str, key: str) -> Kept:
         """Say how the result of a call is kept."""
@@ -292,7 +290,7 @@ class Config:
         tenant = call.tenant or self.tenant
         if call.delegation is not None:
             authority = self.delegation_keys.read(call.delegation, tenant)
-            call = dataclasses.replace(call, agent=call.agent or authority.agent, actor=call.actor or authority.actor)
+            call = changed(call, agent=call.agent or authority.agent, actor=call.actor or authority.actor)
         terms = self.terms(call, own)
         content = self.content(call, own)
         secret = None if self.secret is None else self.secret.encode()
@@ -332,12 +330,6 @@ class Config:
         if (scope, source) == (call.workflow_id, call.workflow_source) and (call.agent or not self.agent):
             return call
         return changed(call, agent=call.agent or self.agent, workflow_id=scope, workflow_source=source)
-
-
-def _capture(said: bool | str | None) -> Capture:
-    if isinstance(said, bool):
-        return Capture.SPAN_ONLY if said else Capture.NO_CONTENT
-    return capture_said(os.environ.get(CAPTURE_VARIABLE, "")) if said is None else Capture(said)
 
 
 def _with_environment(config: Config, environ: Mapping[str, str]) -> Config:

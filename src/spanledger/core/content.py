@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
@@ -57,6 +57,13 @@ def capture_said(text: str) -> Capture:
         known = ", ".join(one.name for one in Capture)
         logger.warning("%s is %r and not one of %s, true, false; no content is captured", CAPTURE_VARIABLE, text, known)
         return Capture.NO_CONTENT
+
+
+def captured(said: bool | str | None, environ: Mapping[str, str]) -> Capture:
+    """Say where content is recorded; where nobody has said so, as the environment says."""
+    if said is None:
+        return capture_said(environ.get(CAPTURE_VARIABLE, ""))
+    return _WORDS[str(said).lower()] if isinstance(said, bool) else Capture(said)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,10 +19,14 @@ class KnownTerms:
 
     Args:
         rules: Configured rules, in order.
+
+    Attributes:
+        redact: Some of the rules redact.
     """
 
     def __init__(self, rules: tuple[Rule, ...]) -> None:
         self._rules = rules
+        self.redact = any(rule.redact for rule in rules)
         # By all of a call that `terms_for` looks at, with `own`: as it is kept here, no other can come to have its id.
         self._known: dict[tuple[Any, ...], tuple[Rule | None, Terms]] = {}
 
