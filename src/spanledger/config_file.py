@@ -112,17 +112,19 @@ def _rule(item: dict[str, Any]) -> Rule:
         item = item | {"redact": tuple(_redact(one, where) for one in item["redact"])}
     if "reserve" in item:
         item = item | {"reserve": _reserve(item["reserve"], where)}
-    if isinstance(item.get("approval"), str):
+    if "approval" in item:
         item = item | {"approval": _approval(item["approval"], where)}
     return made(Rule, item, where)
 
 
-def _approval(text: str, where: str) -> ApprovalRule:
-    if text.startswith("over "):
-        return over(_amount(text.removeprefix("over "), where))
-    if ":" not in text:
-        raise ConfigError(f"{where}: approval is true, 'over 100.00 EUR' or 'module:function', not {text!r}")
-    found: ApprovalRule = named(text)
+def _approval(value: Any, where: str) -> ApprovalRule:
+    if isinstance(value, bool):
+        return value
+    if not isinstance(value, str) or not (value.startswith("over ") or ":" in value):
+        raise ConfigError(f"{where}: approval is true, false, 'over 100.00 EUR' or 'module:function', not {value!r}")
+    if value.startswith("over "):
+        return over(_amount(value.removeprefix("over "), where))
+    found: ApprovalRule = named(value)
     return found
 
 
@@ -149,7 +151,7 @@ def _grant(item: dict[str, Any]) -> Grant:
     where = f"grant {item.get('permission')!r}"
     if "limit" in item:
         item = item | {"limit": _amount(item["limit"], where)}
-    if isinstance(item.get("approval"), str):
+    if "approval" in item:
         item = item | {"approval": _approval(item["approval"], where)}
     return made(Grant, item, where)
 

@@ -82,7 +82,8 @@ def test_a_function_that_cannot_say_refuses_the_call(approval: Any, complaint: s
     [
         ('"over 100"', "rule 'refund': unknown currency"),
         ('"over much EUR"', "rule 'refund': 'much' is not a decimal number"),
-        ('"always"', "rule 'refund': approval is true, 'over 100.00 EUR' or 'module:function', not 'always'"),
+        ('"always"', "rule 'refund': approval is true, false, 'over 100.00 EUR' or 'module:function', not 'always'"),
+        ("{amount_over = '20 EUR'}", "rule 'refund': approval is true, false, 'over 100.00 EUR' or 'module:function'"),
         ('"json:nothing"', "cannot find 'json:nothing'"),
         ("100", "rule 'refund': approval is true, false"),
     ],
