@@ -1,6 +1,9 @@
 """The fixture `evaluate`, for programs whose evaluations are tests.
 
-Rules: pytest loads this in every run of an environment that has spanledger, so nothing is imported before a test asks.
+Put `pytest_plugins = ["spanledger.pytest_plugin"]` into a conftest.py.
+
+Rules: it is no entry point, so that no other run of pytest in the same environment is slowed by it. Nothing is run and
+no ledger opened before a test asks.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.acceptance.conftest import ROOT
 
 from spanledger import cli
 from spanledger.errors import ConfigError
@@ -179,6 +180,8 @@ def test_waiting_for_a_run_that_does_not_complete_exits_with_one(told, typed, sq
 
 # --- in pytest
 
+README = (ROOT / "README.md").read_text()
+PLUGIN = 'pytest_plugins = ["spanledger.pytest_plugin"]'
 TESTS = """
 import pytest
 from spanledger.evals import Case, Suite
@@ -201,11 +204,14 @@ def test_not_judged(evaluate):
 
 
 def test_a_suite_is_a_test_of_pytest(dsn, tmp_path: Path, monkeypatch, typed):
+    assert PLUGIN in README
+    (tmp_path / "conftest.py").write_text(PLUGIN)
     (tmp_path / "test_agent.py").write_text(TESTS)
     monkeypatch.setenv("SPANLEDGER_DSN", dsn)
 
+    without = [word for name in ("randomly", "xdist", "cacheprovider") for word in ("-p", f"no:{name}")]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", "-p", "no:xdist", "-p", "no:cacheprovider", "."],
+        [sys.executable, "-m", "pytest", "-q", "-W", "error", *without, "."],
         cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
 
@@ -218,7 +224,7 @@ def test_a_suite_is_a_test_of_pytest(dsn, tmp_path: Path, monkeypatch, typed):
     assert len(json.loads(typed("evals", "--json")[1])) == 4
 
 
-def test_no_test_that_does_not_ask_opens_a_ledger_or_imports_one():
-    code = "import sys, spanledger.pytest_plugin; print([m for m in sys.modules if m == 'spanledger.evals'])"
+def test_loading_the_plugin_opens_no_ledger():
+    code = "import sys, spanledger.pytest_plugin; print([name for name in sys.modules if name == 'spanledger.evals'])"
 
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

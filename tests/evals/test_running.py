@@ -11,11 +11,13 @@ import threading
 import time
 from contextvars import ContextVar
 
+import psycopg
 import pytest
 from opentelemetry import trace
+from tests.ledger.proxies import Proxy
 
 import spanledger
-from spanledger import Config, Ledger
+from spanledger import AsyncLedger, Config, Ledger
 from spanledger.errors import CallInProgress, ConfigError, LedgerUnavailable
 from spanledger.evals import Case, Score, Suite, load, run, run_async, wait
 
@@ -370,6 +372,35 @@ def test_whoever_waits_is_told_when_it_has_ended(ledger):
 
     assert wait("r", timeout_s=30, ledger=ledger).state == "completed"
     thread.join()
+
+
+def test_results_wait_for_a_ledger_that_is_away_for_a_while(dsn, ledger, sql):
+    given = psycopg.conninfo.conninfo_to_dict(dsn)
+    asked = []
+
+    with Proxy(f"{given['host']}/.s.PGSQL.{given.get('port', 5432)}") as proxy:
+
+        def target(numbers):
+            asked.append(numbers)
+            away = numbers == [2, 2]
+            proxy.limits = (lambda: (0, 0)) if away else None
+            if away:
+                proxy.cut_all()
+            return sum(numbers)
+
+        with Ledger(config=Config(dsn=proxy.before(dsn), ledger_timeout_s=1)) as behind:
+            results = run(Suite("sums", SUMS, [exact]), target, run_id="r", ledger=behind, concurrency=1)
+
+    assert (results.state, results.passed) == ("completed", 3)
+    assert asked == [[1, 2], [2, 2], [3, 3]]
+
+
+def test_an_async_ledger_will_do(dsn):
+    async def main():
+        async with AsyncLedger(config=Config(dsn=dsn)) as ledger:
+            return await run_async(Suite("sums", SUMS, [exact]), add, ledger=ledger)
+
+    assert asyncio.run(main()).pass_rate == 1
 
 
 def test_without_a_ledger_nothing_is_run():

@@ -34,9 +34,9 @@ from spanledger.core.evaluations import (
     output_text,
     words,
 )
-from spanledger.errors import ConfigError
+from spanledger.errors import ConfigError, LedgerUnavailable
 from spanledger.ledger._async_ledger import AsyncLedger
-from spanledger.ledger._evaluations import LEASE_S, EvaluationStore
+from spanledger.ledger._evaluations import LEASE_S, POLL_S, EvaluationStore
 from spanledger.ledger._ledger import Ledger
 from spanledger.telemetry import evaluations, record
 from spanledger.telemetry.decision import workflow
@@ -156,10 +156,49 @@ class _Asked:
             return await value if inspect.isawaitable(value) else value
 
 
+class _Keeping:
+    """Keeps results; while the ledger is away they wait, as long as the run is believed alive."""
+
+    def __init__(self, store: EvaluationStore, run_id: str) -> None:
+        self._store = store
+        self._run_id = run_id
+        self._waiting: list[Result] = []
+        self._kept_at_s = time.monotonic()
+
+    async def keep(self, results: list[Result], state: str | None = None) -> bool:
+        """Keep results and those that wait; False where they wait on.
+
+        Raises:
+            LedgerUnavailable: The ledger has been away for too long.
+        """
+        self._waiting += results
+        try:
+            await asyncio.to_thread(self._store.keep, self._run_id, self._waiting, state)
+        except LedgerUnavailable as error:
+            if time.monotonic() - self._kept_at_s > LEASE_S:
+                raise
+            logger.warning("%d results of run %s wait for the ledger: %s", len(self._waiting), self._run_id, error)
+            return False
+        self._waiting, self._kept_at_s = [], time.monotonic()
+        return True
+
+    async def complete(self) -> None:
+        """Keep what waits, and that this was all.
+
+        Raises:
+            LedgerUnavailable: The ledger has been away for too long.
+        """
+        while True:
+            if await self.keep([], "completed"):
+                return
+            await asyncio.sleep(POLL_S)
+
+
 async def _run(asked: _Asked, store: EvaluationStore, cases: list[Case], concurrency: int) -> None:
     # A thread that hangs takes nobody's place.
     asked.threads = ThreadPoolExecutor(concurrency + len(cases), thread_name_prefix="spanledger-evals")
     waiting, running = iter(cases), set[asyncio.Task[list[Result]]]()
+    keeping = _Keeping(store, asked.run_id)
     try:
         while True:
             next_ones = itertools.islice(waiting, concurrency - len(running))
@@ -168,8 +207,8 @@ async def _run(asked: _Asked, store: EvaluationStore, cases: list[Case], concurr
                 break
             # A case that takes long must not look like a process that is gone.
             over, running = await asyncio.wait(running, timeout=LEASE_S / 3, return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.to_thread(store.keep, asked.run_id, [one for task in over for one in task.result()])
-        await asyncio.to_thread(store.keep, asked.run_id, state="completed")
+            await keeping.keep([one for task in over for one in task.result()])
+        await keeping.complete()
     except BaseException:
         for task in running:
             task.cancel()

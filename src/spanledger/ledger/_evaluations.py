@@ -21,6 +21,8 @@ from spanledger.ledger._ledger import Ledger
 
 LEASE_S: Final = 60.0
 POLL_S: Final = 1.0
+# All rows of a run are read, because some of them would tell a pass rate that is none.
+RESULTS_MAX: Final = 1_000_000
 
 
 class EvaluationStore:
@@ -87,9 +89,8 @@ class EvaluationStore:
         if len(found) != 1:
             raise SpanledgerError(f"{'more than one run' if found else 'no run of evaluations'} has the id {run_id}…")
         (run,) = found
-        rows = self._driver.query(
-            Read("eval_results", {"tenant": self._tenant, "run_id": run["id"]}, "case_id, evaluator nulls first")
-        )
+        where = {"tenant": self._tenant, "run_id": run["id"]}
+        rows = self._driver.query(Read("eval_results", where, "case_id, evaluator nulls first", RESULTS_MAX))
         names = [one.name for one in dataclasses.fields(Result)]
         results = tuple(Result(**{name: row[name] for name in names}) for row in rows)
         return Results(run["id"], run["suite"], run["suite_version"], run["state"], run["cases"], results)
