@@ -6,6 +6,7 @@ The public names of spanledger, and nothing else. See the README for how they go
 from spanledger import errors
 from spanledger._guard import current_call
 from spanledger._setup import GuardrailSpanProcessor, instrument, uninstrument
+from spanledger.acting import sending
 from spanledger.config import Config
 from spanledger.core.approvals import Approval, over
 from spanledger.core.budgets import Balance, Budget
@@ -28,6 +29,7 @@ from spanledger.instrument.recording import record_event, record_llm_call, recor
 from spanledger.instrument.tool import tool, tool_call
 from spanledger.ledger._async_ledger import AsyncLedger
 from spanledger.ledger._ledger import Ledger
+from spanledger.telemetry.carrying import carried, carrier
 from spanledger.telemetry.decision import current_workflow, decide, step, workflow
 from spanledger.telemetry.sessions import session
 
@@ -64,6 +66,8 @@ __all__ = [
     "Verdict",
     "Wrap",
     "authorize",
+    "carried",
+    "carrier",
     "current_call",
     "current_workflow",
     "decide",
@@ -78,6 +82,7 @@ __all__ = [
     "record_event",
     "record_llm_call",
     "record_tool_call",
+    "sending",
     "session",
     "step",
     "tool",

@@ -248,7 +248,7 @@ TR-D9  a platform that is down is a raw error
 TR-D10  money through floats; limits without a currency
     seeds/test_tracengent.py::test_money_of_many_digits_comes_back_to_the_last_one_or_is_refused
     sql/test_budgets.py::test_a_currency_the_budget_is_not_kept_in_is_refused_with_a_reason
-    waits for delegation
+    sql/test_delegations.py::test_another_currency_is_converted_and_one_without_a_rate_refused
 TR-D11  approvals that are not bound, cannot be waited for, and lose their id
     seeds/test_approvals.py::test_who_waits_goes_on_as_soon_as_a_person_has_said_yes
     seeds/test_approvals.py::test_the_id_of_a_request_survives_the_way_to_another_process
@@ -256,7 +256,10 @@ TR-D11  approvals that are not bound, cannot be waited for, and lose their id
     seeds/test_approvals.py::test_what_waits_for_a_person_holds_no_budget
     web/test_web.py::test_a_call_inside_waits_for_its_approval_and_the_request_is_told_its_id_until_then
 TR-D12  tokens are not verified
-    waits for delegation
+    unit/test_tokens.py::test_a_token_in_which_anything_was_changed_is_none
+    unit/test_tokens.py::test_a_token_that_is_long_over_is_told_early_also_where_it_was_known_before
+    instrument/test_delegation.py::test_one_that_has_expired_a_second_ago_is_over_by_the_ledgers_clock
+    instrument/test_delegation_carried.py::test_over_http_what_is_no_good_token_is_refused_and_says_why
 TR-D13  a retried report is a second report
     seeds/test_tracengent.py::test_an_outcome_that_is_reported_from_many_threads_at_once_is_booked_once
     sql/test_late.py::test_a_settle_asked_again_gives_the_same_answer_and_spends_once

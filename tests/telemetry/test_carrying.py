@@ -8,7 +8,8 @@ import pytest
 from opentelemetry import baggage, trace
 
 import spanledger
-from spanledger import Config, Ledger, tool, workflow
+from spanledger import Config, Ledger, acting, tool, workflow
+from spanledger.errors import NotAuthorized
 from spanledger.placing import BAGGAGE_CHARS_MAX as CHARS_MAX
 from spanledger.telemetry.carrying import caller, carried, carrier
 
@@ -86,6 +87,27 @@ def test_hostile_baggage_is_harmless(said, refund, ledger: Ledger, spans):
     assert shown is None or (len(shown) <= CHARS_MAX and shown.isprintable())
     assert [(row["workflow_id"], row["state"]) for row in ledger.calls()] == [("w", "succeeded")]
     assert spans.one("invoke_agent").attributes.get("spanledger.workflow.caller") == shown
+
+
+@pytest.mark.parametrize("said", [*filter(None, HOSTILE), "", 7, ["a", "b"]], ids=lambda said: repr(said)[:40])
+def test_a_delegation_that_cannot_be_read_lets_nothing_be_done(said, refund, ledger: Ledger, spans):
+    with carried({"Spanledger-Delegation": said}), workflow("w"), pytest.raises(NotAuthorized) as refused:
+        refund("o-1")
+    assert len(str(refused.value)) < 300
+    assert refused.value.reason.startswith("the token")
+    assert spans.one("execute_tool refund").attributes["spanledger.verdict"] == "unauthorized"
+    assert ledger.calls() == []
+    with workflow("w"):
+        assert refund("o-1") == "o-1"
+
+
+def test_a_delegation_that_is_sent_twice_says_nothing():
+    both = {"spanledger-delegation": "a", "Spanledger-Delegation": "b"}
+    with carried(both):
+        assert acting.token() not in (None, "a", "b")
+    with carried({"spanledger-delegation": None}):
+        assert acting.token() is None
+    assert acting.token() is None
 
 
 @pytest.mark.parametrize("workflow_id", ["x" * 1000, "a\nb", "\ud800", "ünï ✓, =;%"])

@@ -1,10 +1,10 @@
 """What travels with a call to a tool in another process, and what it says there.
 
-Rules: it is the trace and the workflow, as `carrier` writes them, and which call the sender has asked for. Nobody is
-believed because he says so: whether the call that is named runs, with the same arguments and by the attempt whose id
-only its maker knows, the ledger says. So a server on the same ledger does not ask a second time for what its client has
-asked, nor waits for it; a server on another ledger asks its own. Where nothing can be sent or read, the call goes on
-without.
+Rules: it is the trace, the workflow and the delegation that is sent along, as `carrier` writes them, and which call the
+sender has asked for. Nobody is believed because he says so: whether the call that is named runs, with these arguments
+and by the attempt whose id only its maker knows, the ledger says. So a server on the same ledger does not ask a second
+time for what its client has asked, nor waits for it; a server on another ledger asks its own. Where nothing can be sent
+or read, the call goes on without.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def received(wrap: Wrap, instance: Any, args: tuple[Any, ...], kwargs: Mapping[s
 
 
 def within(travelled: Mapping[str, Any]) -> AbstractContextManager[None]:
-    """Go on with the sender's trace and workflow."""
+    """Go on with the sender's trace and workflow, under the delegation that was sent."""
     return carried(travelled) if travelled else contextlib.nullcontext()
 
 

@@ -239,10 +239,10 @@ def decide(
 def surroundings() -> Callable[[], AbstractContextManager[None]] | None:
     """Remember what is around this code; it is put around other code by what is returned. None: nothing is.
 
-    The span is among it, as are the call that runs here and the delegation that it acts under.
+    The span is among it, as are the call that runs here and the delegations that it acts under and sends along.
     """
-    workflow, around, call, token = _current.get(), ambient(), current_call(), acting.token()
-    if around is None and call.key is None and token is None:
+    workflow, around, call, under = _current.get(), ambient(), current_call(), acting.around()
+    if around is None and call.key is None and under == acting.Acting():
         return None
     context = otel_context.get_current()
 
@@ -251,7 +251,7 @@ def surroundings() -> Callable[[], AbstractContextManager[None]] | None:
         before = _current.get(), ambient(), otel_context.get_current()
         _put(workflow, around, context)
         try:
-            with acting.acting(token), entered(call) if call.key is not None else contextlib.nullcontext():
+            with acting.put(under), entered(call) if call.key is not None else contextlib.nullcontext():
                 yield
         finally:
             _put(*before)
