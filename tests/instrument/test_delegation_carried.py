@@ -131,19 +131,19 @@ def test_nothing_is_sent_that_nobody_has_said(governed):
 # --- MCP
 
 
-def asked_of_shop(dsn: str, file: Path, *calls: dict[str, Any], **config: Any) -> list[Any]:
-    """Have a server in a process of its own refund, by calls of one session."""
+def asked_of_shop(dsn: str, file: Path, order_id: str, **call: Any) -> Any:
+    """Have a server in a process of its own refund an order; gives its result."""
     pytest.importorskip("mcp")
     from mcp import ClientSession, StdioServerParameters
     from mcp.client.stdio import stdio_client
 
-    environment = {"SHOP_CONFIG": json.dumps({"dsn": dsn, "delegation_keys": KEYS, **config})}
+    environment = {"SHOP_CONFIG": json.dumps({"dsn": dsn, "tenant": "shop", "delegation_keys": KEYS})}
     parameters = StdioServerParameters(command=sys.executable, args=[str(SHOP), str(file)], env=environment)
 
-    async def main() -> list[Any]:
+    async def main() -> Any:
         async with stdio_client(parameters) as streams, ClientSession(*streams) as session:
             await session.initialize()
-            return [await session.call_tool("refund", {"order_id": "o-1", "amount": 10}, **call) for call in calls]
+            return await session.call_tool("refund", {"order_id": order_id, "amount": 10}, **call)
 
     return asyncio.run(main())
 
@@ -160,10 +160,9 @@ def test_over_mcp_a_server_acts_under_what_is_sent_along_in_meta(dsn, tmp_path):
         spanledger.instrument(Config(dsn=dsn, delegation_keys=KEYS), libraries=["mcp"])
         with workflow("order-1"):
             with sending(token):
-                (allowed,) = asked_of_shop(dsn, tmp_path / "refunds", {}, tenant="shop")
-            (refused,) = asked_of_shop(dsn, tmp_path / "refunds", {}, tenant="shop")
-            changed = {"meta": {HEADER: token[:-4] + "AAAA"}}
-            (tampered,) = asked_of_shop(dsn, tmp_path / "refunds", changed, tenant="shop")
+                allowed = asked_of_shop(dsn, tmp_path / "refunds", "o-1")
+            refused = asked_of_shop(dsn, tmp_path / "refunds", "o-2")
+            tampered = asked_of_shop(dsn, tmp_path / "refunds", "o-3", meta={HEADER: token[:-4] + "AAAA"})
         # The server was ended right after its answer, and may have told the outcome to its disk.
         acted = {(call["state"] != "refused", call["agent"], bool(call["delegation"])) for call in shop.calls()}
     assert [failed(result) for result in (allowed, refused, tampered)] == [False, True, True]
