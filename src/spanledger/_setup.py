@@ -60,6 +60,8 @@ class _Installed:
 
 
 _installed: _Installed | None = None
+# Of the engine that was made because something was guarded, or recorded, before anybody instrumented the process.
+_unasked: _Connected | None = None
 
 
 class GuardrailSpanProcessor(SpanDecider):
@@ -154,8 +156,9 @@ def instrument(config: Config | None = None, *, libraries: Iterable[str | Librar
 
 def uninstrument() -> None:
     """Take everything back that `instrument()` did."""
-    global _installed
+    global _installed, _unasked
     installed, _installed = _installed, None
+    unasked, _unasked = _unasked, None
     gate.remove()
     _executors.remove()
     scopes.leave_to(())
@@ -163,6 +166,8 @@ def uninstrument() -> None:
     if installed is not None:
         installed.patches.detach()
         installed.connected.close()
+    if unasked is not None:
+        unasked.close()
 
 
 def pre_instrument() -> None:
@@ -239,7 +244,7 @@ def _configure_sdk() -> None:
 def _guard(config: Config) -> tuple[Guard, _Connected]:
     database = open_database(config)
     guard = Guard(config, BlockingDriver(database), AwaitingDriver(database), LaterDriver(database))
-    connected = _Connected(database, Trail(database, config))
+    connected = _Connected(database, database.trail or Trail(database, config))
     trail.connect(connected.trail)
     gauges.connect(Standing(database, config.tenant))
     return metered(guard), connected
@@ -254,8 +259,13 @@ def _known(names: Iterable[str | Library]) -> list[str | Library]:
 
 
 def _default_engine() -> Engine | None:
+    global _unasked
     config = Config.from_env()
-    return None if config.mode == "off" else Engine(_guard(config)[0])
+    if config.mode == "off":
+        return None
+    guard, _unasked = _guard(config)
+    return Engine(guard)
 
 
 _runtime.made_by(_default_engine)
+trail.made_by(_runtime.engine)

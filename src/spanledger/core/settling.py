@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from spanledger.core.asking import Ask, Asking, Keep, Steps
 from spanledger.core.call import EXECUTE_TOOL, Begun, Codec, Ended, Outcome
 from spanledger.core.content import Content
+from spanledger.core.money import CALLS
 from spanledger.core.outcomes import alone, is_ambiguous
 from spanledger.core.payload import Kept, sealed
 from spanledger.core.values import encode, serialize
@@ -30,7 +32,7 @@ def finished(asking: Asking, begun: Begun, ended: Ended, codec: Codec) -> Steps[
     item |= {
         "key": begun.key,
         "attempt_id": begun.attempt_id,
-        "cost": dict(ended.cost),
+        "cost": cost_of(begun, ended.cost) if recorded == "succeeded" else dict(ended.cost),
         "tool": asking.call.name,
     }
     if begun.would_have is not None:
@@ -53,6 +55,13 @@ def finished(asking: Asking, begun: Begun, ended: Ended, codec: Codec) -> Steps[
         return Outcome(begun, ended, recorded=kept)
     late = not answer["owned"]
     return Outcome(begun, ended, recorded=recorded, late=late, result_kept=bool(item.get("result_kept")) and not late)
+
+
+def cost_of(begun: Begun, said: Mapping[str, int]) -> dict[str, int]:
+    """Say what a call cost that succeeded: what was said, else what it reserved, unless a budget holds that already."""
+    if said or begun.budgets:
+        return dict(said)
+    return {unit: steps for unit, steps in begun.reserved.items() if unit != CALLS and steps}
 
 
 def told_by_hand(begun: Begun, ask: Ask) -> Steps[bool]:

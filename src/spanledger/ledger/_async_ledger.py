@@ -51,6 +51,8 @@ class AsyncLedger:
 
     async def close(self) -> None:
         """Close the connections of this loop and process."""
+        if self._database.trail is not None:
+            await asyncio.to_thread(self._database.trail.close)
         await self._database.close_loop()
         self._database.close()
 

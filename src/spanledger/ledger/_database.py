@@ -18,7 +18,7 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psycopg
 
@@ -45,10 +45,14 @@ from spanledger.ledger._heartbeat import Heartbeat
 from spanledger.ledger._later import Later
 from spanledger.ledger._line import KEEPALIVES
 from spanledger.ledger._pools import AwaitingPool, BlockingPool
+from spanledger.ledger._sightings import saw
 from spanledger.ledger._silence import Silence
 from spanledger.ledger._spool import Spool, SpoolStatus, ledger_name
 from spanledger.ledger._wakeups import Wakeups
 from spanledger.ledger._wire import AwaitingWire
+
+if TYPE_CHECKING:  # it tells by this module
+    from spanledger.ledger._trail import Trail
 
 logger = logging.getLogger("spanledger.ledger")
 
@@ -85,6 +89,7 @@ class Database:
         self.wakeups = Wakeups(self._connect_listening, self._peek)
         self.later = Later(self.keep, timeout_s=timeout_s)
         self.spool: Spool | None = None
+        self.trail: Trail | None = None
         self._courier = Courier(lambda: self.spool, self._tell)
         # By process id: a thread that held the parent's lock is not in a forked child.
         self._locks: dict[int, threading.Lock] = {}
@@ -166,6 +171,7 @@ class Database:
         if self._controls.due(query.tenant):
             with self._alone(), self.connect() as connection:
                 self._controls.apply(connection, query.tenant)
+        self._saw(query)
         if self.spool is not None and self.spool.waiting():
             self._courier.start()
             self.spool.deliver(self._tell, self.spool.waiting(query), wait_s=self.timeout_s)
@@ -177,6 +183,12 @@ class Database:
         prepared = self.prepared_pid == os.getpid() and not self._controls.due(query.tenant)
         if not prepared or (self.spool is not None and self.spool.waiting()):
             await asyncio.to_thread(self.deliver, query)
+        else:
+            self._saw(query)
+
+    def _saw(self, ask: Ask) -> None:
+        if self.trail is not None and self.spool is not None:
+            saw(ask, self.spool.directory.name, self.trail)
 
     def spooled(self) -> SpoolStatus | None:
         """Say what waits on disk for this ledger; None where nothing can."""
@@ -227,6 +239,8 @@ class Database:
 
     def close(self) -> None:
         """Close what this process opened and leave the private server."""
+        if self.trail is not None:
+            self.trail.close()
         self.later.close()
         self.silence.end()
         self.prepared_pid = 0

@@ -11,6 +11,7 @@ from spanledger.config import Config, Dsn, dsn_of
 from spanledger.ledger._database import Database
 from spanledger.ledger._embedded import EmbeddedPostgres, embedded_server
 from spanledger.ledger._functions import starting
+from spanledger.ledger._trail import Trail
 
 
 def open_database(config: Config, dsn: Dsn | None = None, *, apply: bool = True) -> Database:
@@ -26,4 +27,6 @@ def open_database(config: Config, dsn: Dsn | None = None, *, apply: bool = True)
         ConfigError: No DSN is given and no private server can be used here.
     """
     where: Dsn | EmbeddedPostgres = dsn or config.dsn or dsn_of(os.environ) or embedded_server(config.embedded)
-    return Database(where, controls=starting(config) if apply else None, timeout_s=config.ledger_timeout_s)
+    database = Database(where, controls=starting(config) if apply else None, timeout_s=config.ledger_timeout_s)
+    database.trail = Trail(database, config)
+    return database

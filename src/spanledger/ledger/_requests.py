@@ -22,7 +22,7 @@ from spanledger.core.grants import Authorization, Grant, asked_item, authorized
 from spanledger.core.money import Amount, amount_of
 from spanledger.core.outcomes import is_ambiguous, storable
 from spanledger.core.payload import opened
-from spanledger.core.settling import found_text, kept_text
+from spanledger.core.settling import cost_of, found_text, kept_text
 from spanledger.core.steps import RESOLUTIONS
 from spanledger.core.values import decode, encode
 from spanledger.errors import ConfigError, NotAuthorized
@@ -71,6 +71,7 @@ def settle(config: Config, begun: Begun, result: Any, cost: Amount | None) -> As
         kept = config.kept(begun.tool, begun.tenant, begun.key)
         text = kept_text(kept, result, PlainCodec(), config.content(call))
     item = ended(begun, cost) | {"result": text, "result_kept": text is not None}
+    item["cost"] = cost_of(begun, item["cost"])
     return Ask("settle", begun.tenant, item, shielded=True)
 
 

@@ -4,7 +4,8 @@ Rules: whoever tells never waits and is never told of a failure, and an entry th
 refuses costs no other. Entries gather while a statement is under way and go
 together in the next one; the thread begins with the first entry and ends when there is nothing to tell. At most
 `ENTRIES_MAX` wait: what finds no room, what the ledger refuses, and what is left when time is up at exit is lost,
-which is counted and logged. A private server is not started for this alone: entries wait for the first guarded call.
+which is counted and logged. A private server is not started for what agents say alone, which waits for the first
+guarded call; it is for sessions and for calls that are recorded.
 A forked child has entries and a thread of its own. All time is the database's, so an entry is told with the time that
 its clock showed, as far as its answers tell: to half of a short round trip.
 """
@@ -38,6 +39,8 @@ BATCH_MAX: Final = 500
 PAUSE_S_MIN: Final = 0.25
 PAUSE_S_MAX: Final = 15.0
 EXIT_TIMEOUT_S: Final = 2.0
+# For a private server that is only being started when the program ends.
+START_TIMEOUT_S: Final = 20.0
 # How fast two clocks may part.
 DRIFT: Final = 1e-4
 
@@ -108,7 +111,12 @@ class _Round:
         self._hurried = threading.Event()
         self._under_way = 0
         self._closed = False
+        self._needed = False
         self._clock = _Clock()
+
+    @property
+    def _wanted(self) -> bool:
+        return self._needed or self._database.wanted
 
     def put(self, one: Waiting) -> None:
         with self._changed:
@@ -116,6 +124,7 @@ class _Round:
                 self._lose(1, "too many wait for the ledger" if not self._closed else "the ledger is closed")
                 return
             self._waiting.append(one)
+            self._needed = self._needed or one[2].session is not None or one[2].call is not None
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="spanledger-trail", daemon=True)
                 thread.start()
@@ -128,15 +137,16 @@ class _Round:
     def flush(self, timeout_s: float) -> bool:
         self._hurried.set()
         with self._changed:
-            return self._changed.wait_for(lambda: self._thread is None or not self._database.wanted, timeout_s)
+            return self._changed.wait_for(lambda: self._thread is None or not self._wanted, timeout_s)
 
     def close(self, timeout_s: float) -> None:
-        self.flush(timeout_s)
+        starts = self._needed and not self._database.wanted
+        self.flush(max(timeout_s, START_TIMEOUT_S) if starts else timeout_s)
         with self._changed:
             self._closed = True
             left = len(self._waiting) + self._under_way
             self._waiting.clear()
-            if left and self._database.wanted:
+            if left and self._wanted:
                 self._lose(left, "the ledger did not take them in time")
         self._hurried.set()
 
@@ -144,7 +154,7 @@ class _Round:
         pause_s = PAUSE_S_MIN
         while batch := self._next():
             batch = self._written(batch)
-            if self._database.wanted and self._told(batch):
+            if self._wanted and self._told(batch):
                 pause_s = PAUSE_S_MIN
                 continue
             with self._changed:
@@ -156,7 +166,7 @@ class _Round:
                 # Whoever hurries waits a bounded time; so long it is tried at short intervals.
                 self._hurried.clear()
                 time.sleep(PAUSE_S_MIN)
-            pause_s = min(pause_s * 2, PAUSE_S_MAX) if self._database.wanted else PAUSE_S_MIN
+            pause_s = min(pause_s * 2, PAUSE_S_MAX) if self._wanted else PAUSE_S_MIN
 
     def _next(self) -> list[Waiting]:
         """Take the next entries of one tenant; nothing to take ends the thread."""

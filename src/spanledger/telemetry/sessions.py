@@ -17,6 +17,7 @@ from opentelemetry.trace import INVALID_SPAN, Span
 
 from spanledger._guard import ambient
 from spanledger.placing import Ambient
+from spanledger.telemetry import trail
 from spanledger.telemetry.decision import Workflow
 
 ID_CHARS_MAX: Final = 512
@@ -71,6 +72,7 @@ class Session(Workflow):
             self._tell_end(status, error)
 
     def _opened(self) -> Span:
+        trail.need()
         return INVALID_SPAN
 
 

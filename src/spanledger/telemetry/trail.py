@@ -6,6 +6,7 @@ is logged and costs the entry. An entry says where it is in the trace, so that o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from opentelemetry import trace
@@ -18,6 +19,7 @@ from spanledger.telemetry import semconv
 from spanledger.telemetry.quiet import quietly
 
 _sink: Tells | None = None
+_maker: Callable[[], object] | None = None
 
 
 def connect(sink: Tells) -> None:
@@ -31,6 +33,19 @@ def disconnect(sink: Tells) -> None:
     global _sink  # noqa: PLW0603 - see connect
     if _sink is sink:
         _sink = None
+
+
+def made_by(maker: Callable[[], object]) -> None:
+    """Say how this process gets connected where somebody needs it before anything was guarded."""
+    global _maker  # noqa: PLW0603 - see connect
+    _maker = maker
+
+
+@quietly
+def need() -> None:
+    """Get connected now: what comes is to be kept, although nothing was guarded yet."""
+    if _sink is None and _maker is not None:
+        _maker()
 
 
 def conversation() -> dict[str, str]:

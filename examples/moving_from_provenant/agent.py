@@ -1,0 +1,73 @@
+"""A program that used to hand its client to provenant's `instrument`, on spanledger.
+
+    python examples/moving_from_provenant/agent.py
+
+It starts a private Postgres of its own (`SPANLEDGER_DSN` names yours instead) and a scripted model on loopback. What
+became of what is in the README.md beside it.
+"""
+
+import asyncio
+import contextlib
+from typing import Any
+
+from openai import AsyncOpenAI, OpenAI
+
+import spanledger
+from spanledger import Config, Ledger, Money, Price
+from spanledger.testing import ModelServer, Say
+
+CONFIG = Config(prices=(Price("gpt-5*", input=Money(1, "USD"), output=Money(8, "USD")),))
+QUESTIONS = ("Where is my order?", "And when does it come?")
+
+
+def ask(client: OpenAI, question: str) -> str:
+    """Ask and read a stream; the client is as it was, and each chunk comes when it is sent."""
+    messages: Any = [{"role": "user", "content": question}]
+    stream: Any = client.chat.completions.create(model="gpt-5", messages=messages, stream=True)
+    return "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
+
+
+async def ask_awaiting(client: AsyncOpenAI, question: str) -> str:
+    """Ask and await the answer, which there was an empty turn."""
+    answer = await client.chat.completions.create(model="gpt-5", messages=[{"role": "user", "content": question}])
+    return answer.choices[0].message.content or ""
+
+
+async def converse_awaiting(url: str) -> None:
+    """Go on with the conversation later, in another place: the same id is the same session."""
+    client = AsyncOpenAI(base_url=url, api_key="-")
+    async with client, spanledger.session("chat-9", agent="support", actor="u_42") as chat, chat.turn("m-3"):
+        print(await ask_awaiting(client, "Thank you."))
+
+
+def converse(url: str) -> None:
+    """Have a conversation of two turns, and one that fails."""
+    with (
+        spanledger.session("chat-9", agent="support", actor="u_42") as chat,
+        OpenAI(base_url=url, api_key="-") as client,
+    ):
+        for number, question in enumerate(QUESTIONS, 1):
+            with chat.turn(f"m-{number}", goal=question):
+                print(ask(client, question))
+    with contextlib.suppress(ConnectionResetError), spanledger.session("chat-10", agent="support"):
+        # There, a session whose body raised was recorded as completed.
+        raise ConnectionResetError("the customer is gone")
+
+
+def main() -> None:
+    """Talk, and look at what is known of it."""
+    with ModelServer(lambda _request: Say("It is on its way.")) as model:
+        spanledger.instrument(CONFIG, libraries=["openai"])
+        converse(model.url)
+        asyncio.run(converse_awaiting(model.url))
+        spanledger.uninstrument()
+    with Ledger() as ledger:
+        for one in ledger.sessions():
+            print(f"{one['session_id']}: {one['status']}, {one['turns']} turns, {one['model_calls']} calls")
+        turns = ledger.turns("chat-9")
+        print(f"every turn has its tokens: {all(turn['tokens'] > 0 for turn in turns)}")
+        agent = ledger.agent("support") or {}
+        print(f"agent {agent['name']}: {agent['sessions']} sessions, {agent['spent']['calls']} calls")
+
+
+main()
