@@ -1,6 +1,7 @@
 """Requests that are prepared first and made when a `with` block is entered.
 
 Rules: what was asked for is kept on the object that will make the request, where the wrap of its `__enter__` finds it.
+Nobody else sees it prepared, and makes a span of it that our own would repeat.
 A request that is refused there leaves no coroutine behind that nobody has awaited.
 """
 
@@ -13,6 +14,7 @@ from typing import Any
 
 from spanledger.errors import SpanledgerError
 from spanledger.instrument import _bounds
+from spanledger.telemetry import model_spans
 
 _KEPT = "spanledger_request"
 
@@ -20,12 +22,10 @@ _KEPT = "spanledger_request"
 def deferring(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Keep what is asked for on what will ask."""
     request = _bounds.kept(kwargs)
-    made = wrapped(*args, **request)
-    # Others put an object of their own around it.
-    for each in (made, *getattr(made, "__dict__", {}).values()):
-        if hasattr(type(each), "__enter__") or hasattr(type(each), "__aenter__"):
-            with contextlib.suppress(AttributeError):
-                setattr(each, _KEPT, (instance, request))
+    with model_spans.unseen():
+        made = wrapped(*args, **request)
+    with contextlib.suppress(AttributeError):
+        setattr(made, _KEPT, (instance, request))
     return made
 
 

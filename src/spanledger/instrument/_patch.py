@@ -2,7 +2,8 @@
 
 Rules: a library is patched when it is imported, so that instrumenting costs nothing for those that are not used. A
 wrapper passes copying and pickling on to the method it wraps. A function that is not where we expect it is reported,
-and refused where it runs guarded tools: a tool path without a guard must not look like one with.
+and refused where it runs guarded tools: a tool path without a guard must not look like one with. Whoever else
+instruments a library, before or after, comes inside ours: what they make of a call is made under our span.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import wrapt
+from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]
 
 from spanledger._guard import current_call
 from spanledger.core.call import INVOKE_AGENT
@@ -23,6 +25,7 @@ from spanledger.errors import SpanledgerError, Undescribable, WrapMissing
 from spanledger.instrument import _deferred, _egress, _registry, _runtime
 from spanledger.instrument._engine import Engine
 from spanledger.instrument._job import is_tool, job_for
+from spanledger.instrument._proxies import PROXY
 from spanledger.instrument._travel import received, sent
 from spanledger.instrument.library import Library, Wrap, no_call
 from spanledger.telemetry import gate
@@ -83,13 +86,61 @@ class _Wrapper(_FunctionWrapper):
         return self.__qualname__
 
 
+@dataclass(slots=True)
+class _Place:
+    """Where a wrapper of ours is.
+
+    Attributes:
+        owner: The class or module.
+        name: The name in it.
+        inner: What is wrapped there now.
+        function: What our wrapper does.
+    """
+
+    owner: Any
+    name: str
+    inner: Any
+    function: Callable[..., Any]
+
+    def put(self) -> None:
+        """Put our wrapper there."""
+        setattr(self.owner, self.name, _Wrapper(self.inner, self.function))
+
+    def put_on_top(self) -> None:
+        """Put our wrapper there again, around what somebody else has put around it, or instead of it."""
+        found = vars(self.owner).get(self.name)
+        if isinstance(found, wrapt.BoundFunctionWrapper):
+            # What lies under a wrapper was looked up at the class when the one above was taken away.
+            found = getattr(found, "_self_parent", None) or found
+        if found is None:
+            return
+        if not isinstance(found, _Wrapper):
+            # Others take away what is on top, which was ours, and mean their own.
+            taken = found is self.inner and isinstance(found, PROXY)
+            self.inner = found.__wrapped__ if taken else found
+            _without_ours(self.inner)
+            found = _Wrapper(self.inner, self.function)
+        if found is not vars(self.owner)[self.name]:
+            setattr(self.owner, self.name, found)
+
+
+def _without_ours(wrapper: Any) -> None:
+    """Take a wrapper of ours out from under those of others."""
+    while isinstance(wrapper, PROXY):
+        inner = wrapper.__wrapped__
+        if isinstance(inner, _Wrapper):
+            wrapper.__wrapped__ = inner.__wrapped__
+            return
+        wrapper = inner
+
+
 class Patches:
     """The wrappers of one engine."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._active = True
-        self._places: list[tuple[Any, str, Any]] = []
+        self._places: list[_Place] = []
         self._missing: list[str] = []
 
     def attach(self, names: Iterable[str | Library]) -> Report:
@@ -117,6 +168,8 @@ class Patches:
             if version is not None:
                 attached[library.name] = library
                 self._attach(library, version)
+        for method in ("instrument", "uninstrument"):
+            self._put(_Place(BaseInstrumentor, method, vars(BaseInstrumentor)[method], self._then_on_top))
         gate.leave(mark for library in attached.values() for mark in library.own_spans)
         return Report(tuple(attached), tuple(self._missing), tuple(broken))
 
@@ -164,10 +217,25 @@ class Patches:
         """Put back what was there before."""
         self._active = False
         gate.leave(())
-        for owner, name, original in reversed(self._places):
-            if isinstance(vars(owner).get(name), _Wrapper):
-                setattr(owner, name, original)
+        for place in reversed(self._places):
+            if isinstance(vars(place.owner).get(place.name), _Wrapper):
+                setattr(place.owner, place.name, place.inner)
         self._places.clear()
+
+    def _put(self, place: _Place) -> None:
+        self._places.append(place)
+        place.put()
+
+    def _then_on_top(self, wrapped: Any, _instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Let somebody else instrument what they do, or stop it."""
+        try:
+            return wrapped(*args, **kwargs)
+        finally:
+            for place in self._places:
+                try:
+                    place.put_on_top()
+                except Exception:
+                    logger.exception("%s.%s is not wrapped as it was", place.owner, place.name)
 
     def _later(self, wraps: list[Wrap]) -> Callable[[Any], None]:
         def hook(module: Any) -> None:
@@ -185,10 +253,9 @@ class Patches:
                 continue
             if isinstance(original, _Wrapper):
                 # Imported by name from where it was wrapped already.
-                self._places.append((owner, name, original.__wrapped__))
+                self._places.append(_Place(owner, name, original.__wrapped__, _wrapper(self._engine, wrap, original)))
                 continue
-            self._places.append((owner, name, original))
-            setattr(owner, name, _Wrapper(original, _wrapper(self._engine, wrap, original)))
+            self._put(_Place(owner, name, original, _wrapper(self._engine, wrap, original)))
 
 
 def _noting(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

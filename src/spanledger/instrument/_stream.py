@@ -49,7 +49,6 @@ def _is_iterator(cls: Hashable) -> bool:
 def watch(stream: Any, watcher: Watcher) -> None:
     """Put a watcher into a stream."""
     inner = getattr(stream, _INNER)
-    # Others put proxies around streams that look like both kinds; what is inside is of one.
     awaiting = hasattr(inner, "__anext__")
     setattr(stream, _INNER, (_awaiting if awaiting else _blocking)(inner, watcher))
     if hasattr(stream, "close"):

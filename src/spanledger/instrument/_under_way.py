@@ -32,6 +32,7 @@ from spanledger.instrument import _bounds, _counted, _raw
 from spanledger.instrument._job import Job, NoCodec
 from spanledger.instrument._messages import Heard
 from spanledger.instrument._prices import price
+from spanledger.instrument._proxies import innermost
 from spanledger.instrument._reserve import ESTIMATED, REPORTED, RESERVED, Reserved, charged, estimated, reserved
 from spanledger.instrument._stream import is_stream, watch
 from spanledger.instrument.library import HiddenChunk, Wrap
@@ -138,6 +139,7 @@ class UnderWay:
 
     def _look(self, seen: Any) -> bool:
         """Look at an answer; whether it will say itself when it is over."""
+        seen = innermost(seen)
         if is_stream(seen):
             watch(seen, self)
             return True

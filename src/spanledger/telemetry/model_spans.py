@@ -17,6 +17,7 @@ import wrapt
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
+from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.trace import Span, StatusCode
 
 from spanledger.config import Config
@@ -79,6 +80,18 @@ def inside(span: Span) -> Iterator[None]:
     token = otel_context.attach(trace.set_span_in_context(span, Context({**current, _INSIDE: span, **_keys()})))
     try:
         yield
+    finally:
+        with contextlib.suppress(Exception):
+            otel_context.detach(token)
+
+
+@contextlib.contextmanager
+def unseen() -> Iterator[None]:
+    """Where a request is only prepared, of which others would make a span: they do not see it."""
+    token = otel_context.attach(otel_context.set_value(_SUPPRESS, value=True))
+    try:
+        with suppress_instrumentation():
+            yield
     finally:
         with contextlib.suppress(Exception):
             otel_context.detach(token)

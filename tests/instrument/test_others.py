@@ -1,0 +1,122 @@
+"""Instrumentations of other makers come and go; ours stays around theirs, and leaves no trace when it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import openai
+import pytest
+import wrapt
+from openai.resources.chat.completions import Completions
+from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
+from opentelemetry.instrumentation.utils import unwrap
+
+import spanledger
+from spanledger.instrument import _patch
+from spanledger.instrument._proxies import PROXY
+
+TARGET = "openai.resources.chat.completions.Completions"
+CREATE = vars(Completions)["create"]
+
+
+class Others(BaseInstrumentor):
+    """Wraps what we wrap, as instrumentations do."""
+
+    def __init__(self) -> None:
+        self.order: list[str] = []
+
+    def instrumentation_dependencies(self) -> Collection[str]:
+        return []
+
+    def _instrument(self, **kwargs: Any) -> None:
+        wrapt.wrap_function_wrapper("openai.resources.chat.completions", "Completions.create", self._around)
+
+    def _uninstrument(self, **kwargs: Any) -> None:
+        unwrap(Completions, "create")
+
+    def _around(self, wrapped: Any, _instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self.order.append("theirs")
+        return wrapped(*args, **kwargs)
+
+
+@pytest.fixture
+def theirs():
+    others = Others()
+    yield others
+    spanledger.uninstrument()
+    if others.is_instrumented_by_opentelemetry:
+        others.uninstrument()
+    assert vars(Completions)["create"] is CREATE
+
+
+def layers() -> list[bool]:
+    """From the outside in, whether it is a wrapper of ours."""
+    found, layer = [], vars(Completions)["create"]
+    while isinstance(layer, PROXY):
+        found.append(isinstance(layer, _patch._Wrapper))
+        layer = layer.__wrapped__
+    assert layer is CREATE
+    return found
+
+
+def both_come(theirs: Others, ours: Callable[[], None], *, ours_first: bool) -> None:
+    if ours_first:
+        ours()
+    theirs.instrument()
+    if not ours_first:
+        ours()
+
+
+@pytest.mark.parametrize("ours_first", [True, False])
+def test_ours_is_around_theirs_whoever_came_first(ours_first, theirs, instrument_client, client: openai.OpenAI, spans):
+    both_come(theirs, instrument_client, ours_first=ours_first)
+
+    assert layers() == [True, False]
+    client.chat.completions.create(model="gpt-5", messages=[{"role": "user", "content": "hi"}])
+    assert theirs.order == ["theirs"]
+    assert len(spans.all()) == 1
+
+
+@pytest.mark.parametrize("ours_first", [True, False])
+def test_theirs_goes_and_ours_stays(ours_first, theirs, instrument_client):
+    both_come(theirs, instrument_client, ours_first=ours_first)
+    theirs.uninstrument()
+
+    assert layers() == [True]
+
+
+@pytest.mark.parametrize("ours_first", [True, False])
+def test_ours_goes_and_theirs_stays(ours_first, theirs, instrument_client):
+    both_come(theirs, instrument_client, ours_first=ours_first)
+    spanledger.uninstrument()
+
+    assert layers() == [False]
+    theirs.uninstrument()
+    assert layers() == []
+
+
+def test_what_ours_does_to_know_of_others_goes_with_it(instrument_client):
+    before = vars(BaseInstrumentor).copy()
+    instrument_client()
+    assert vars(BaseInstrumentor)["instrument"] is not before["instrument"]
+    spanledger.uninstrument()
+
+    assert [vars(BaseInstrumentor)[name] for name in ("instrument", "uninstrument")] == [
+        before[name] for name in ("instrument", "uninstrument")
+    ]
+
+
+def test_an_instrumentation_that_fails_fails_as_it_would(theirs, instrument_client, monkeypatch):
+    def fails(**_: Any) -> None:
+        wrapt.wrap_function_wrapper("openai.resources.chat.completions", "Completions.create", theirs._around)
+        raise ValueError("theirs")
+
+    instrument_client()
+    monkeypatch.setattr(theirs, "_instrument", fails)
+    with pytest.raises(ValueError, match="theirs"):
+        theirs.instrument()
+
+    assert layers() == [True, False]
+    spanledger.uninstrument()
+    unwrap(Completions, "create")
