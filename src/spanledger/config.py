@@ -214,6 +214,8 @@ class Config:
 
     def covers(self, call: Call) -> bool:
         """Tell whether the ledger has to be asked about a call that is neither a tool's nor opted in."""
+        if not (self.rules or self.budgets or self.switches or call.opted_in):
+            return False
         stopped = stopping(self.switches, call.name) is not None
         return stopped or any(b.covers(call) for b in self.budgets) or self.terms(call).guarded
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from opentelemetry import context as otel_context
+
 from spanledger._guard import Guard
 from spanledger.core.steps import admitted
 from spanledger.instrument._job import Job
@@ -25,16 +27,20 @@ class ModelCalls:
 
     def ask(self, job: Job, function: Callable[..., Any], request: dict[str, Any]) -> Any:
         """Make a model call; it asks the ledger only where a budget or a rule covers it."""
-        if model_spans.is_inside():
+        context = otel_context.get_current()
+        if model_spans.is_inside(context):
             return function(**request)
-        span = model_spans.start(job.call, self.guard.config)
+        span = model_spans.start(job.call, self.guard.config, context)
         made = UnderWay(self.guard, job, span, request)
         try:
             asking = made.asked()
             if asking is not None:
                 made.admitted(self.guard.blocking.drive(admitted(asking)))
-            with model_spans.inside(span):
+            entered = model_spans.enter(span, context)
+            try:
                 result = function(**made.prepared())
+            finally:
+                model_spans.leave(entered)
         except BaseException as error:
             made.end(error)
             raise
@@ -43,16 +49,20 @@ class ModelCalls:
 
     async def ask_awaiting(self, job: Job, function: Callable[..., Any], request: dict[str, Any]) -> Any:
         """Make a model call; it asks the ledger only where a budget or a rule covers it."""
-        if model_spans.is_inside():
+        context = otel_context.get_current()
+        if model_spans.is_inside(context):
             return await function(**request)
-        span = model_spans.start(job.call, self.guard.config)
+        span = model_spans.start(job.call, self.guard.config, context)
         made = UnderWay(self.guard, job, span, request)
         try:
             asking = made.asked()
             if asking is not None:
                 made.admitted(await self.guard.awaiting.drive(admitted(asking)))
-            with model_spans.inside(span):
+            entered = model_spans.enter(span, context)
+            try:
                 result = await function(**made.prepared())
+            finally:
+                model_spans.leave(entered)
         except BaseException as error:
             await made.end_awaiting(error)
             raise

@@ -321,9 +321,10 @@ def _tool(engine: Engine, wrap: Wrap, *, awaiting: bool) -> Callable[..., Any]:
 
 def _observed(engine: Engine, wrap: Wrap, *, trace: Callable[..., Any], awaiting: bool) -> Callable[..., Any]:
     ask_model: Callable[..., Any] = engine.models.ask_awaiting if awaiting else engine.models.ask
+    enters = wrap.path.endswith("enter__")
 
     def observed(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        deferred = _deferred.asked_by(instance)
+        deferred = _deferred.asked_by(instance) if enters else None
         owner, request = deferred or (instance, kwargs)
         try:
             call = wrap.describe(owner, args, request)

@@ -61,14 +61,13 @@ class Tariff:
         read = usage.input_tokens or 0
         cached, written = usage.cached_tokens or 0, usage.cache_written_tokens or 0
         written_1h = usage.cache_written_1h_tokens or 0
-        micros = (
-            self.per_call
-            + max(0, read - cached - written) * _at(self.input, read)
-            + cached * _at(self.cached, read)
-            + (written - written_1h) * _at(self.cache_written, read)
-            + written_1h * _at(self.cache_written_1h, read)
-            + (usage.output_tokens or 0) * _at(self.output, read)
-        )
+        micros = self.per_call + max(0, read - cached - written) * _at(self.input, read)
+        if cached:
+            micros += cached * _at(self.cached, read)
+        if written:
+            micros += (written - written_1h) * _at(self.cache_written, read)
+            micros += written_1h * _at(self.cache_written_1h, read)
+        micros += (usage.output_tokens or 0) * _at(self.output, read)
         return self._money(micros, ROUND_HALF_UP)
 
     def most(self, input_tokens: int, output_tokens: int, *, writes_cache: bool) -> Money:
@@ -90,7 +89,7 @@ def tariff_of(call: Call, prices: Iterable[Price], model: str | None = None) -> 
         prices: What the configuration says.
         model: The model that answered, which public lists may know better than the name it was asked for by.
     """
-    said = price_for(prices, call.name)
+    said = price_for(prices, call.name) if prices else None
     if said is not None and said.input is not None and said.output is not None:
         return _configured(said)
     provider = call.attributes.get(semconv.PROVIDER_NAME)

@@ -11,10 +11,11 @@ import functools
 import inspect
 import json
 import weakref
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
+from spanledger.instrument._proxies import PROXY
 from spanledger.instrument._stream import Watcher
 
 # By this header the client tells its own methods apart; "stream" is `with_streaming_response`.
@@ -29,19 +30,28 @@ def is_left_unread(request: Mapping[str, Any]) -> bool:
 
 def parsed(result: Any) -> Any:
     """Return what is inside a raw response, or an awaitable of it; anything else as it is."""
-    if not _is_raw(cast("Hashable", type(result))) or is_unread(result):
+    if not _is_raw(type(result)) or is_unread(result):
         return result
     return result.parse()
 
 
 def is_unread(result: Any) -> bool:
     """Tell whether a result is a response that the caller reads."""
-    return _is_raw(cast("Hashable", type(result))) and result.http_request.headers.get(_HEADER) == _UNREAD
+    return _is_raw(type(result)) and result.http_request.headers.get(_HEADER) == _UNREAD
 
 
-@functools.lru_cache(maxsize=256)
-def _is_raw(cls: Hashable) -> bool:
+def _has_request(cls: type) -> bool:
     return hasattr(cls, "http_request") and hasattr(cls, "parse")
+
+
+def _has_all(cls: type) -> bool:
+    return not (hasattr(cls, "__next__") or hasattr(cls, "__anext__") or _is_raw(cls) or issubclass(cls, PROXY))
+
+
+# Some classes are slow to say that they lack something, and this is asked for every call.
+_is_raw: Callable[[type], bool] = functools.lru_cache(maxsize=256)(_has_request)
+is_plain: Callable[[type], bool] = functools.lru_cache(maxsize=256)(_has_all)
+"""Tells of a class of results whether they are answers: no streams, no raw responses, and nothing around one."""
 
 
 def watch_unread(response: Any, watcher: Watcher, look: Callable[[Any], bool]) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import AsyncIterator, Callable, Hashable, Iterator
-from typing import Any, Protocol, cast
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, Protocol
 
 _INNER = "_iterator"
 
@@ -37,13 +37,15 @@ class Watcher(Protocol):
 
 def is_stream(result: Any) -> bool:
     """Tell whether a result is a stream that can be watched."""
-    return _is_iterator(cast("Hashable", type(result))) and hasattr(result, _INNER)
+    return _is_iterator(type(result)) and hasattr(result, _INNER)
 
 
-@functools.lru_cache(maxsize=256)
-def _is_iterator(cls: Hashable) -> bool:
-    # Some classes are slow to say that they lack something.
+def _iterates(cls: type) -> bool:
     return hasattr(cls, "__next__") or hasattr(cls, "__anext__")
+
+
+# Some classes are slow to say that they lack something.
+_is_iterator: Callable[[type], bool] = functools.lru_cache(maxsize=256)(_iterates)
 
 
 def watch(stream: Any, watcher: Watcher) -> None:

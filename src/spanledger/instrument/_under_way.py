@@ -36,7 +36,7 @@ from spanledger.instrument._proxies import innermost
 from spanledger.instrument._reserve import ESTIMATED, REPORTED, RESERVED, Reserved, charged, estimated, reserved
 from spanledger.instrument._stream import is_stream, watch
 from spanledger.instrument.library import HiddenChunk, Wrap
-from spanledger.telemetry import inference, metering, model_spans, record, semconv
+from spanledger.telemetry import inference, metering, metrics, model_spans, record, semconv
 
 logger = logging.getLogger("spanledger.instrument")
 
@@ -120,7 +120,9 @@ class UnderWay:
         """Look at what the function returned."""
         self._answered = True
         try:
-            if self._look(self._wrap.parsed(result) if self._wrap.parsed else result):
+            if _raw.is_plain(type(result)):
+                self._read(result)
+            elif self._look(self._wrap.parsed(result) if self._wrap.parsed else result):
                 return
         except Exception as error:  # noqa: BLE001 - logged
             self._unreadable(error)
@@ -130,6 +132,10 @@ class UnderWay:
         """Look at what the coroutine function returned."""
         self._answered = True
         try:
+            if _raw.is_plain(type(result)):
+                self._read(result)
+                await self.end_awaiting()
+                return
             seen = self._wrap.parsed(result) if self._wrap.parsed else result
             if self._look(await seen if inspect.isawaitable(seen) else seen):
                 return
@@ -146,11 +152,15 @@ class UnderWay:
         if _raw.is_unread(seen):
             _raw.watch_unread(seen, self, self._look)
             return True
+        self._read(seen)
+        return False
+
+    def _read(self, seen: Any) -> None:
+        """Read an answer that is there."""
         if self._heard is not None:
             self._heard.answer(seen)
         if self._wrap.measure is not None and seen is not None:
             self._usage = self._wrap.measure(seen)
-        return False
 
     def shows(self, chunk: Any) -> bool:
         """Look at a chunk of a stream; tell whether the caller may see it."""
@@ -237,7 +247,7 @@ class UnderWay:
             record.failed(self._span, error)
         if self._heard is not None:
             self._tell(self._heard, error)
-        if self._begun_s and not model_spans.is_counted(self._span):
+        if self._begun_s and metrics.recorded() and not model_spans.is_counted(self._span):
             # Whoever has made the span counts what it used.
             metering.of_model_call(self._job.call, self._usage, error, self._took_s, self._first_chunk_s)
         if self._begun_s:

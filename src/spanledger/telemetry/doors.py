@@ -17,7 +17,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import ProxyTracer, Span, Tracer
 
-from spanledger.telemetry import model_spans
+from spanledger.telemetry import model_spans, record
 from spanledger.telemetry.reading import may_be_tool
 from spanledger.telemetry.spans import unshared
 
@@ -112,6 +112,8 @@ def _door(start: StartSpan, through: Through) -> StartSpan:
         attributes = kwargs.get("attributes") or (args[_ATTRIBUTES] if len(args) > _ATTRIBUTES else None)
         # An empty context is not the same as none: it makes a span a root.
         context = args[_CONTEXT] if len(args) > _CONTEXT else kwargs.get("context")
+        if context is not None and record.OWN_SPAN in context:
+            return unshared(start(*args, **kwargs))
         shared = model_spans.handed_out(args[0], attributes, context)
         if shared is not None:
             return shared

@@ -65,8 +65,6 @@ def of_model_call(call: Call, usage: Usage, error: BaseException | None, took_s:
         took_s: Seconds from the request until all of the answer was there.
         chunk_s: Seconds from the request to the first chunk of a stream.
     """
-    if not metrics.recorded():
-        return
     model = None if usage.model is None else metrics.bounded(usage.model)
     asked = (semconv.PROVIDER_NAME, semconv.SERVER_ADDRESS, semconv.SERVER_PORT)
     labels = metrics.of_call(call.operation, call.name) | {name: call.attributes.get(name) for name in asked}

@@ -22,6 +22,7 @@ from opentelemetry.trace import Span, StatusCode
 
 from spanledger.config import Config
 from spanledger.core.call import Call
+from spanledger.core.content import NOTHING
 from spanledger.telemetry import record, semconv
 
 # Under it, the span of the model call that runs here.
@@ -50,39 +51,61 @@ _KINDS: Final = frozenset({"LLM", "EMBEDDING"})
 _TAKEN: Final = "_spanledger_taken"
 
 
-def start(call: Call, config: Config) -> Span:
-    """Start the span of a model call, or take the one that somebody has made of it."""
-    around = trace.get_current_span()
-    if _is_of_model(around):
+def start(call: Call, config: Config, context: Context) -> Span:
+    """Start the span of a model call, or take the one that somebody has made of it.
+
+    Args:
+        call: The call.
+        config: The configuration.
+        context: The current context.
+    """
+    around = trace.get_current_span(context)
+    if around is not trace.INVALID_SPAN and _is_of_model(around):
         with contextlib.suppress(AttributeError):  # a span that takes no attributes of ours
             setattr(around, _TAKEN, True)
-            attributes = record.start_attributes(call, config.content(call))
+            attributes = record.start_attributes(call, NOTHING)
             around.set_attributes({name: value for name, value in attributes.items() if value is not None})
             return cast("Span", _Shared(around))
-    return record.start(call, config)
+    return record.start(call, config, around=context)
 
 
 def is_counted(span: Span) -> bool:
     """Tell whether somebody else has made a span, and counts in metrics what it says."""
+    if not isinstance(span, _Shared):
+        return False
     scope = getattr(span, "instrumentation_scope", None)
-    return isinstance(span, _Shared) and getattr(scope, "name", "").startswith(_COUNTING)
+    return getattr(scope, "name", "").startswith(_COUNTING)
 
 
-def is_inside() -> bool:
-    """Tell whether a model call runs here: what a client's functions call in turn is the same call."""
-    return otel_context.get_value(_INSIDE) is not None
+def is_inside(context: Context | None = None) -> bool:
+    """Tell whether a model call runs here: what a client's functions call in turn is the same call.
+
+    Args:
+        context: The current context, where the caller has looked it up.
+    """
+    return _INSIDE in (otel_context.get_current() if context is None else context)
 
 
-@contextlib.contextmanager
-def inside(span: Span) -> Iterator[None]:
-    """Make a model call the one that runs here, its span the current one, and tell others that there is one."""
-    current = otel_context.get_current()
-    token = otel_context.attach(trace.set_span_in_context(span, Context({**current, _INSIDE: span, **_keys()})))
-    try:
-        yield
-    finally:
-        with contextlib.suppress(Exception):
-            otel_context.detach(token)
+def enter(span: Span, context: Context) -> Any:
+    """Make a model call the one that runs here, its span the current one, and tell others that there is one.
+
+    Args:
+        span: Its span.
+        context: The current context.
+
+    Returns:
+        What `leave` takes, whatever happens in between: a context manager would cost as much again.
+    """
+    told = Context({**context, _INSIDE: span, _SUPPRESS: True, **_keys()})
+    return otel_context.attach(trace.set_span_in_context(span, told))
+
+
+def leave(entered: Any) -> None:
+    """Make what was current before current again."""
+    try:  # noqa: SIM105 - costs less, at every call
+        otel_context.detach(entered)
+    except Exception:  # noqa: BLE001, S110 - it is another thread's, or loop's
+        pass
 
 
 @contextlib.contextmanager
@@ -99,8 +122,10 @@ def unseen() -> Iterator[None]:
 
 def handed_out(tracer: Any, attributes: Mapping[str, Any] | None, context: Context | None) -> Span | None:
     """Return our span where somebody starts another one of the same model call; None where it is none."""
-    span = otel_context.get_value(_INSIDE, context)
-    if span is None or (context is not None and record.OWN_SPAN in context):
+    if context is None:
+        context = otel_context.get_current()
+    span = context.get(_INSIDE)
+    if span is None or record.OWN_SPAN in context:
         return None
     if not (_says_model(attributes) or _scope_of(tracer).startswith(_SCOPES)):
         return None
@@ -111,7 +136,7 @@ def handed_out(tracer: Any, attributes: Mapping[str, Any] | None, context: Conte
 
 
 def _keys() -> dict[str, Any]:
-    keys: dict[str, Any] = {_SUPPRESS: True}
+    keys: dict[str, Any] = {}
     genai = sys.modules.get(_UTIL_GENAI)
     if genai is not None:
         for key, data in _UTIL_GENAI_DATA:

@@ -16,6 +16,7 @@ from typing import Any
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from spanledger.config import Config
@@ -76,23 +77,26 @@ def _tracer_of(provider: trace.TracerProvider) -> trace.Tracer:
     return provider.get_tracer(SCOPE)
 
 
-def start(call: Call, config: Config, own: Rule | None = None) -> Span:
+def start(call: Call, config: Config, own: Rule | None = None, around: Context | None = None) -> Span:
     """Start the span of a call; it is not made current.
 
     Args:
         call: The call.
         config: Says what may be seen of it.
         own: What the developer gave at the tool itself.
+        around: The current context, where the caller has looked it up.
     """
-    context = otel_context.set_value(OWN_SPAN, value=True)
+    context = otel_context.set_value(OWN_SPAN, value=True, context=around)
     kind = SpanKind.INTERNAL if call.operation in (EXECUTE_TOOL, INVOKE_AGENT) else SpanKind.CLIENT
     try:
-        content = config.content(call, own)
+        # Of what a model is asked nothing is recorded at its start.
+        content = config.content(call, own) if call.operation == EXECUTE_TOOL else NOTHING
         span = tracer().start_span(f"{call.operation} {call.name}", context, kind, start_attributes(call, content))
     except Exception:
         logger.exception("no span for %s; the call is not affected", call.name)
         return trace.INVALID_SPAN
-    _called(span, call, content)
+    if content.capture.on_events:
+        _called(span, call, content)
     return span
 
 
@@ -305,9 +309,9 @@ def verdict_of(error: SpanledgerError) -> str:
 
 
 @quietly
-def known(span: Span, said: Mapping[str, Any]) -> None:
-    """Record what is known of a call."""
-    _set(span, said)
+def known(span: Span, attributes: Mapping[str, Any]) -> None:
+    """Record what is known of a call; nothing of it is None."""
+    span.set_attributes(with_proposed(attributes))
 
 
 @quietly

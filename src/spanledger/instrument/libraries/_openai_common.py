@@ -13,14 +13,14 @@ from spanledger.telemetry import semconv
 def call_of(instance: Any, kwargs: Mapping[str, Any], operation: str, more: Mapping[str, Any]) -> Call:
     """Describe a call that a resource of the client makes."""
     client = instance._client  # noqa: SLF001 - no public way from a resource to its client
-    azure = "Azure" in type(client).__name__
+    azure, url = "Azure" in type(client).__name__, client.base_url
     return Call(
         name=str(kwargs.get("model") or "unknown"),
         operation=operation,
         attributes={
             semconv.PROVIDER_NAME: "azure.ai.openai" if azure else "openai",
-            semconv.SERVER_ADDRESS: client.base_url.host,
-            semconv.SERVER_PORT: client.base_url.port,
+            semconv.SERVER_ADDRESS: url.host,
+            semconv.SERVER_PORT: url.port,
             semconv.REQUEST_STREAM: True if kwargs.get("stream") is True else None,
             semconv.REQUEST_TEMPERATURE: number(kwargs, "temperature"),
             semconv.REQUEST_TOP_P: number(kwargs, "top_p"),

@@ -27,14 +27,14 @@ _PROVIDERS = {"Bedrock": "aws.bedrock", "AWS": "aws.bedrock", "Vertex": "gcp.ver
 def describe(instance: Any, _args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
     """Read a call of `Messages.create`."""
     client = instance._client  # noqa: SLF001 - no public way from a resource to its client
-    kind = type(client).__name__
+    kind, url = type(client).__name__, client.base_url
     return Call(
         name=str(kwargs.get("model") or "unknown"),
         operation="chat",
         attributes={
             semconv.PROVIDER_NAME: next((name for part, name in _PROVIDERS.items() if part in kind), "anthropic"),
-            semconv.SERVER_ADDRESS: client.base_url.host,
-            semconv.SERVER_PORT: client.base_url.port,
+            semconv.SERVER_ADDRESS: url.host,
+            semconv.SERVER_PORT: url.port,
             semconv.REQUEST_STREAM: True if kwargs.get("stream") is True else None,
             semconv.REQUEST_MAX_TOKENS: number(kwargs, "max_tokens"),
             semconv.REQUEST_TEMPERATURE: number(kwargs, "temperature"),
