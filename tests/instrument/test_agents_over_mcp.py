@@ -18,7 +18,7 @@ RULES = [Rule("refund", identity="arguments")]
 FEW = Budget("few", Calls(1), match="refund")
 
 
-def openai_agents(file: Path, call_id: str) -> str:
+def openai_agents(file: Path, call_id: str, *, prefixed: bool = False) -> str:
     import agents_world
     from agents import Runner, set_trace_processors
     from agents.mcp import MCPServerStdio
@@ -26,8 +26,10 @@ def openai_agents(file: Path, call_id: str) -> str:
     set_trace_processors([])
 
     async def main() -> str:
-        async with MCPServerStdio({"command": sys.executable, "args": [SERVER, str(file)]}) as server:
-            agent = agents_world.agent_of(told=[agents_world.asked(call_id)], mcp_servers=[server])
+        async with MCPServerStdio({"command": sys.executable, "args": [SERVER, str(file)]}, name="shop") as server:
+            told = [agents_world.asked(call_id, name="mcp_shop__refund" if prefixed else "refund")]
+            named = {"include_server_in_tool_names": prefixed}
+            agent = agents_world.agent_of(told=told, mcp_servers=[server], mcp_config=named)
             return str(agents_world.outputs(await Runner.run(agent, "go")))
 
     return asyncio.run(main())
@@ -77,3 +79,15 @@ def test_a_refusal_stops_the_run_before_the_server_is_asked(turn, instrument, tm
     with pytest.raises(errors.BudgetExceeded):
         turn("call_b")
     assert (tmp_path / "refunded").read_text() == "o-1\n"
+
+
+@pytest.mark.usefixtures("in_workflow")
+def test_a_tool_with_another_name_on_its_server_counts_once_under_each_name(instrument, ledger, tmp_path):
+    budgets = [Budget("agent's", Calls(9), match="mcp_shop__refund"), Budget("server's", Calls(9), match="refund")]
+    instrument(rules=[Rule("*refund", identity="arguments")], budgets=[*budgets, Budget("both", Calls(9))])
+    for call_id in ("call_a", "call_b"):
+        assert "refunded" in openai_agents(tmp_path / "refunded", call_id, prefixed=True)
+    assert (tmp_path / "refunded").read_text() == "o-1\n"
+    assert sorted(row["tool"] for row in ledger.calls()) == ["mcp_shop__refund", "refund"]
+    spent = [ledger.budget(name).spent for name in ("agent's", "server's", "both")]
+    assert spent == [Calls(1), Calls(1), Calls(2)]

@@ -374,6 +374,28 @@ def test_vertex_goes_through_the_same_functions(instrumented, model, spans):
     assert {span.attributes["gen_ai.provider.name"] for span in spans.all(SPAN)} == {"gcp.vertex_ai"}
 
 
+def test_bedrock_goes_through_the_same_functions(instrumented, model, spans):
+    given = {"aws_region": "eu-central-1", "api_key": "k", "base_url": model.anthropic_url, "max_retries": 0}
+
+    async def awaiting() -> None:
+        async with anthropic.AsyncAnthropicBedrock(**given) as client:
+            await client.messages.create(**asking("used"))
+
+    with anthropic.AnthropicBedrock(**given) as client:
+        client.messages.create(**asking("used"))
+        client.beta.messages.create(**asking("used"))
+    asyncio.run(awaiting())
+    assert [used(span) for span in spans.all(SPAN)] == [ALL_USED] * 3
+    assert {span.attributes["gen_ai.provider.name"] for span in spans.all(SPAN)} == {"aws.bedrock"}
+
+
+def test_foundry_goes_through_the_same_functions(instrumented, model, spans):
+    with anthropic.AnthropicFoundry(base_url=model.anthropic_url, api_key="k", max_retries=0) as client:
+        client.messages.create(**asking("used"))
+        list(client.messages.create(**asking("used"), stream=True))
+    assert [used(span) for span in spans.all(SPAN)] == [ALL_USED] * 2
+
+
 def test_uninstrument_puts_back_the_very_functions():
     from anthropic.lib.bedrock import _beta_messages as bedrock
     from anthropic.lib.streaming import _messages as helpers

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
+import threading
 from typing import Any
 
 import openai
@@ -12,6 +14,7 @@ import pytest
 from openai.types.responses import Response
 from openai_world import ASK, SECRET, SPAN
 from opentelemetry.trace import StatusCode
+from websockets.sync.server import serve
 
 pytestmark = pytest.mark.usefixtures("instrumented_client")
 
@@ -148,6 +151,27 @@ def test_azure_goes_through_the_same_functions(model, spans):
         client.embeddings.create(model="text-embedding-3-small", input="a")
     assert [used(span) for span in spans.all(SPAN)] == [ALL_USED] * 2
     assert {span.attributes["gen_ai.provider.name"] for span in spans.all()} == {"azure.ai.openai"}
+
+
+# --- realtime
+
+
+def test_a_realtime_session_passes_untouched_and_is_neither_traced_nor_charged(spans, ledger):
+    def answer(socket: Any) -> None:
+        for asked in socket:
+            socket.send(json.dumps({"type": "error", "event_id": "e-1", "error": {"message": asked, "type": "t"}}))
+
+    with serve(answer, "127.0.0.1", 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"ws://127.0.0.1:{server.socket.getsockname()[1]}/v1"
+        with (
+            openai.OpenAI(api_key="k", websocket_base_url=url) as client,
+            client.realtime.connect(model="gpt-realtime") as connection,
+        ):
+            connection.send({"type": "response.create"})
+            said = connection.recv()
+    assert json.loads(said.error.message) == {"type": "response.create"}
+    assert (spans.all(), ledger.calls()) == ([], [])
 
 
 # --- what is given back

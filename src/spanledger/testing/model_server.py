@@ -74,11 +74,12 @@ _RESPONSES = _Protocol(_responses.checked, _responses.conversation, _responses.w
 _MESSAGES = _Protocol(
     _messages.checked, _messages.conversation, _messages.wish, _messages.reply, _messages.error, "request-id"
 )
-# Azure names the deployment in the path, Vertex the model.
+# Azure names the deployment in the path, Vertex and Bedrock the model. Bedrock's streams have a framing of their own.
 _PATHS: tuple[tuple[re.Pattern[str], _Protocol], ...] = (
     (re.compile(r"(/v1|/openai(/v1)?(/deployments/[^/]+)?)/chat/completions"), _CHAT),
     (re.compile(r"(/v1|/openai(/v1)?)/responses"), _RESPONSES),
     (re.compile(r"/v1/messages"), _MESSAGES),
+    (re.compile(r"/model/(?P<model>[^/]+)/invoke"), _MESSAGES),
     (re.compile(r"(?:/v1)?/projects/.*/models/(?P<model>[^/:]+):(stream)?[rR]awPredict"), _MESSAGES),
 )
 _EMBEDDINGS = re.compile(r"(/v1|/openai(/v1)?(/deployments/[^/]+)?)/embeddings")

@@ -12,6 +12,7 @@ from library_case import Answer, Case, Way
 
 from spanledger.testing import CallTool, ModelServer, Say
 
+NEEDS = ["websockets>=13,<17"]  # for its realtime sessions
 HAS_RUNNER = importlib.util.find_spec("openai.lib.responses_tool_runner") is not None
 TOOL = {
     "type": "function",
