@@ -62,9 +62,11 @@ class Run:
         with tempfile.TemporaryDirectory(prefix="spanledger-") as folder:
             python = Path(folder) / "bin" / "python"
             try:
-                venv.create(folder, with_pip=True)
+                venv.create(folder)
                 needed = itertools.chain.from_iterable(map(needs, self.names))
-                _output([str(python), "-m", "pip", "install", "-q", "-e", f"{ROOT}[embedded,prices]", *TOOLS,
+                # The pip that is here puts it there: that environment needs none of its own.
+                _output([sys.executable, "-m", "pip", "--python", str(python), "install", "-q",
+                         "-e", f"{ROOT}[embedded,prices]", *TOOLS,
                          f"{self.package}=={self.version}", *needed])  # fmt: skip
             except subprocess.CalledProcessError as error:
                 return f"the environment cannot be made:\n{error.stdout}{error.stderr}"

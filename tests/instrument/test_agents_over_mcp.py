@@ -43,7 +43,9 @@ def pydantic_ai(file: Path, call_id: str) -> str:
     async def main() -> str:
         transport = StdioTransport(sys.executable, [SERVER, str(file)], keep_alive=False)
         told = [pydantic_world.asked(call_id)]
-        agent = pydantic_world.agent_of(told=told, toolsets=[MCPToolset(transport)])
+        # Its own limit of five seconds is short for a machine that does something else as well.
+        toolsets = [MCPToolset(transport, init_timeout=60)]
+        agent = pydantic_world.agent_of(told=told, toolsets=toolsets)
         async with agent:
             return str([p.content for p in pydantic_world.returns((await agent.run("go")).all_messages())])
 

@@ -19,6 +19,7 @@ import spanledger
 from spanledger import Budget, Calls, Config, Rule, workflow
 
 pytest.importorskip("mcp")
+import mcp_lowlevel_shop
 from mcp import ClientSession, StdioServerParameters
 from mcp.client.stdio import stdio_client
 
@@ -26,6 +27,11 @@ try:
     from mcp.client.streamable_http import streamable_http_client as streamable_http
 except ImportError:  # the oldest
     from mcp.client.streamable_http import streamablehttp_client as streamable_http
+
+try:  # 2
+    from mcp import Client as in_process
+except ImportError:  # 1
+    from mcp.shared.memory import create_connected_server_and_client_session as in_process
 
 SHOPS = ["mcp_guarded_shop.py", "mcp_lowlevel_shop.py"]
 REFUND = {"order_id": "o-1", "amount": 10}
@@ -114,6 +120,27 @@ def test_a_refusal_of_a_server_is_an_error_result_and_its_session_lives_on(shop,
     results = ask(dsn, file, {}, {}, shop=shop)
     assert all(failed(result) and "few" in result.content[0].text for result in results)
     assert not file.exists()
+
+
+def test_a_server_made_while_it_was_guarded_serves_on_when_nobody_guards_any_more(dsn, ledger, tmp_path, monkeypatch):
+    file = tmp_path / "refunds"
+    monkeypatch.setattr(sys, "argv", ["shop", str(file)])
+    spanledger.instrument(Config(dsn=dsn, rules=[Rule("refund", identity="arguments")]), libraries=["mcp"])
+    server = mcp_lowlevel_shop.made()
+
+    async def main() -> None:
+        async with in_process(server) as client:
+            session = getattr(client, "session", client)
+            for _ in range(2):
+                assert not failed(await session.call_tool("refund", REFUND))
+
+    with workflow("w"):
+        asyncio.run(main())
+    assert len(file.read_text().splitlines()) == 1
+    spanledger.uninstrument()
+    asyncio.run(main())
+    assert len(file.read_text().splitlines()) == 3
+    assert len(ledger.calls()) == 1
 
 
 def test_a_server_is_told_the_workflow_and_lets_it_choose_nothing(dsn, ledger_with, tmp_path, spans):
