@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import itertools
+import json
 import os
 import re
 import subprocess
@@ -30,6 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from spanledger.instrument import _registry
@@ -107,12 +109,22 @@ def files(name: str) -> list[Path]:
     return [INSTRUMENT / "test_every_library.py", *own]
 
 
-def releases(requirement: str) -> list[Version]:
+def releases(requirement: Requirement) -> list[Version]:
     """The releases of a package that a requirement allows, the oldest first."""
-    known = Requirement(requirement)
-    listed = _output([sys.executable, "-m", "pip", "index", "versions", known.name])
+    listed = _output([sys.executable, "-m", "pip", "index", "versions", requirement.name])
     versions = re.findall(r"[^,\s]+", listed.partition("Available versions:")[2].partition("\n")[0])
-    return sorted(known.specifier.filter(map(Version, versions)))
+    return sorted(requirement.specifier.filter(map(Version, versions)))
+
+
+def newest(requirement: Requirement, known: Sequence[Version]) -> str:
+    """The version that pip takes: the last release may need what cannot be had."""
+    last = str(known[-1])
+    if here(requirement.name) == last:
+        return last
+    options = ["--dry-run", "--ignore-installed", "--quiet", "--report", "-"]
+    report = json.loads(_output([sys.executable, "-m", "pip", "install", *options, str(requirement)]))
+    found = {canonicalize_name(one["metadata"]["name"]): one["metadata"]["version"] for one in report["install"]}
+    return str(found[canonicalize_name(requirement.name)])
 
 
 def runs(names: Sequence[str], ages: Sequence[bool]) -> Iterator[Run]:
@@ -124,9 +136,10 @@ def runs(names: Sequence[str], ages: Sequence[bool]) -> Iterator[Run]:
     by_package = sorted(names, key=lambda name: requires(name).name)
     for package, group in itertools.groupby(by_package, key=lambda name: requires(name).name):
         members = tuple(group)
-        known = releases(str(requires(members[0])))
+        requirement = requires(members[0])
+        known = releases(requirement)
         for oldest in ages:
-            yield Run(members, package, str(known[0] if oldest else known[-1]), oldest)
+            yield Run(members, package, str(known[0]) if oldest else newest(requirement, known), oldest)
 
 
 def here(package: str) -> str | None:
