@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -97,6 +98,20 @@ def test_content_is_on_the_span_where_it_is_captured(instrument, told, spans):
     attributes = spans.one("execute_tool mail").attributes
     assert attributes["gen_ai.tool.call.arguments"] == '{"to": "ada", "card": "[redacted]"}'
     assert attributes["gen_ai.tool.call.result"] == '{"card": "[redacted]", "sent": true}'
+
+
+def test_what_was_said_is_on_the_span_where_it_is_captured_and_without_what_rules_redact(instrument, told, spans):
+    instrument(capture_content=True, rules=[Rule("*", redact=["card"])])
+    record_llm_call("gpt", USED, prompt='{"card": "4711", "q": "where?"}', response="on its way")
+
+    attributes = spans.one("chat gpt").attributes
+    assert "4711" not in attributes["gen_ai.input.messages"]
+    assert "where?" in attributes["gen_ai.input.messages"]
+    assert json.loads(attributes["gen_ai.output.messages"])[0]["parts"] == [{"type": "text", "content": "on its way"}]
+    spanledger.uninstrument()
+    instrument()
+    record_llm_call("other", USED, prompt="where?", response="on its way")
+    assert not {"gen_ai.input.messages", "gen_ai.output.messages"} & spans.one("chat other").attributes.keys()
 
 
 def test_money_that_left_counts_as_spent_and_what_exceeds_a_budget_refuses_the_next_guarded_call(instrument, told):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Callable, Iterator
 
 import psycopg
 import pytest
 
 from spanledger import Budget, Calls, Config, Delegation, Grant, Ledger, Resolution, Rule, ToolCall
-from spanledger.errors import ConfigError, NotAuthorized, OutcomeUnknown
+from spanledger.errors import ApprovalPending, ConfigError, NotAuthorized, OutcomeUnknown
 from spanledger.evals import Case, Suite, run
+from spanledger.ledger._functions import Run
 
 REFUND = ToolCall("refund", {"order_id": "o-1"}, workflow_id="order-1")
 FORBIDDEN = "the database role may not do this"
@@ -41,6 +43,32 @@ def test_an_agents_role_runs_replays_and_reads_for_its_tenant(as_role) -> None:
 
     assert [agent.run(REFUND, lambda: "paid") for _ in range(2)] == ["paid", "paid"]
     assert [call["state"] for call in agent.calls()] == ["succeeded"]
+
+
+def test_an_agents_role_records_what_is_over_and_allows_itself_nothing_by_it(as_role, ledger_with, sql) -> None:
+    agent = as_role(("agent", "acme"), rules=[Rule("refund", approval=True, wait_timeout_s=0)])
+    call = {"tool": "refund", "operation": "execute_tool", "cost": {"EUR": -5}}
+    for state, key in (("approved", agent.key(REFUND)), ("in_flight", "01"), ("succeeded", "02")):
+        item = {"id": str(uuid.uuid4()), "event": "call", "at_s": 0, "key": key, "call": call | {"state": state}}
+        agent._driver.query(Run("record", ("acme", [item])))
+
+    assert {row["state"] for row in agent.calls()} == {"succeeded"}
+    assert {row["key_source"] for row in agent.calls()} == {"recorded"}
+    with pytest.raises(ApprovalPending):
+        agent.run(REFUND, lambda: pytest.fail("ran"))
+    with pytest.raises(ConfigError, match=FORBIDDEN):
+        agent._driver.query(Run("record", ("other", [])))
+
+
+def test_an_agents_role_ends_sessions_and_registers_agents_of_its_tenant_alone(as_role) -> None:
+    agent = as_role(("agent", "acme"))
+    assert agent.get_or_create_agent("support")["name"] == "support"
+    assert not agent.end_session("chat-9", by="me")
+    other = as_role(("agent", "acme"), tenant="other")
+    for forbidden in (lambda: other.get_or_create_agent("x"), lambda: other.end_session("chat-9", by="me")):
+        with pytest.raises(ConfigError, match=FORBIDDEN):
+            forbidden()
+    assert other.agents() == other.sessions() == other.spending() == []
 
 
 def test_an_agents_role_can_do_nothing_for_another_tenant(as_role, ledger_with) -> None:

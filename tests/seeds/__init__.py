@@ -139,10 +139,13 @@ LS-D2  a report that fails makes a failure of the tool
     telemetry/test_decision.py::test_telemetry_that_fails_costs_the_trace_and_not_the_call
 LS-D3  a session ends twice, or never when interrupted
     seeds/test_agent_ledger_sdk.py::test_a_workflow_that_is_interrupted_ends_once_and_says_so
+    telemetry/test_sessions.py::test_a_session_ends_once_whoever_says_so_first
+    telemetry/test_sessions.py::test_what_is_raised_passes_through_and_says_how_session_and_turn_ended
 LS-D4  errors of the network come raw; telemetry down is agent down
     seeds/test_agent_ledger_sdk.py::test_a_ledger_that_is_down_is_one_kind_of_error_and_only_for_what_it_guards
     telemetry/test_decision.py::test_telemetry_that_fails_costs_the_trace_and_not_the_call
 LS-D5  no retry, no idempotency of what is reported
+    instrument/test_recording.py::test_what_is_recorded_again_under_its_id_counts_once
     sql/test_verdicts.py::test_a_begin_asked_again_gives_the_same_answer
     ledger/test_spool.py::test_a_settle_whose_answer_was_lost_is_asked_again_and_not_guessed
 LS-D6  a refusal without figures; a provider's rate limit taken for one
@@ -160,6 +163,7 @@ LS-D9  no async, no OpenTelemetry
     telemetry/test_decision.py::test_the_ledger_s_row_names_the_span_and_the_span_the_row
 
 PV-D1  sessions never end
+    telemetry/test_sessions.py::test_a_session_whose_process_was_killed_is_lost_once_its_signs_of_life_stop
     telemetry/test_decision.py::test_a_workflow_is_a_span_that_says_who_wanted_what
     acceptance/test_zero_code.py::test_a_run_is_one_trace_of_model_and_tool_calls_without_their_content
 PV-D2  observability on the critical path
@@ -168,6 +172,7 @@ PV-D2  observability on the critical path
 PV-D3  instrumenting raises when the service is down
     seeds/test_provenant.py::test_instrumenting_does_not_need_a_ledger_that_answers
 PV-D4  awaited and streamed answers are recorded empty
+    instrument/test_recording.py::test_tokens_cost_and_time_of_every_way_to_ask_count_once_in_their_turn
     instrument/test_openai.py::test_an_awaited_completion_is_a_span_too
     instrument/test_openai_streams.py::test_an_awaited_stream_is_measured
 PV-D5  a stream is drained first, and is no stream any more
@@ -182,10 +187,12 @@ PV-D7  twice instrumented, twice recorded; no way back; raw responses and the re
     instrument/test_openai_streams.py::test_a_raw_response_is_measured_and_read_as_ever
     instrument/test_openai_more.py::test_a_streamed_response_is_one_span_however_it_is_asked_for
 PV-D8  lost at exit, out of order, not in threads
+    instrument/test_recording.py::test_recorded_calls_from_many_tasks_are_all_there
     acceptance/test_zero_code.py::test_a_run_is_one_trace_of_model_and_tool_calls_without_their_content
     telemetry/test_decision.py::test_a_workflow_follows_a_copied_context_into_a_thread_and_no_other
     telemetry/test_decision.py::test_a_workflow_follows_a_job_into_an_executor_and_leaves_nothing_there
 PV-D9  a session whose body raised is completed
+    telemetry/test_sessions.py::test_what_is_raised_passes_through_and_says_how_session_and_turn_ended
     telemetry/test_decision.py::test_what_is_raised_in_a_workflow_passes_through_and_is_on_its_span
 PV-D10  evals with random scores
     evals/test_running.py::test_what_an_evaluator_returns_is_a_score_or_an_error_of_its_own
@@ -236,6 +243,7 @@ TR-D6  a failed model call keeps its reservation
     instrument/test_openai_budgets.py::test_an_abandoned_stream_costs_what_is_known_of_it_and_holds_nothing
     seeds/test_public_bugs.py::test_an_error_before_the_first_chunk_holds_nothing
 TR-D7  one bad item poisons a batch; what is recorded is not what was asked; losses are not counted; no fork handler
+    instrument/test_recording.py::test_one_bad_event_costs_no_other_and_is_counted_and_logged
     ledger/test_together.py::test_one_that_the_ledger_refuses_fails_alone
     seeds/test_tracengent.py::test_what_is_recorded_is_what_the_call_was_begun_with
     seeds/test_tracengent.py::test_arguments_that_hold_themselves_refuse_their_own_call_and_no_other

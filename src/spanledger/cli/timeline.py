@@ -156,6 +156,11 @@ def _decision(_row: Row, detail: Mapping[str, Any]) -> str:
     return text + (f" (confidence {shown(detail['confidence'])})" if detail.get("confidence") is not None else "")
 
 
+def _event(_row: Row, detail: Mapping[str, Any]) -> str:
+    said = detail.get("detail") or {}
+    return f"{shown(detail.get('name', '-'))}{f': {_plain(said)}' if said else ''}"
+
+
 def _run(row: Row, detail: Mapping[str, Any]) -> str:
     attempt = f" (attempt {row['attempt']})" if (row["attempt"] or 0) > 1 else ""
     consent = f" (consent {detail['approval_id'][:8]})" if detail.get("approval_id") else ""
@@ -253,6 +258,7 @@ _WORDS: Final = {
     "inner": _inner,
     "step": lambda _row, detail: shown(detail.get("text", "")),
     "decision": _decision,
+    "event": _event,
     "replay": _replay,
     "run": _run,
     "asked": _asked,

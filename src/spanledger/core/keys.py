@@ -58,9 +58,14 @@ def scope_of(call: Call, terms: Terms) -> str:
     return canonical([scope, call.turn or None, call.actor or None]).decode()
 
 
-def recorded_key(tenant: str, record_id: str, secret: bytes | None = None) -> str:
-    """Return the key of a call that is recorded after it was made; what is recorded under one id is one call."""
-    return digest((b"recorded", tenant.encode("utf-8", "replace"), record_id.encode("utf-8", "replace")), secret)
+def report_of(tenant: str, record_id: str, secret: bytes | None = None) -> str:
+    """Return what a call that is recorded after it was made is told by; what is recorded under one id is one call."""
+    return digest((tenant.encode("utf-8", "replace"), record_id.encode("utf-8", "replace")), secret)
+
+
+def recorded_key(report: str) -> str:
+    """Return the key that the ledger makes of it: no key of a call that is asked about, whoever reports what."""
+    return hashlib.sha256(b"recorded" + bytes.fromhex(report)).hexdigest()
 
 
 def _check_texts(call: Call, tenant: str) -> None:

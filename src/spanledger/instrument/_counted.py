@@ -19,7 +19,7 @@ from opentelemetry.trace import Span
 from spanledger.config import Config
 from spanledger.core.asking import Asking
 from spanledger.core.call import Call, Usage
-from spanledger.core.keys import recorded_key
+from spanledger.core.keys import report_of
 from spanledger.errors import Undescribable
 from spanledger.instrument._reserve import charged
 from spanledger.placing import Ambient, placed_in
@@ -74,9 +74,9 @@ def tell(config: Config, call: Call, answered: Answered, span: Span, around: Amb
     asking = described(config, placed_in(call, around))
     error = None if answered.error is None else asking.content.error(answered.error)
     secret = None if config.secret is None else config.secret.encode()
-    key = recorded_key(asking.tenant, asking.attempt_id, secret)
+    report = report_of(asking.tenant, asking.attempt_id, secret)
     cost = charged(asking.call, answered.usage, config)
-    made = recorded.Made(asking, key, answered.usage, cost, answered.took_s, error=error)
+    made = recorded.Made(asking, report, answered.usage, cost, answered.took_s, error=error)
     recorded.tell(made, span, around)
 
 

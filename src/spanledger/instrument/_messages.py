@@ -12,6 +12,7 @@ import logging
 from typing import Any, Final
 
 from spanledger.config import Config
+from spanledger.core import parts
 from spanledger.core.call import Call
 from spanledger.core.messages import Asked
 from spanledger.core.redaction import Redact, Redactor
@@ -66,6 +67,17 @@ class Heard:
             _unreadable("an answer", error)
             output = []
         return Said(self._asked, output).seen(config.content(call).redactor, _redactors(call, config))
+
+
+def told(prompt: str | None, response: str | None, call: Call, config: Config) -> Said | None:
+    """Return what a program says that a model was asked and answered, as it may be seen; None where nobody wants it."""
+    if (prompt is None and response is None) or not (
+        config.content_capture.on_spans or config.content_capture.on_events
+    ):
+        return None
+    asked = [] if prompt is None else [parts.message("user", [parts.text(prompt)])]
+    answered = [] if response is None else [parts.message("assistant", [parts.text(response)])]
+    return Said(Asked(asked), answered).seen(config.content(call).redactor, _redactors(call, config))
 
 
 def _redactors(call: Call, config: Config) -> functools.partial[Redactor]:

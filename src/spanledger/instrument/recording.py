@@ -18,10 +18,10 @@ from typing import Any, Final
 from spanledger._guard import ambient
 from spanledger.core.call import EXECUTE_TOOL, Call, Usage
 from spanledger.core.content import Content
-from spanledger.core.keys import recorded_key
+from spanledger.core.keys import report_of
 from spanledger.core.money import Amount, Calls, Money, Tokens
 from spanledger.core.trail import within_limits
-from spanledger.instrument import _counted, _runtime
+from spanledger.instrument import _counted, _messages, _runtime
 from spanledger.instrument._engine import Engine
 from spanledger.instrument._reserve import charged
 from spanledger.placing import placed_in
@@ -44,12 +44,16 @@ class _Said:
     error: BaseException | str | None
     record_id: str | None
     result: Any = None
+    prompt: str | None = None
+    response: str | None = None
 
 
 def record_llm_call(
     model: str,
     usage: Usage | None = None,
     *,
+    prompt: str | None = None,
+    response: str | None = None,
     provider: str | None = None,
     operation: str = "chat",
     cost: Money | None = None,
@@ -62,6 +66,8 @@ def record_llm_call(
     Args:
         model: The model that was asked for.
         usage: What its provider reported.
+        prompt: What it was asked; recorded where content is captured, without what rules redact.
+        response: What it answered; likewise.
         provider: Its name, as the conventions spell it: ``"openai"``, ``"anthropic"``, …
         operation: ``"chat"``, ``"text_completion"``, ``"generate_content"`` or ``"embeddings"``.
         cost: What it cost; None: by the prices of the configuration, else of `genai-prices`.
@@ -83,7 +89,8 @@ def record_llm_call(
     _check_amount(cost, Money)
     attributes = {} if provider is None else {semconv.PROVIDER_NAME: provider}
     call = Call(model, operation=operation, attributes=attributes)
-    return _recorded(_Said(call, usage, cost, _checked_s(latency_s), error, record_id))
+    told = {"prompt": prompt, "response": response}
+    return _recorded(_Said(call, usage, cost, _checked_s(latency_s), error, record_id, **told))
 
 
 def record_tool_call(
@@ -162,7 +169,7 @@ def _tell(engine: Engine, said: _Said) -> str:
     placed = placed_in(said.call, ambient(), trust_baggage=config.trust_baggage)
     asking = _counted.described(config, placed)
     call, content = asking.call, asking.content
-    key = recorded_key(
+    report = report_of(
         asking.tenant,
         said.record_id or asking.attempt_id,
         None if config.secret is None else config.secret.encode(),
@@ -171,13 +178,14 @@ def _tell(engine: Engine, said: _Said) -> str:
     if said.cost is not None:
         cost = {unit: steps for unit, steps in cost.items() if unit == "tokens"} | {said.cost.unit: said.cost.steps}
     error = _error(said.error, content)
-    made = Made(asking, key, said.usage, cost, said.latency_s, said.result, error)
+    messages = _messages.told(said.prompt, said.response, call, config)
+    made = Made(asking, report, said.usage, cost, said.latency_s, said.result, error, messages, config.content_capture)
     span = recorded.show(made)
     recorded.tell(made, span, ambient())
     if call.operation != EXECUTE_TOOL:
         failed = said.error if isinstance(said.error, BaseException) or said.error is None else RuntimeError()
         metering.of_model_call(call, said.usage, failed, said.latency_s, None)
-    return key
+    return made.key
 
 
 def _error(error: BaseException | str | None, content: Content) -> dict[str, str] | None:

@@ -18,7 +18,10 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from spanledger.core.asking import Asking
 from spanledger.core.call import EXECUTE_TOOL, Usage
+from spanledger.core.content import Capture
+from spanledger.core.keys import recorded_key
 from spanledger.core.money import amount_of
+from spanledger.core.said import Said
 from spanledger.placing import Ambient
 from spanledger.telemetry import inference, record, semconv, trail
 from spanledger.telemetry.decision import current_workflow
@@ -31,21 +34,30 @@ class Made:
 
     Attributes:
         asking: What would have been asked about it.
-        key: Under which the ledger keeps it.
+        report: What it is told by.
         usage: What a model used.
         cost: Unit → steps that it cost.
         took_s: Seconds that it took.
         result: What a tool returned.
         error: Type and message of what went wrong.
+        said: What a model was asked and answered, as it may be seen; None where that is not told.
+        capture: Where it is recorded.
     """
 
     asking: Asking
-    key: str
+    report: str
     usage: Usage = field(default_factory=Usage)
     cost: Mapping[str, int] = field(default_factory=dict)
     took_s: float = 0.0
     result: Any = None
     error: Mapping[str, str] | None = None
+    said: Said | None = None
+    capture: Capture = Capture.NO_CONTENT
+
+    @property
+    def key(self) -> str:
+        """Under which the ledger keeps it."""
+        return recorded_key(self.report)
 
     def row(self) -> dict[str, Any]:
         """Return what the ledger keeps of it."""
@@ -73,7 +85,7 @@ def tell(made: Made, span: Span, around: Ambient | None) -> None:
     call = made.asking.call
     whose = {"agent": call.agent, "actor": call.actor, "tenant": made.asking.tenant}
     where = {"workflow_id": made.asking.identity.scope, "run_id": call.run_id}
-    trail.tell("call", span, {}, around, key=made.key, call=made.row(), **whose, **where)
+    trail.tell("call", span, {}, around, key=made.report, call=made.row(), **whose, **where)
 
 
 def show(made: Made) -> Span:
@@ -96,7 +108,10 @@ def show(made: Made) -> Span:
         start_time=ended_ns - int(made.took_s * 1e9),
     )
     cost = [str(amount_of(unit, steps)) for unit, steps in made.cost.items() if unit != "tokens"]
-    span.set_attributes(inference.used(made.usage, cost=cost[0] if cost else None))
+    used = inference.used(made.usage, cost=cost[0] if cost else None)
+    span.set_attributes(used)
+    if made.said is not None:
+        inference.told(span, call, used, made.said, made.capture)
     if made.error is not None:
         kind = made.error["type"].removeprefix("builtins.")
         span.set_attribute(semconv.ERROR_TYPE, kind)

@@ -1,6 +1,7 @@
 -- Calls that nobody asked about before they were made: rows as those of others, recorded and not guarded. What they cost
 -- counts as spent, whatever the limits say, because money that left is money that left; what is over a limit is in
--- history, and the next call is refused. Told again, a call is booked once.
+-- history, and the next call is refused. Told again, a call is booked once. Their keys are made here of what they are told
+-- by, so that nobody can report a call that has to be asked about.
 create or replace function spanledger.record_calls(p_tenant text, p_items jsonb, p_now timestamptz)
 returns void
 language plpgsql volatile
@@ -20,7 +21,9 @@ begin
         insert into spanledger.call (
             tenant, key, state, attempt, attempts, attempt_id, tool, operation, workflow_id, run_id, key_source, call_id,
             agent, actor, arguments, error, cost, trace_id, span_id, created_at, started_at, ended_at)
-        select p_tenant, decode(item ->> 'key', 'hex'), call ->> 'state', 1, 1, (item ->> 'id')::uuid,
+        -- Who records says that it is over, and nothing that others decide: not that it was allowed, say.
+        select p_tenant, sha256(convert_to('recorded', 'UTF8') || decode(item ->> 'key', 'hex')),
+            case call ->> 'state' when 'failed' then 'failed' else 'succeeded' end, 1, 1, (item ->> 'id')::uuid,
             call ->> 'tool', call ->> 'operation', coalesce(item ->> 'workflow_id', ''), (item ->> 'run_id')::uuid,
             'recorded', call ->> 'call_id', item ->> 'agent', item ->> 'actor', call ->> 'arguments',
             nullif(call -> 'error', 'null'), coalesce(call -> 'cost', '{}'), item ->> 'trace_id', item ->> 'span_id',
