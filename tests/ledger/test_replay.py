@@ -13,7 +13,22 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from spanledger import Budget, Calls, Config, Grant, Ledger, Money, Rate, Redact, Rule, Switch, ToolCall, over
+import spanledger
+from spanledger import (
+    Budget,
+    Calls,
+    Config,
+    Grant,
+    Ledger,
+    Money,
+    Rate,
+    Redact,
+    Resource,
+    Rule,
+    Switch,
+    ToolCall,
+    over,
+)
 from spanledger.core.replaying import UNJUDGED, Judged
 from spanledger.errors import SpanledgerError
 from spanledger.ledger import _sandbox
@@ -138,12 +153,14 @@ def test_the_configuration_that_was_in_force_changes_nothing(ledger_with):
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
             ledger.run(call("mail"), lambda: 1 / 0)
+    ledger.run(call("mail", key="a key of its own"), lambda: "sent")
+    ledger.run(call("mail", resource=Resource("shop", "letter", 7)), lambda: "sent")
 
     said = judged_by(ledger, **fields)
 
     assert [(one.recorded.tool, one.verdict) for one in said if one.outcome != "same"] == []
     assert Counter(one.verdict for one in said) == {
-        "run": 5,
+        "run": 7,
         "budget_exceeded": 1,
         "awaiting_approval": 2,
     }
@@ -236,6 +253,35 @@ def test_controls_that_the_ledger_holds_count_unless_the_configuration_is_to_sta
     alone = judged_by(ledger, rules=new, alone=True)
     assert [one.verdict for one in alone] == ["unauthorized", "run"]
     assert alone[0].reason == "permission shop:pay: nobody has granted it"
+
+
+def test_what_was_replayed_and_would_have_run_again_is_told(ledger_with, dsn):
+    rules = [Rule("refund", identity="arguments"), Rule("mail", fields=["to"])]
+    spanledger.instrument(Config(dsn=dsn, rules=rules), libraries=[])
+
+    @spanledger.tool
+    def refund(order: int) -> str:
+        return f"paid {order}"
+
+    @spanledger.tool
+    def mail(to: str, text: str) -> str:
+        return f"sent to {to}: {text}"
+
+    with spanledger.workflow("w"):
+        for again in range(2):
+            refund(1)
+            mail("ada", f"reminder {again}")
+    spanledger.uninstrument()  # all is told
+    ledger = ledger_with()
+
+    assert outcomes(judged_by(ledger, rules=rules)) == {"same": 3, "unjudged": 1}
+    said = judged_by(ledger, rules=[Rule("*", identity="none")])
+    assert [(one.recorded.tool, one.outcome) for one in said] == [
+        ("refund", "same"),
+        ("mail", "same"),
+        ("refund", "allowed"),
+        ("mail", "allowed"),
+    ]
 
 
 # --- what it cannot say

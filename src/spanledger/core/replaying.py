@@ -25,8 +25,9 @@ from spanledger.errors import Undescribable
 
 UNJUDGED: Final = "cannot be judged, arguments not kept"
 
-# States of an attempt that did not run: refused, or waiting for a person who did not say yes, or whose yes came later.
-_NOT_RUN: Final = ("refused", "pending", "approved", "denied", "expired")
+# States of an attempt that did not run: refused, given a recorded result, or waiting for a person who did not say yes,
+# or whose yes came later.
+_NOT_RUN: Final = ("refused", "pending", "approved", "denied", "expired", "replayed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +180,7 @@ def _call_of(recorded: Recorded, secret: bytes | None) -> tuple[Call, bool]:
         opted_in=recorded.key_source not in ("call_id", "none") and not recorded.call_id,
     )
     if recorded.fingerprint is None:
-        return call, True  # it never showed any
+        return call, recorded.state != "replayed"  # it never showed any, or nobody took note of them
     if recorded.arguments is not None:
         try:
             known = replace(call, arguments=decode(json.loads(recorded.arguments)))

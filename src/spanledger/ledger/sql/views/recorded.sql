@@ -1,5 +1,7 @@
 -- Every attempt at a call that the ledger wrote down, the past ones as well, with what its begin was about. Of a past
--- attempt, the call id and who made it are those of the last one. The tenants are looked at above the union, because the
+-- attempt, the call id and who made it are those of the last one. What agents told of replays is among them, where
+-- whoever reads may read that; its arguments are those of the original where the key is made of all of them, and not known
+-- otherwise. The tenants are looked at above the union, because the
 -- planner takes a union apart and the barrier with it.
 create or replace view spanledger_v1.recorded with (security_barrier) as
 select
@@ -34,6 +36,14 @@ from (
     from spanledger.history h
     join spanledger.call c on c.tenant = h.tenant and c.key = h.key
     where h.event = 'superseded'
+    union all
+    select t.tenant, t.key, t.id, 0, 'replayed', c.tool, c.operation, c.workflow_id, c.key_source,
+        case when c.key_source in ('arguments', 'call_id') then c.fingerprint end, c.call_id, coalesce(t.agent, c.agent),
+        coalesce(t.actor, c.actor), c.rule, case when c.key_source in ('arguments', 'call_id') then c.arguments end, null,
+        t.at, null, null, null, null, c.reserved, c.units, t.trace_id, t.span_id
+    from spanledger.trail t
+    join spanledger.call c on c.tenant = t.tenant and c.key = t.key
+    where t.event = 'replay' and spanledger.sees_trail(t.tenant)
 ) v
 where (select spanledger.sees_all())
     or v.tenant in (select m.tenant from spanledger.member m where m.role = session_user);
