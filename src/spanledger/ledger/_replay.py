@@ -2,8 +2,7 @@
 
 Rules: the ledger's own functions decide, in a copy of their tables (`_sandbox`), about the recorded attempts in their
 order, each at the moment when it began; what ran ends when it ended and costs what it cost. What would have been
-refused does not end. Whatever people said of a request is said again. One transaction reads and decides, is read only
-but for the copy, and is never committed.
+refused does not end. Whatever people said of a request is said again. The past is read first, in a short transaction.
 """
 
 from __future__ import annotations
@@ -37,7 +36,6 @@ _DECISIONS = """
 select a.key, a.decided_at, a.state, a.by_name from spanledger_v1.approvals a
 where a.tenant = $1 and a.decided_at >= $2 order by a.decided_at
 """
-_BEGAN = "select min(r.started_at) from spanledger_v1.recorded r where r.tenant = $1 and r.started_at >= $2"
 # At one moment: what ends makes room for what begins.
 _END, _SAID, _AGAIN = range(3)
 
@@ -65,25 +63,42 @@ def replayed(
         LedgerUnavailable: The ledger does not answer, or not in time.
     """
     database.prepare()
-    since = since or dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-    with database.connect() as connection, _sandbox.opened(connection, config.tenant) as sandbox:
-        reading = psycopg.RawCursor(connection)
-        row = reading.execute(_BEGAN, (config.tenant, since)).fetchone()
-        began_at = row[0] if row else None
-        if began_at is None:
+    with database.connect() as connection:
+        past = _read(connection, config.tenant, since or dt.datetime(1970, 1, 1, tzinfo=dt.UTC), calls_max)
+        if not past.attempts:
             return
-        if not alone:
-            sandbox.copy_controls(began_at)
-        sandbox.apply(config.controls(), began_at)
+        began_at = past.attempts[0].started_at
+        with _sandbox.opened(connection, config.tenant) as sandbox:
+            if not alone:
+                sandbox.copy(past.controls, began_at)
+            sandbox.apply(config.controls(), began_at)
+            _sandbox.freeze(connection)
+            replay = _Replay(sandbox, config)
+            for key, decided_at, state, by in past.decisions:
+                replay.expect(decided_at, _SAID, (key, "deny" if state == "denied" else "approve", by))
+            for recorded in past.attempts:
+                yield from replay.begin(recorded)
+            yield from replay.finish()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Past:
+    attempts: list[Recorded]
+    decisions: list[tuple[Any, ...]]
+    controls: dict[str, Any]
+
+
+def _read(connection: psycopg.Connection[Any], tenant: str, since: dt.datetime, calls_max: int) -> _Past:
+    """Read the past as it is at one moment; deciding takes longer, and holds no lock of the ledger's any more."""
+    with _sandbox.bounded(connection):
         _sandbox.freeze(connection)
-        replay = _Replay(sandbox, config)
-        for key, decided_at, state, by in reading.execute(_DECISIONS, (config.tenant, since)).fetchall():
-            replay.expect(decided_at, _SAID, (key, "deny" if state == "denied" else "approve", by))
-        reading.execute(_ATTEMPTS, (config.tenant, since, calls_max))
+        reading = psycopg.RawCursor(connection)
+        reading.execute(_ATTEMPTS, (tenant, since, calls_max))
+        attempts: list[Recorded] = []
         while rows := reading.execute(f"fetch {_BATCH} from spanledger_replay").fetchall():
-            for (one,) in rows:
-                yield from replay.begin(_recorded(one))
-        yield from replay.finish()
+            attempts += [_recorded(one) for (one,) in rows]
+        decisions = reading.execute(_DECISIONS, (tenant, since)).fetchall()
+        return _Past(attempts, decisions, _sandbox.controls_held(connection, tenant))
 
 
 class _Replay:

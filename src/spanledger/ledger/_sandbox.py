@@ -52,28 +52,53 @@ begin
 end
 $$;
 """
-_CONTROLS = """
-insert into pg_temp.budget (
-    tenant, name, unit, limit_steps, match, match_like, operations, per, window_kind, window_s, timezone, soft_steps,
-    version, applied_at, applied_by)
-select distinct b.tenant, b.name, b.unit, b.base_steps, b.match, pg_temp.like_of(b.match), b.operations, b.per,
-    b.window_kind, b.window_s, b.timezone, b.soft_steps, b.version, pg_temp.moment(), ''
-from spanledger_v1.budgets b where b.tenant = $1;
-insert into pg_temp.control (
-    tenant, kind, match, match_like, except_like, spec, active, version, applied_at, applied_by)
-select c.tenant, c.kind, c.match, pg_temp.like_of(c.match), c.except_like, c.spec, pg_temp.is_active(c.kind, c.spec),
-    c.version, c.applied_at, c.applied_by
-from spanledger_v1.controls c where c.tenant = $1 and c.kind <> 'rate';
-insert into pg_temp.rate (tenant, from_unit, to_unit, valid_from, rate, applied_at, applied_by)
-select c.tenant, split_part(c.match, ' ', 1), split_part(c.match, ' ', 2), (c.spec ->> 'valid_from')::timestamptz,
-    (c.spec ->> 'rate')::numeric, c.applied_at, c.applied_by
-from spanledger_v1.controls c where c.tenant = $1 and c.kind = 'rate';
-insert into pg_temp.grants (
-    tenant, permission, agent, actor, spec, expires_at, revoked_at, version, applied_at, applied_by)
-select g.tenant, g.permission, coalesce(g.agent, ''), coalesce(g.actor, ''), g.spec, g.expires_at, g.revoked_at,
-    g.version, g.applied_at, g.applied_by
-from spanledger_v1.grants g where g.tenant = $1;
-"""
+# Kind of control → how those that the ledger holds are read, and how they are written into the copy.
+_CONTROLS = {
+    "budget": (
+        """
+        select distinct b.tenant, b.name, b.unit, b.base_steps as limit_steps, b.match, b.operations, b.per,
+            b.window_kind, b.window_s, b.timezone, b.soft_steps, b.version
+        from spanledger_v1.budgets b where b.tenant = $1
+        """,
+        """
+        insert into pg_temp.budget (
+            tenant, name, unit, limit_steps, match, match_like, operations, per, window_kind, window_s, timezone,
+            soft_steps, version, applied_at, applied_by)
+        select r.tenant, r.name, r.unit, r.limit_steps, r.match, pg_temp.like_of(r.match), r.operations, r.per,
+            r.window_kind, r.window_s, r.timezone, r.soft_steps, r.version, pg_temp.moment(), ''
+        from jsonb_populate_recordset(null::pg_temp.budget, $1::jsonb) r
+        """,
+    ),
+    "control": (
+        """
+        select c.tenant, c.kind, c.match, c.except_like, c.spec, c.version, c.applied_at, c.applied_by
+        from spanledger_v1.controls c where c.tenant = $1 and c.kind <> 'rate'
+        """,
+        """
+        insert into pg_temp.control (
+            tenant, kind, match, match_like, except_like, spec, active, version, applied_at, applied_by)
+        select r.tenant, r.kind, r.match, pg_temp.like_of(r.match), r.except_like, r.spec,
+            pg_temp.is_active(r.kind, r.spec), r.version, r.applied_at, r.applied_by
+        from jsonb_populate_recordset(null::pg_temp.control, $1::jsonb) r
+        """,
+    ),
+    "rate": (
+        """
+        select c.tenant, split_part(c.match, ' ', 1) as from_unit, split_part(c.match, ' ', 2) as to_unit,
+            c.spec ->> 'valid_from' as valid_from, c.spec ->> 'rate' as rate, c.applied_at, c.applied_by
+        from spanledger_v1.controls c where c.tenant = $1 and c.kind = 'rate'
+        """,
+        "insert into pg_temp.rate select * from jsonb_populate_recordset(null::pg_temp.rate, $1::jsonb)",
+    ),
+    "grants": (
+        """
+        select g.tenant, g.permission, coalesce(g.agent, '') as agent, coalesce(g.actor, '') as actor, g.spec,
+            g.expires_at, g.revoked_at, g.version, g.applied_at, g.applied_by
+        from spanledger_v1.grants g where g.tenant = $1
+        """,
+        "insert into pg_temp.grants select * from jsonb_populate_recordset(null::pg_temp.grants, $1::jsonb)",
+    ),
+}
 _NAME = re.compile(r"\bspanledger(?:_v1)?\.(\w+)")
 
 
@@ -84,11 +109,11 @@ class Sandbox:
         self._asks = psycopg.RawCursor(connection)
         self._tenant = tenant
 
-    def copy_controls(self, at: dt.datetime) -> None:
-        """Take over what the ledger's own controls say now; budgets begin empty."""
+    def copy(self, held: Mapping[str, Any], at: dt.datetime) -> None:
+        """Take over controls that `controls_held` has read; budgets begin empty."""
         self._asks.execute("select set_config('spanledger_sandbox.moment', $1, true)", (at.isoformat(),))
-        for statement in _CONTROLS.split(";")[:-1]:
-            self._asks.execute(statement, (self._tenant,))
+        for kind, rows in held.items():
+            self._asks.execute(_CONTROLS[kind][1], (json.dumps(rows),))
 
     def apply(self, controls: Mapping[str, Any], at: dt.datetime) -> None:
         """Write controls into the copy, as `apply` would into the ledger."""
@@ -105,6 +130,33 @@ class Sandbox:
         return answer
 
 
+def controls_held(connection: psycopg.Connection[Any], tenant: str) -> dict[str, Any]:
+    """Read the controls that the ledger holds now."""
+    reading = psycopg.RawCursor(connection)
+    found = {}
+    for kind, (select, _) in _CONTROLS.items():
+        row = reading.execute(f"select coalesce(jsonb_agg(v), '[]') from ({select}) v", (tenant,)).fetchone()  # noqa: S608
+        found[kind] = row[0] if row else []
+    return found
+
+
+@contextlib.contextmanager
+def bounded(connection: psycopg.Connection[Any]) -> Iterator[None]:
+    """Open a transaction that is rolled back, and in which nothing takes or waits for long.
+
+    Raises:
+        ConfigError: The role may not do what is done in it, or the database cannot take it.
+        LedgerUnavailable: The ledger does not answer, or not in time.
+    """
+    try:
+        with connection.transaction(force_rollback=True):
+            for statement in _BOUNDS:
+                connection.execute(statement)
+            yield
+    except psycopg.Error as error:
+        raise translated(error) from error
+
+
 @contextlib.contextmanager
 def opened(connection: psycopg.Connection[Any], tenant: str) -> Iterator[Sandbox]:
     """Make the copy, in a transaction that is rolled back in any case.
@@ -117,13 +169,10 @@ def opened(connection: psycopg.Connection[Any], tenant: str) -> Iterator[Sandbox
         ConfigError: The role may not, or the database cannot take a question.
         LedgerUnavailable: It does not answer, or not in time.
     """
-    try:
-        with connection.transaction(force_rollback=True):
-            for statement in (*_BOUNDS, _OWN, *_scripts()):
-                connection.execute(statement)
-            yield Sandbox(connection, tenant)
-    except psycopg.Error as error:
-        raise translated(error) from error
+    with bounded(connection):
+        for statement in (_OWN, *_scripts()):
+            connection.execute(statement)
+        yield Sandbox(connection, tenant)
 
 
 def freeze(connection: psycopg.Connection[Any]) -> None:
