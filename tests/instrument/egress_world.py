@@ -118,8 +118,38 @@ async def by_httpx2_awaiting(requests: list[Request]) -> list[int]:
         return [(await client.request(method, url, **more)).status_code for method, url, more in requests]
 
 
+def by_requests(requests: list[Request]) -> list[int]:
+    from requests import Session
+
+    with Session() as session:
+        session.trust_env = False
+        return [session.request(method, url, **more).status_code for method, url, more in requests]
+
+
+def by_urllib3(requests: list[Request]) -> list[int]:
+    import urllib3
+
+    with urllib3.PoolManager(retries=urllib3.Retry(redirect=3)) as pools:
+        return [pools.request(method, url, **more).status for method, url, more in requests]
+
+
+async def by_aiohttp(requests: list[Request]) -> list[int]:
+    import aiohttp
+
+    async with aiohttp.ClientSession() as session:
+        statuses = []
+        for method, url, more in requests:
+            async with session.request(method, url, **more) as response:
+                statuses.append(response.status)
+        return statuses
+
+
 CLIENTS: dict[str, Callable[[list[Request]], Any]] = {
-    function.__name__: function for function in (by_httpx, by_httpx_awaiting, by_httpx2, by_httpx2_awaiting)
+    function.__name__: function
+    for function in (
+        *(by_httpx, by_httpx_awaiting, by_httpx2, by_httpx2_awaiting),
+        *(by_requests, by_urllib3, by_aiohttp),
+    )
 }
 
 

@@ -13,7 +13,7 @@ import spanledger
 from spanledger import Config, EgressRule, Ledger, tool, workflow
 from spanledger.errors import CallRefused, EgressRefused
 
-LIBRARIES = ("httpx", "httpx2")
+LIBRARIES = ("httpx", "httpx2", "requests", "urllib3", "aiohttp")
 
 Send = Callable[[list[Any]], Any]
 

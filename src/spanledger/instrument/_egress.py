@@ -88,10 +88,10 @@ class Passage:
     @contextlib.contextmanager
     def within(self) -> Iterator[None]:
         """Be what is on its way here; the request is over when the block is left."""
-        outer = _whole.get()
-        whole = outer
-        if outer is None or (self._egress.whole == "always" and outer.client is not self._client):
-            whole = None if self._egress.whole == "never" else _Whole(self._client)
+        outer, how = _whole.get(), self._egress.whole
+        redirected = how == "outer" and outer is not None and outer.client is self._client
+        joins = how == "never" or redirected or (how == "alone" and outer is not None)
+        whole = outer if joins else _Whole(self._client)
         token, decided_before = _whole.set(whole), _decided.set(_decided.get())
         try:
             yield
@@ -169,6 +169,9 @@ class Passage:
         sends, carried = self._call.inside.sends(), request.header(KEY_HEADER)
         ours = sends.issued_as(carried)
         if whole.numbered:
+            if self._egress.bare and whole.issued and whole.issued.origin == target.origin:
+                again = carried is None and takes_key(request, target)
+                return Change(key=whole.issued.key if again else None)
             return Change(without_key=ours is not None and ours.origin != target.origin)
         whole.numbered = True
         wanted = rule is None or rule.idempotency_key

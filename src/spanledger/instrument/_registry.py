@@ -24,6 +24,7 @@ GROUP = "spanledger_library"
 
 LIBRARIES: Mapping[str, str] = MappingProxyType(
     {
+        "aiohttp": "spanledger.instrument.libraries.aiohttp",
         "anthropic": "spanledger.instrument.libraries.anthropic",
         "httpx": "spanledger.instrument.libraries.httpx",
         "httpx2": "spanledger.instrument.libraries.httpx2",
@@ -33,6 +34,8 @@ LIBRARIES: Mapping[str, str] = MappingProxyType(
         "openai": "spanledger.instrument.libraries.openai",
         "openai_agents": "spanledger.instrument.libraries.openai_agents",
         "pydantic_ai": "spanledger.instrument.libraries.pydantic_ai",
+        "requests": "spanledger.instrument.libraries.requests",
+        "urllib3": "spanledger.instrument.libraries.urllib3",
     }
 )
 

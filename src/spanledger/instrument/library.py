@@ -62,16 +62,19 @@ class Egress:
             shows no request yet.
         write: (instance, args, kwargs, change) → arguments with which it sends the changed request. What the caller
             holds stays as it is.
-        whole: One request of the program comes once, however often it is redirected: ``"always"``, or ``"alone"`` where
-            no function above has seen it whole; ``"never"``.
+        whole: One request of the program comes once, however often it is redirected: ``"each"`` call is one;
+            ``"outer"``, where the client calls the function itself for redirects; ``"alone"``, where no function above
+            has seen it whole; ``"never"``.
         hop: Every request that leaves comes through it, each redirected one too.
+        bare: A redirected request is made of what the program gave, without what we have added.
     """
 
     status: Callable[[Any], int | None]
     read: Callable[[Any, Arguments, Mapping[str, Any]], Request] | None = None
     write: Callable[[Any, Arguments, Mapping[str, Any], Change], tuple[Arguments, Mapping[str, Any]]] | None = None
-    whole: str = "always"
+    whole: str = "each"
     hop: bool = True
+    bare: bool = False
 
 
 def no_call(_instance: Any, _args: Arguments, _kwargs: Mapping[str, Any]) -> None:
