@@ -62,6 +62,7 @@ PUBLIC = [
     "ensure_authorized",
     "errors",
     "guard",
+    "governed_client",
     "has_permission",
     "instrument",
     "over",

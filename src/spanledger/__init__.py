@@ -24,6 +24,7 @@ from spanledger.instrument._patch import Report
 from spanledger.instrument.authority import authorize, ensure_authorized, has_permission
 from spanledger.instrument.delegating import delegate, delegated
 from spanledger.instrument.gateway import guard
+from spanledger.instrument.governing import governed_client
 from spanledger.instrument.library import Library, Wrap
 from spanledger.instrument.recording import record_event, record_llm_call, record_tool_call
 from spanledger.instrument.tool import tool, tool_call
@@ -75,6 +76,7 @@ __all__ = [
     "delegated",
     "ensure_authorized",
     "errors",
+    "governed_client",
     "guard",
     "has_permission",
     "instrument",

@@ -168,8 +168,8 @@ class Config:
         object.__setattr__(self, "capture_content", capture)
         contents = tuple(Content(capture=capture, documents=documents) for documents in (False, True))
         object.__setattr__(self, "_contents", contents)
-        for rule in self.rules:
-            self.redactor(rule.redact)
+        for redact in [rule.redact for rule in self.rules] + [rule.redact for rule in self.egress]:
+            self.redactor(redact)
         names = [budget.name for budget in self.budgets]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:

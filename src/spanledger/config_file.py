@@ -157,7 +157,10 @@ def _grant(item: dict[str, Any]) -> Grant:
 
 
 def _egress(item: dict[str, Any]) -> EgressRule:
-    return made(EgressRule, item, f"egress rule for {item.get('host')!r}")
+    where = f"egress rule for {item.get('host')!r}"
+    if isinstance(item.get("redact"), list):
+        item = item | {"redact": tuple(_redact(one, where) for one in item["redact"])}
+    return made(EgressRule, item, where)
 
 
 def _switch(item: dict[str, Any]) -> Switch:

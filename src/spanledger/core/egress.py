@@ -1,8 +1,8 @@
 """Which HTTP requests may leave, and as what: rules by method, host and path.
 
-Rules: pure. The first rule that matches decides, and what none matches may leave. A rule that denies matches
-where any reading of a request fits it, one that allows where every reading does, so that no spelling of a place gets
-around a rule. Hosts are compared by name: whoever wants to keep an address from being
+Rules: pure. The first rule that matches decides, and what none matches may leave. A rule that denies,
+holds or redacts matches where any reading of a request fits it, one that only allows where every reading does, so that
+no spelling of a place gets around a rule. Hosts are compared by name: whoever wants to keep an address from being
 reached names it and its names.
 """
 
@@ -14,12 +14,13 @@ from collections.abc import Iterable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from spanledger.core.rules import matches
+from spanledger.core.redaction import Redact
+from spanledger.core.rules import APPROVAL_TIMEOUT_S, WAIT_TIMEOUT_S, matches
 from spanledger.core.spelling import Readings, hosts, methods, paths, split_url
 from spanledger.errors import ConfigError, EgressRefused
 
-ACTIONS: Final = ("allow", "deny")
-# A longer body is not read, and its request gets no idempotency key.
+ACTIONS: Final = ("allow", "deny", "hold")
+# A longer body is not read: it cannot be redacted or approved, and its request gets no idempotency key.
 BODY_BYTES_MAX: Final = 50 * 1024 * 1024
 KEY_HEADER: Final = "Idempotency-Key"
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
@@ -36,26 +37,33 @@ class EgressRule:
     Attributes:
         host: A name or an address, ``*`` in it standing for any text: ``"api.stripe.com"``, ``"*.internal"``, ``"*"``;
             with a port, ``"localhost:8080"``, of that port alone.
-        action: ``"allow"`` or ``"deny"``.
+        action: ``"allow"``; ``"deny"``; or ``"hold"`` for a person's approval, which is for exactly this request.
         methods: Which methods, for example ``("POST", "DELETE")``. None: any.
         path: Which paths, ``*`` standing for any text: ``"/v1/refunds*"``. The query is no part of it.
+        redact: Places in the query and in the JSON or form of the body that are not sent. A body in which nobody can
+            look for them is refused: compressed, streamed, of another type, longer than `BODY_BYTES_MAX`.
         name: By which traces, errors and approvals speak of the rule. None: made of the fields above.
         reason: Why, for whoever is refused.
         idempotency_key: Requests that may change something get an ``Idempotency-Key`` made from the call, unless they
             have one or ask a model provider.
-        everywhere: It counts outside of guarded tools as well.
+        everywhere: It counts outside of guarded tools as well; nobody can be asked there, so ``"hold"`` denies.
         on_refusal: As in `Rule`: ``"raise"``, or ``"tell"`` the model.
+        approval_timeout_s: How long a request for approval stays open.
+        wait_timeout_s: How long a held request waits for a person before `ApprovalPending`.
     """
 
     host: str
     action: str = "allow"
     methods: tuple[str, ...] | None = None
     path: str = "*"
+    redact: tuple[Redact | str, ...] = ()
     name: str | None = None
     reason: str | None = None
     idempotency_key: bool = True
     everywhere: bool = False
     on_refusal: str = "raise"
+    approval_timeout_s: float = APPROVAL_TIMEOUT_S
+    wait_timeout_s: float = WAIT_TIMEOUT_S
     _hosts: tuple[str, ...] = field(init=False, repr=False, compare=False)
     _port: int | None = field(init=False, repr=False, compare=False)
 
@@ -70,6 +78,8 @@ class EgressRule:
             if not isinstance(getattr(self, flag), bool):
                 raise ConfigError(f"egress rule: {flag} is true or false")
         self._read_methods()
+        redact = tuple(one if isinstance(one, Redact) else Redact(one) for one in self.redact)
+        object.__setattr__(self, "redact", redact)
         named, port = _host_patterns(self.host)
         object.__setattr__(self, "_hosts", named)
         object.__setattr__(self, "_port", port)
@@ -89,7 +99,7 @@ class EgressRule:
     @property
     def restricts(self) -> bool:
         """Whether it takes something away, so that it matches where any reading of a request does."""
-        return self.action != "allow"
+        return self.action != "allow" or bool(self.redact)
 
     def covers(self, target: Target) -> bool:
         """Tell whether a request is one that this rule is about."""

@@ -9,18 +9,22 @@ form are alike but for `await`.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from spanledger._guard import RunningCall, current_call
 from spanledger.core.egress import KEY_HEADER, Change, EgressRule, Request, Target, decided, refusal, target_of
+from spanledger.core.leaving import CannotRedact, Redacted, redacted
 from spanledger.core.outgoing import Issued, takes_key
 from spanledger.errors import EgressRefused, SpanledgerError
 from spanledger.instrument._engine import Engine
-from spanledger.instrument.library import Arguments, Egress, Wrap
+from spanledger.instrument._held import held
+from spanledger.instrument._job import Job
+from spanledger.instrument.library import Arguments, Egress
 from spanledger.telemetry import model_spans, outgoing
 
 logger = logging.getLogger("spanledger.instrument")
@@ -31,6 +35,7 @@ class _Whole:
     """One request of the program, from its first hop to its last."""
 
     client: Any
+    call: RunningCall
     numbered: bool = False
     issued: Issued | None = None
 
@@ -42,27 +47,24 @@ _whole: ContextVar[_Whole | None] = ContextVar("spanledger_request", default=Non
 _decided: ContextVar[Target | None] = ContextVar("spanledger_egress", default=None)
 
 
-def sending(engine: Engine, wrap: Wrap, *, awaiting: bool) -> Callable[..., Any]:
-    """Make the wrapper of a function that sends."""
-    egress = wrap.egress
-    if egress is None:
-        raise TypeError(f"{wrap.target} does not say how it shows what leaves")
+def sending(engine: Engine, egress: Egress, *, awaiting: bool, everywhere: bool = False) -> Callable[..., Any]:
+    """Make the wrapper of a function that sends; with `everywhere`, all rules count outside of tools as well."""
 
     def send(wrapped: Any, client: Any, args: Arguments, kwargs: dict[str, Any]) -> Any:
-        passage = Passage(engine, egress, client)
+        passage = Passage(engine, egress, client, everywhere=everywhere)
         if not passage.matters:
             return wrapped(*args, **kwargs)
         with passage.within():
             given, named = passage.opened(args, kwargs)
-            return passage.over(wrapped(*given, **named))
+            return passage.over(passage.run(lambda: wrapped(*given, **named)))
 
     async def send_awaiting(wrapped: Any, client: Any, args: Arguments, kwargs: dict[str, Any]) -> Any:
-        passage = Passage(engine, egress, client)
+        passage = Passage(engine, egress, client, everywhere=everywhere)
         if not passage.matters:
             return await wrapped(*args, **kwargs)
         with passage.within():
             given, named = passage.opened(args, kwargs)
-            return passage.over(await wrapped(*given, **named))
+            return passage.over(await passage.run_awaiting(lambda: wrapped(*given, **named)))
 
     return send_awaiting if awaiting else send
 
@@ -74,7 +76,7 @@ class Passage:
         matters: A rule, or a call that runs here, has something to do with what leaves.
     """
 
-    def __init__(self, engine: Engine, egress: Egress, client: Any) -> None:
+    def __init__(self, engine: Engine, egress: Egress, client: Any, *, everywhere: bool = False) -> None:
         self._engine = engine
         self._egress = egress
         self._client = client
@@ -82,8 +84,11 @@ class Passage:
         self._shadow = engine.guard.config.mode == "shadow"
         self._call: RunningCall = current_call()
         self._inside = self._call.key is not None
+        self._counts = self._inside or everywhere
         self._status: int | None = None
-        self.matters = self._inside or any(rule.everywhere for rule in self._rules)
+        self._changes = False
+        self._held: Job | None = None
+        self.matters = self._counts or any(rule.everywhere for rule in self._rules)
 
     @contextlib.contextmanager
     def within(self) -> Iterator[None]:
@@ -91,7 +96,9 @@ class Passage:
         outer, how = _whole.get(), self._egress.whole
         redirected = how == "outer" and outer is not None and outer.client is self._client
         joins = how == "never" or redirected or (how == "alone" and outer is not None)
-        whole = outer if joins else _Whole(self._client)
+        whole = outer if joins else _Whole(self._client, self._call)
+        if whole is not None:
+            self._call = whole.call  # also where the call that runs here is but the one that a person has approved
         token, decided_before = _whole.set(whole), _decided.set(_decided.get())
         try:
             yield
@@ -125,11 +132,42 @@ class Passage:
             return args, kwargs  # by a client above
         rule = self._decide(request, target)
         change = self._change(request, target, rule)
-        if egress.hop and self._inside:
-            self._left(request, target, rule, change)
+        if egress.hop:
+            change = self._about_to_leave(request, target, rule, change)
         if not change or egress.write is None:
             return args, kwargs
-        return egress.write(self._client, args, kwargs, change)
+        try:
+            return egress.write(self._client, args, kwargs, change)
+        except Exception:
+            if change.without_key or change.url is not None or change.body is not None:
+                raise
+            logger.warning("a request of %s is sent without a key", type(self._client).__qualname__, exc_info=True)
+            return args, kwargs
+
+    def run(self, function: Callable[[], Any]) -> Any:
+        """Send a request, once a person has approved it where a rule holds it."""
+        if self._held is None:
+            return self._leaves(function)
+        try:
+            return self._engine.run(self._held, functools.partial(self._leaves, function))
+        except SpanledgerError as error:
+            self._remember(error)
+            raise
+
+    async def run_awaiting(self, function: Callable[[], Awaitable[Any]]) -> Any:
+        """Send a request, once a person has approved it where a rule holds it."""
+        if self._held is None:
+            return await self._leaves(function)
+        try:
+            return await self._engine.run_awaiting(self._held, functools.partial(self._leaves, function))
+        except SpanledgerError as error:
+            self._remember(error)
+            raise
+
+    def _leaves(self, function: Callable[[], Any]) -> Any:
+        if self._changes:
+            self._call.inside.sends().changed = True
+        return function()
 
     def over(self, result: Any) -> Any:
         """Look at how the request ended."""
@@ -141,10 +179,10 @@ class Passage:
 
     def _decide(self, request: Request, target: Target, why: str | None = None) -> EgressRule | None:
         """Find the rule of a request; where it is about to leave, see to it that it may."""
-        rule = decided(self._rules, target, inside=self._inside)
+        rule = decided(self._rules, target, inside=self._counts)
         if self._egress.hop:
             _decided.set(target)
-            if rule is not None and rule.restricts:
+            if rule is not None and (rule.action == "deny" or (why and rule.restricts)):
                 self._refuse(refusal(rule, request, target, why))
         return rule
 
@@ -180,9 +218,30 @@ class Passage:
         whole.issued = sends.issue(self._call.key or "", request, target, with_key=with_key)
         return Change(key=whole.issued.key if whole.issued else None)
 
-    def _left(self, request: Request, target: Target, rule: EgressRule | None, change: Change) -> None:
-        """Remember what leaves, and say it on the span."""
-        sends, whole = self._call.inside.sends(), _whole.get()
-        sends.changed = sends.changed or takes_key(request, target)
+    def _about_to_leave(self, request: Request, target: Target, rule: EgressRule | None, change: Change) -> Change:
+        """Hold a request or redact it, as its rule says, and say on the span that it leaves."""
+        whole, made = _whole.get(), Redacted(Change(), 0)
+        if rule is not None and rule.redact:
+            try:
+                made = redacted(request, self._engine.guard.config.redactor(rule.redact))
+            except CannotRedact as error:
+                self._refuse(refusal(rule, request, target, f"it cannot be redacted: {error}"))
+        if rule is not None and rule.action == "hold":
+            self._hold(request, target, rule, whole.issued if whole else None)
+        if not self._inside:
+            return Change() if self._shadow else made.change
+        self._changes = takes_key(request, target)
         key = whole.issued.key if whole and whole.issued and not change.without_key else None
-        outgoing.left(request, target, rule, key)
+        outgoing.left(request, target, rule, key, 0 if self._shadow else made.places)
+        return change if self._shadow else replace(change, url=made.change.url, body=made.change.body)
+
+    def _hold(self, request: Request, target: Target, rule: EgressRule, issued: Issued | None) -> None:
+        """Make the request a call of its own, which a person has to approve."""
+        if not self._inside:
+            self._refuse(refusal(rule, request, target, "a person can be asked only inside a guarded tool"))
+        elif self._shadow:
+            logger.info("shadow: %s %s is sent; enforced, a person would be asked", request.method, target.host)
+        elif issued is None:
+            self._refuse(refusal(rule, request, target, "it cannot be read, so nobody can approve it"))
+        else:
+            self._held = held(request, target, rule, self._call.key or "", issued, status=self._egress.status)

@@ -277,7 +277,7 @@ def _wrapper(engine: Engine, wrap: Wrap, original: Any) -> Callable[..., Any]:
     # SDKs hide `async def` under plain decorators.
     awaiting = inspect.iscoroutinefunction(inspect.unwrap(original))
     if wrap.egress is not None:
-        return _egress.sending(engine, wrap, awaiting=awaiting)
+        return _egress.sending(engine, wrap.egress, awaiting=awaiting)
     if is_tool(wrap):
         return _tool(engine, wrap, awaiting=awaiting)
     return _observed(engine, wrap, trace=engine.agents.way(original), awaiting=awaiting)

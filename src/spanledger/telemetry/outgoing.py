@@ -7,6 +7,8 @@ the decision trace.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from opentelemetry import trace
 
 from spanledger.core.egress import EgressRule, Request, Target
@@ -16,8 +18,8 @@ from spanledger.telemetry.quiet import quietly
 
 
 @quietly
-def left(request: Request, target: Target, rule: EgressRule | None, key: str | None) -> None:
-    """Record that a request leaves."""
+def left(request: Request, target: Target, rule: EgressRule | None, key: str | None, places: int) -> None:
+    """Record that a request leaves, or waits for a person; without how many places of it."""
     if rule is None and key is None:
         return
     attributes = {
@@ -25,8 +27,9 @@ def left(request: Request, target: Target, rule: EgressRule | None, key: str | N
         semconv.SERVER_ADDRESS: target.host,
         semconv.URL_TEMPLATE: None if rule is None else rule.path,
         semconv.EGRESS_RULE: None if rule is None else rule.name,
-        semconv.EGRESS_VERDICT: "allow",
+        semconv.EGRESS_VERDICT: "allow" if rule is None else rule.action,
         semconv.EGRESS_KEY: key,
+        semconv.EGRESS_REDACTED: places or None,
     }
     _add(attributes)
 
@@ -34,7 +37,7 @@ def left(request: Request, target: Target, rule: EgressRule | None, key: str | N
 @quietly
 def refused(error: EgressRefused, key: str | None, *, would_have: bool = False) -> None:
     """Record that a request was kept from leaving; in mode shadow, that it would have been."""
-    attributes = {
+    attributes: dict[str, str | None] = {
         semconv.HTTP_METHOD: error.method,
         semconv.SERVER_ADDRESS: error.host,
         semconv.URL_TEMPLATE: error.path,
@@ -57,6 +60,6 @@ def ended_by(error: BaseException | None) -> dict[str, str]:
     return {semconv.EGRESS_RULE: error.rule, semconv.REASON: str(error)}
 
 
-def _add(attributes: dict[str, str | None]) -> None:
+def _add(attributes: Mapping[str, str | int | None]) -> None:
     shown = {name: value for name, value in attributes.items() if value is not None}
     trace.get_current_span().add_event(semconv.EVENT_EGRESS, shown)

@@ -380,11 +380,14 @@ EGRESS_KEY = attribute(
     "0d9f6a1c-2b7e-8c11-8f0a-5d2e7c4b9a60",
     "The key, which is made of hashes; the receiver knows the request by it.",
 )
+EGRESS_REDACTED = attribute(
+    "spanledger.egress.redacted", "int", "the event of a request that was redacted", "2", "How many places were."
+)
 EVENT_EGRESS = event(
     "spanledger.egress",
     "on the span that is current where an HTTP request leaves a guarded tool; a refusal is a log record of severity "
     "WARN as well, sampled or not",
-    (HTTP_METHOD, SERVER_ADDRESS, URL_TEMPLATE, EGRESS_RULE, EGRESS_VERDICT, EGRESS_KEY, REASON,
+    (HTTP_METHOD, SERVER_ADDRESS, URL_TEMPLATE, EGRESS_RULE, EGRESS_VERDICT, EGRESS_KEY, EGRESS_REDACTED, REASON,
      CALL_KEY),
     "A request leaves, or was kept from it.",
 )  # fmt: skip
