@@ -213,6 +213,7 @@ PG-D3  no timeout at all
     ledger/test_connections.py::test_a_server_that_says_nothing_is_given_up_after_connect_timeout
     ledger/test_connections.py::test_a_server_that_has_frozen_does_not_hold_a_blocking_caller
 PG-D4  no key is passed on
+    instrument/test_egress.py::test_another_attempt_of_the_call_sends_the_same_keys
     instrument/test_tool_nesting.py::test_the_running_call_shows_its_key_and_attempt_and_takes_what_it_costs
 PG-D5  cancellation leaves the hold open
     seeds/test_provenant.py::test_what_an_interrupted_call_holds_is_held_until_somebody_says_what_became_of_it
@@ -223,11 +224,14 @@ PG-D6  no way to go on after an approval
 TR-D1  redaction that fails open
     unit/test_redaction.py::test_what_looks_like_json_and_cannot_be_read_is_masked
     unit/test_redaction.py::test_a_path_whose_engine_fails_masks_the_whole_value
+    unit/test_leaving.py::test_forms_and_queries_leave_without_what_is_redacted
+    unit/test_leaving.py::test_what_cannot_be_read_to_its_end_is_not_sent
+    instrument/test_egress_held.py::test_a_form_is_redacted_as_stripe_writes_it
 TR-D2  content is sent before it is redacted
     instrument/test_openai.py::test_nothing_that_was_said_is_on_a_span
     telemetry/test_decision.py::test_arguments_and_results_are_on_spans_only_where_that_is_wanted
     acceptance/test_canary.py::test_a_secret_in_redacted_places_is_found_nowhere
-    waits for egress
+    instrument/test_egress_held.py::test_what_is_redacted_is_not_sent_and_not_in_the_trace
 TR-D3  asynchronous tools succeed in no time; the loop is blocked
     seeds/test_tracengent.py::test_the_span_of_an_asynchronous_tool_lasts_as_long_and_fails_as_it_did
     seeds/test_tracengent.py::test_a_loop_goes_on_while_a_call_waits_for_the_ledger
