@@ -1,4 +1,4 @@
-"""Test that a model call is one span whoever else makes spans of it, in an environment with all of them.
+"""Test that a model call is one span beside the instrumentations of others, and says what OpenTelemetry's own say.
 
     python -m tests.others
 
@@ -30,7 +30,8 @@ def main() -> int:
         venv.create(folder, with_pip=True)
         python = str(Path(folder) / "bin" / "python")
         subprocess.run([python, "-m", "pip", "install", "-q", "-e", f"{ROOT}[embedded]", *WANTED], check=True)
-        command = [python, "-m", "pytest", "-q", "-n", "0", "-W", "default", "tests/instrument/test_one_span.py"]
+        tests = [f"tests/instrument/test_{name}.py" for name in ("one_span", "same_messages")]
+        command = [python, "-m", "pytest", "-q", "-n", "0", "-W", "default", *tests]
         tested = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     print(tested.stdout, tested.stderr)
     return int(tested.returncode != 0 or re.search(r"\d+ skipped", tested.stdout) is not None)

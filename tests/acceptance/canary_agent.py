@@ -12,11 +12,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import openai
 from langchain_core.tools import tool as langchain_tool
 from opentelemetry import trace
 
 import spanledger
 from spanledger import Ledger, ToolCall, tool, tool_call, workflow
+from spanledger.testing import CallTool, Fail, ModelServer, Say
 
 CANARY = os.environ["CANARY"]
 GIVEN = {
@@ -116,14 +118,59 @@ def unpriced(how: str) -> Any:
         done(how)
 
 
+def model(request: Mapping[str, Any]) -> Say | CallTool | Fail:
+    """A model that repeats what it is told, in words and as arguments of a tool."""
+    match request["user"]:
+        case "fails":
+            return Fail(400, f"I do not like {CANARY}")
+        case "is lost":
+            return Say(f"I have charged {CANARY} and more than that")
+        case _:
+            return CallTool("chat_door", {"how": "succeeds", "given": GIVEN})
+
+
+def by_model(how: str, name: str = "gpt-5") -> Any:
+    """A model whose tool's rule redacts, told of the tool in every way, whole and in a stream that is broken off."""
+    called = {"name": "chat_door", "arguments": json.dumps({"how": how, "given": GIVEN})}
+    asked = {"role": "assistant", "tool_calls": [{"id": "c1", "type": "function", "function": called}]}
+    messages = [
+        {"role": "system", "content": f"they say {CANARY}"},
+        {"role": "user", "content": [{"type": "text", "text": f"charge {CANARY} for visible-order"}]},
+        asked,
+        {"role": "tool", "tool_call_id": "c1", "content": json.dumps(GIVEN)},
+        {"role": "tool", "tool_call_id": "elsewhere", "content": f"charged {CANARY}"},
+    ]
+    with ModelServer(model) as server, openai.OpenAI(base_url=server.url, api_key="x", max_retries=0) as client:
+        stream = client.chat.completions.create(model=name, messages=messages, user="succeeds", stream=True)
+        for _, _chunk in zip(range(9), stream, strict=False):
+            pass
+        stream.close()
+        client.responses.create(model=name, input=[{"role": "user", "content": GIVEN["body"]}, *items()], user=how)
+        return client.chat.completions.create(model=name, messages=messages, user=how)
+
+
+def items() -> list[Any]:
+    """The same in the items of a response."""
+    called = {"type": "function_call", "call_id": "c1", "name": "chat_door", "arguments": json.dumps({"given": GIVEN})}
+    return [called, {"type": "function_call_output", "call_id": "c1", "output": f"charged {CANARY}"}]
+
+
+def by_ruled_model(how: str) -> Any:
+    """A model whose own rule redacts."""
+    return by_model(how, "gpt-door")
+
+
 DOORS: list[Callable[[str], Any]] = [
-    by_tool, by_block, by_span, by_unreadable_span, by_langchain, by_ledger, asking, unpriced,
+    by_tool, by_block, by_span, by_unreadable_span, by_langchain, by_ledger, asking, unpriced, by_model, by_ruled_model,
 ]  # fmt: skip
 
 
 def main() -> None:
     logging.basicConfig(filename="everything.log", level=logging.DEBUG, force=True)
     logging.getLogger("spanledger").setLevel(logging.DEBUG)
+    # What clients log of their requests at this level is everything, and none of our business.
+    for name in ("openai", "httpx2", "httpcore2"):
+        logging.getLogger(name).setLevel(logging.INFO)
     ended = []
     with workflow("w", agent="agent", actor="u_42"):
         for door in DOORS:

@@ -115,6 +115,10 @@ def test_a_secret_in_redacted_places_is_found_nowhere(keys, agent, dsn, sql, wir
     assert SEEN.encode() in wire.sent["/v1/traces"]
     assert SEEN.encode() in wire.sent["/v1/logs"]
     assert b"span door" in wire.sent["/v1/traces"]
+    assert ended.count("by_model succeeds") == ended.count("by_ruled_model succeeds") == 2
+    for name in (b"gen_ai.input.messages", b"gen_ai.output.messages"):
+        assert all(name in wire.sent[path] for path in ("/v1/traces", "/v1/logs"))
+    assert b"gen_ai.client.inference.operation.details" in wire.sent["/v1/logs"]
     assert set(wire.sent) == {"/v1/traces", "/v1/metrics", "/v1/logs"}
     assert {"spanledger.call.arguments", "spanledger.approval.arguments"} <= set(in_tables(sql, SEEN))
     assert "DEBUG" in logged

@@ -12,6 +12,7 @@ import openai
 import pytest
 from anthropic_world import TOOL
 from anthropic_world import script as anthropic_script
+from opentelemetry import trace
 from tests.measured import Measured
 
 import spanledger
@@ -375,8 +376,13 @@ def test_blocks_of_claudes_conversation_are_read_one_by_one(capturing, ask_claud
     assert on_span(spans)["input.messages"] == [
         {"role": "user", "parts": [{"type": "text", "content": "hi"}, blob]},
         {"role": "assistant", "parts": [{"type": "reasoning", "content": "hm"}, ASKED_TOOL | {"id": "t1"}]},
-        {"role": "tool", "parts": [{"type": "tool_call_response", "id": "t1", "response": done}]},
-        {"role": "user", "parts": [{"type": "text", "content": "and?"}]},
+        {
+            "role": "user",
+            "parts": [
+                {"type": "tool_call_response", "id": "t1", "response": done},
+                {"type": "text", "content": "and?"},
+            ],
+        },
         {"role": "user", "parts": [{"type": "text", "content": "say"}]},
     ]
 
@@ -394,6 +400,40 @@ def test_an_answer_that_the_client_gave_can_be_given_back_as_it_is(capturing, as
         said_first = json.loads(span.attributes["gen_ai.input.messages"])[0]["parts"][0]
         assert said_first["type"] == "tool_call"
         assert said_first["arguments"] == {"order_id": "o-1"}
+
+
+# --- what may be seen
+
+
+def test_a_tools_redaction_holds_for_what_models_say_of_it(capturing, ask, spans):
+    capturing(rules=[spanledger.Rule("refund", redact=["order_id"])])
+    list(ask.chat.completions.create(**chat("tool", stream=True)))
+
+    (message,) = on_span(spans)["output.messages"]
+    assert message["parts"][0]["arguments"] == {"order_id": "[redacted]"}
+
+
+def test_what_others_write_on_the_span_of_a_call_is_without_what_its_rule_redacts(
+    capturing, ask, spans, dsn, monkeypatch
+):
+    secret, post = "hunter2", openai.OpenAI.post
+    tracer = trace.get_tracer("openinference.instrumentation.openai")
+
+    def written(*args: Any, **kwargs: Any) -> Any:
+        told = {"llm.input_messages.0.message.content": json.dumps({"password": secret}), "llm.model_name": "seen"}
+        with tracer.start_as_current_span("theirs", attributes=told) as span:
+            span.set_attribute("output.value", f"the password is {secret}")
+            trace.get_current_span().record_exception(ValueError(secret))
+            return post(*args, **kwargs)
+
+    monkeypatch.setattr(openai.OpenAI, "post", written)
+    capturing("no_content", dsn=dsn, rules=[spanledger.Rule("gpt-5", redact=["password"])])
+    with spanledger.workflow("w"):
+        ask.chat.completions.create(**chat())
+
+    span = spans.one("chat gpt-5")
+    assert span.attributes["llm.model_name"] == "seen"
+    assert secret not in span.to_json()
 
 
 # --- how much

@@ -36,7 +36,7 @@ class ModelCalls:
             asking = made.asked()
             if asking is not None:
                 made.admitted(self.guard.blocking.drive(admitted(asking)))
-            entered = model_spans.enter(span, context)
+            entered = model_spans.enter(model_spans.for_others(span, job.call, self.guard.config), context)
             try:
                 result = function(**made.prepared())
             finally:
@@ -58,7 +58,7 @@ class ModelCalls:
             asking = made.asked()
             if asking is not None:
                 made.admitted(await self.guard.awaiting.drive(admitted(asking)))
-            entered = model_spans.enter(span, context)
+            entered = model_spans.enter(model_spans.for_others(span, job.call, self.guard.config), context)
             try:
                 result = await function(**made.prepared())
             finally:

@@ -24,6 +24,7 @@ from spanledger.config import Config
 from spanledger.core.call import Call
 from spanledger.core.content import NOTHING
 from spanledger.telemetry import record, semconv
+from spanledger.telemetry.redacting import RedactingSpan
 
 # Under it, the span of the model call that runs here.
 _INSIDE: Final = otel_context.create_key("spanledger-model-call")
@@ -84,6 +85,14 @@ def is_inside(context: Context | None = None) -> bool:
         context: The current context, where the caller has looked it up.
     """
     return _INSIDE in (otel_context.get_current() if context is None else context)
+
+
+def for_others(span: Span, call: Call, config: Config) -> Span:
+    """Return the span of a model call as it is handed out: nothing is written there that the model's rule redacts."""
+    if not config.rules:
+        return span
+    redactor = config.content(call).redactor
+    return cast("Span", RedactingSpan(span, redactor)) if redactor.redact else span
 
 
 def enter(span: Span, context: Context) -> Any:

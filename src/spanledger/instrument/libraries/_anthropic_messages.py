@@ -1,7 +1,7 @@
 """What is said in messages of the Anthropic client, beta ones as well.
 
-Rules: what a tool gave is a part of the user's message there and a message of the tool's here. Thoughts that the
-provider hides are left out. Of a stream each block is put together from its pieces.
+Rules: what a tool gave is a part of the message it is sent in. Thoughts that the provider hides are left out. Of
+a stream each block is put together from its pieces.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ _PIECES = {"text": "text", "thinking": "thinking", "partial_json": "input"}
 def asked(kwargs: Mapping[str, Any]) -> Asked:
     """Read what a request asks."""
     return Asked(
-        input=[said for one in listed(kwargs.get("messages")) for said in _messages(one)],
+        input=[
+            parts.message(field(one, "role"), _parts(field(one, "content"))) for one in listed(kwargs.get("messages"))
+        ],
         system=[part for part in _parts(kwargs.get("system")) if part is not None],
         tools=[_tool(tool) for tool in listed(kwargs.get("tools"))],
     )
@@ -72,16 +74,6 @@ def _pieces(block: dict[str, Any], name: str) -> Pieces:
         block[name] = Pieces()
     pieces: Pieces = block[name]
     return pieces
-
-
-def _messages(one: Any) -> Iterator[Message]:
-    content = field(one, "content")
-    results = [item for item in listed(content) if field(item, "type") == "tool_result"]
-    if results:
-        yield parts.message("tool", _parts(results))
-    rest = [item for item in listed(content) if item not in results] if listed(content) else content
-    if rest or not results:
-        yield parts.message(field(one, "role"), _parts(rest))
 
 
 def _parts(content: Any) -> Iterator[Message | None]:
