@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from opentelemetry import trace
+from opentelemetry.instrumentation.environment_variables import OTEL_PYTHON_DISABLED_INSTRUMENTATIONS
 from opentelemetry.sdk.trace import TracerProvider
 
 from spanledger._guard import Guard
@@ -179,7 +180,7 @@ def pre_instrument() -> None:
     if not _attached():
         raise SystemExit(1)
     if _installed is None:
-        return  # mode "off"
+        return  # switched off
     _configure_sdk()
     provider = trace.get_tracer_provider()
     if isinstance(provider, TracerProvider):
@@ -198,6 +199,11 @@ def required() -> None:
         os._exit(1)
 
 
+def is_attached() -> bool:
+    """Tell whether this process is instrumented."""
+    return _installed is not None
+
+
 def is_required() -> bool:
     """Tell whether SPANLEDGER_REQUIRED is set."""
     return os.environ.get("SPANLEDGER_REQUIRED", "").lower() not in ("", "0", "false", "no", "off")
@@ -207,9 +213,14 @@ def _attached() -> bool:
     """Attach the guard, unless it is off; False if that was not possible and was said."""
     try:
         config = Config.from_env()
-        if config.mode == "off" and is_required():
-            raise ConfigError("SPANLEDGER_REQUIRED is set, and the mode is off")  # noqa: TRY301 - said as any other
-        instrument(config)
+        disabled = _disabled()
+        off = disabled or ("the mode is off" if config.mode == "off" else None)
+        if off and is_required():
+            raise ConfigError(f"SPANLEDGER_REQUIRED is set, and {off}")  # noqa: TRY301 - said as any other
+        if disabled:
+            logger.warning("this program runs unguarded: %s", disabled)
+        else:
+            instrument(config)
     except Exception as error:
         why = str(error) if isinstance(error, SpanledgerError) else f"{type(error).__name__}: {error}"
         unset = "unset SPANLEDGER_REQUIRED, and " if is_required() else ""
@@ -220,6 +231,13 @@ def _attached() -> bool:
         logger.debug("the guard cannot be attached", exc_info=True)
         return False
     return True
+
+
+def _disabled() -> str | None:
+    """Say where OpenTelemetry's own variable switches us off."""
+    names = os.environ.get(OTEL_PYTHON_DISABLED_INSTRUMENTATIONS, "")
+    disabled = not {"spanledger", "*"}.isdisjoint(name.strip() for name in names.split(","))
+    return f"{OTEL_PYTHON_DISABLED_INSTRUMENTATIONS} is {names!r}" if disabled else None
 
 
 def _configure_sdk() -> None:
@@ -246,7 +264,7 @@ def _guard(config: Config) -> tuple[Guard, _Connected]:
     guard = Guard(config, BlockingDriver(database), AwaitingDriver(database), LaterDriver(database))
     connected = _Connected(database, database.trail or Trail(database, config))
     trail.connect(connected.trail)
-    gauges.connect(Standing(database, config.tenant))
+    gauges.connect(Standing(database, config.tenant, connected.trail))
     return metered(guard), connected
 
 

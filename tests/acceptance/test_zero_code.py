@@ -135,3 +135,28 @@ def test_without_a_ledger_a_guarded_tool_does_not_run(run: Run, environment, tmp
 
     assert "LedgerUnavailable" in done.stderr
     assert not (tmp_path / "refunds.jsonl").exists()
+
+
+@pytest.mark.parametrize("names", ["spanledger", "requests , spanledger", "*"])
+def test_who_disables_us_as_any_other_instrumentation_runs_unguarded_and_is_told_so(run: Run, tmp_path: Path, names):
+    done = run(
+        "opentelemetry-instrument",
+        "python",
+        AGENT,
+        OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=names,
+        SPANLEDGER_EMBEDDED="off",
+        OTEL_TRACES_EXPORTER="none",
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert len((tmp_path / "refunds.jsonl").read_text().splitlines()) == 1
+    assert "this program runs unguarded: OTEL_PYTHON_DISABLED_INSTRUMENTATIONS" in done.stderr
+
+
+def test_where_the_guard_is_required_it_cannot_be_disabled(run: Run, environment):
+    disabled = environment | {"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "spanledger", "SPANLEDGER_REQUIRED": "1"}
+    done = run("opentelemetry-instrument", "python", "-c", "print('ran')", **disabled)
+
+    assert done.returncode == 1
+    assert "ran" not in done.stdout
+    assert "SPANLEDGER_REQUIRED is set, and OTEL_PYTHON_DISABLED_INSTRUMENTATIONS is 'spanledger'" in done.stderr

@@ -7,6 +7,7 @@ from tests.measured import Measured
 
 import spanledger
 from spanledger import Budget, Config, Money, Rule, workflow
+from spanledger import _setup as setup
 from spanledger.errors import ApprovalPending
 from spanledger.telemetry import gauges, instruments, semconv
 
@@ -105,3 +106,30 @@ def test_a_role_that_may_not_ask_shows_none_and_is_not_disturbed(measured, dsn, 
     assert instruments.CALLS_UNKNOWN not in points
     assert instruments.SPOOL_ENTRIES in points
     assert "cannot be read for metrics" in caplog.text
+
+
+def test_entries_of_the_decision_trace_that_are_lost_are_counted_where_the_ledger_never_answered(measured):
+    spanledger.instrument(Config(dsn="host=127.0.0.1 port=1 dbname=none", ledger_timeout_s=1.0), libraries=[])
+    connected = setup._installed.connected
+    assert lost_of(measured) == 0
+
+    with workflow("w"):
+        pass
+    connected.trail.close()
+
+    assert lost_of(measured) == 2  # that it began, and how it ended
+
+
+def lost_of(measured: Measured) -> int:
+    ((labels, point),) = measured.points()[instruments.TRAIL_LOST]
+    assert labels == {}
+    return point.value
+
+
+def test_outcomes_that_the_ledger_will_never_take_are_shown(guarded, measured):
+    pay(1)
+    spool = setup._installed.connected.database.spooled()
+    spool.path.mkdir(parents=True, exist_ok=True)
+    (spool.path / "0-refused.json.aside").write_text("{}")
+
+    assert [point.value for _, point in measured.points()[instruments.SPOOL_ASIDE]] == [1]

@@ -18,7 +18,7 @@ from spanledger import (
     errors,
     workflow,
 )
-from spanledger.telemetry import processor, spans
+from spanledger.telemetry import instruments, processor, spans
 
 
 def patched(tracer: Tracer) -> None:
@@ -86,7 +86,7 @@ def test_there_too_our_own_spans_and_others_are_left_alone(vendor, dsn, ledger, 
     assert "ended span" not in caplog.text
 
 
-def test_spans_that_never_end_do_not_pile_up(dsn, sdk, ledger, monkeypatch):
+def test_spans_that_never_end_do_not_pile_up(dsn, sdk, ledger, monkeypatch, measured, caplog):
     monkeypatch.setattr(processor, "OPEN_SPANS_MAX", 2)
     decider = GuardrailSpanProcessor(Config(dsn=dsn))
     sdk.provider.add_span_processor(decider)
@@ -97,6 +97,8 @@ def test_spans_that_never_end_do_not_pile_up(dsn, sdk, ledger, monkeypatch):
         span.end()
     assert decider._open == {}
     assert [row["state"] for row in ledger.calls()] == ["succeeded"] * 2 + ["in_flight"] * 2
+    assert [point.value for _, point in measured.points()[instruments.SPANS_FORGOTTEN]] == [2]
+    assert caplog.text.count("more than 2 guarded spans are open: how 'refund' ends is not waited for any more") == 2
 
 
 def test_what_its_rule_redacts_cannot_be_kept_off_such_a_span_so_it_does_not_run(dsn, sdk):

@@ -1,4 +1,4 @@
-"""A verdict that is neither run nor replay, as the error its caller sees.
+"""A verdict that is neither run nor replay, as the error its caller sees, and the verdict that an error stands for.
 
 Rules: an error says what to do and carries the ledger's figures.
 """
@@ -15,12 +15,37 @@ from spanledger.errors import (
     CallFailed,
     CallInProgress,
     KeyReused,
+    LedgerUnavailable,
     NotAuthorized,
     OutcomeUnknown,
+    SpanledgerError,
 )
 
+_VERDICTS: dict[type[SpanledgerError], str] = {
+    BudgetExceeded: Verdict.BUDGET_EXCEEDED,
+    CallCancelled: Verdict.CANCELLED,
+    KeyReused: Verdict.KEY_REUSED,
+    OutcomeUnknown: Verdict.OUTCOME_UNKNOWN,
+    CallFailed: Verdict.FAILED,
+    CallInProgress: Verdict.IN_PROGRESS,
+    ApprovalPending: Verdict.AWAITING_APPROVAL,
+    ApprovalDenied: Verdict.DENIED,
+    NotAuthorized: Verdict.UNAUTHORIZED,
+    LedgerUnavailable: "ledger_unavailable",
+}
 
-def refusal(begun: Begun, call: Call) -> Exception:
+# Refusals that `begin` has written down itself.
+WRITTEN_BY_BEGIN = (BudgetExceeded, NotAuthorized, ApprovalPending)
+
+
+def verdict_of(error: SpanledgerError) -> str:
+    """Name the verdict that an error stands for."""
+    if isinstance(error, ApprovalDenied) and error.approver is None:
+        return str(Verdict.EXPIRED)
+    return str(next((verdict for kind, verdict in _VERDICTS.items() if isinstance(error, kind)), "refused"))
+
+
+def refusal(begun: Begun, call: Call) -> SpanledgerError:
     """Turn a verdict that is neither run nor replay into its error."""
     name, details = call.name, begun.details
     why = f": {begun.reason}" if begun.reason else ""
@@ -61,7 +86,7 @@ def refusal(begun: Begun, call: Call) -> Exception:
             return CallInProgress(f"{name!r} is being run by another worker; ask again later", key=begun.key)
 
 
-def _unauthorized(begun: Begun, name: str, why: str) -> Exception:
+def _unauthorized(begun: Begun, name: str, why: str) -> SpanledgerError:
     details = begun.details
     match, by, permission = details.get("switch"), details.get("by"), details.get("permission")
     said = f": {match!r} is stopped{f' by {by}' if by else ''}" if match else ""
@@ -79,7 +104,7 @@ def _unauthorized(begun: Begun, name: str, why: str) -> Exception:
     )
 
 
-def _unapproved(begun: Begun, name: str, why: str) -> Exception:
+def _unapproved(begun: Begun, name: str, why: str) -> SpanledgerError:
     if begun.verdict is Verdict.AWAITING_APPROVAL:
         return ApprovalPending(
             f"{name!r} was not run: a person has to say yes; `spanledger approve {begun.approval_id}`, then ask again",

@@ -19,9 +19,9 @@ from spanledger.core.call import Begun, Ended, ToolCall
 from spanledger.core.grants import Authorization, Grant
 from spanledger.core.money import Amount
 from spanledger.core.settling import told_by_hand
-from spanledger.core.steps import begun_once, guarded
 from spanledger.ledger import _requests as requests
 from spanledger.ledger import _sessions as s
+from spanledger.ledger._by_hand import ByHand
 from spanledger.ledger._database import Database
 from spanledger.ledger._delegations import AsyncDelegations
 from spanledger.ledger._drivers import AwaitingDriver
@@ -39,6 +39,7 @@ class AsyncLedger:
         self.config = Config.from_env() if config is None else config
         self._database = database or open_database(self.config, dsn)
         self._driver = AwaitingDriver(self._database)
+        self._by_hand = ByHand(self._database, self.config)
         self.delegations = AsyncDelegations(self.config, self._driver)
 
     async def __aenter__(self) -> Self:
@@ -74,13 +75,11 @@ class AsyncLedger:
             except BaseException as error:  # noqa: BLE001 - raised again below
                 return Ended(error=error)
 
-        outcome = await self._driver.drive(guarded(requests.asking(self.config, call), requests.PlainCodec()), invoke)
-        return requests.result_of(outcome)
+        return requests.result_of(await self._driver.drive(self._by_hand.run(call), invoke))
 
     async def begin(self, call: ToolCall) -> Begun:
         """As `Ledger.begin`."""
-        begun = await self._driver.drive(begun_once(requests.asking(self.config, call)))
-        return requests.shown_begun(self.config, begun)
+        return requests.shown_begun(self.config, await self._driver.drive(self._by_hand.begin(call)))
 
     async def settle(self, begun: Begun, result: Any, cost: Amount | None = None) -> bool:
         """As `Ledger.settle`."""

@@ -20,10 +20,10 @@ from spanledger.core.grants import Authorization, Grant
 from spanledger.core.money import Amount
 from spanledger.core.outcomes import no_coroutine
 from spanledger.core.settling import told_by_hand
-from spanledger.core.steps import begun_once, guarded
 from spanledger.errors import ConfigError
 from spanledger.ledger import _requests as requests
 from spanledger.ledger import _sessions as s
+from spanledger.ledger._by_hand import ByHand
 from spanledger.ledger._database import Database
 from spanledger.ledger._delegations import Delegations
 from spanledger.ledger._drivers import BlockingDriver
@@ -48,6 +48,7 @@ class Ledger:
         self.config = Config.from_env() if config is None else config
         self._database = database or open_database(self.config, dsn)
         self._driver = BlockingDriver(self._database)
+        self._by_hand = ByHand(self._database, self.config)
         self.delegations = Delegations(self.config, self._driver)
 
     def __enter__(self) -> Self:
@@ -91,13 +92,11 @@ class Ledger:
             except BaseException as error:  # noqa: BLE001 - raised again below
                 return Ended(error=error)
 
-        outcome = self._driver.drive(guarded(requests.asking(self.config, call), requests.PlainCodec()), invoke)
-        return requests.result_of(outcome)
+        return requests.result_of(self._driver.drive(self._by_hand.run(call), invoke))
 
     def begin(self, call: ToolCall) -> Begun:
         """Ask once whether a call may run, and claim it if so; refusals are verdicts here, not exceptions."""
-        begun = self._driver.drive(begun_once(requests.asking(self.config, call)))
-        return requests.shown_begun(self.config, begun)
+        return requests.shown_begun(self.config, self._driver.drive(self._by_hand.begin(call)))
 
     def settle(self, begun: Begun, result: Any, cost: Amount | None = None) -> bool:
         """Record that a call succeeded; if the ledger does not answer, it is kept on disk and recorded later.

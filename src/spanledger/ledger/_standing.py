@@ -13,6 +13,7 @@ from typing import Any
 from spanledger.ledger._database import Database
 from spanledger.ledger._functions import Run
 from spanledger.ledger._spool import SpoolStatus
+from spanledger.ledger._trail import Trail
 
 
 class Standing:
@@ -21,11 +22,13 @@ class Standing:
     Args:
         database: Its ledger.
         tenant: Whose figures.
+        trail: Tells it what agents say of themselves.
     """
 
-    def __init__(self, database: Database, tenant: str) -> None:
+    def __init__(self, database: Database, tenant: str, trail: Trail) -> None:
         self._database = database
         self._tenant = tenant
+        self._trail = trail
 
     @property
     def in_use(self) -> bool:
@@ -40,6 +43,11 @@ class Standing:
         """
         figures: Mapping[str, Any] = self._database.reply(Run("gauges", (self._tenant,)))
         return figures
+
+    @property
+    def trail_lost(self) -> int:
+        """How many entries of the decision trace this process has lost."""
+        return self._trail.lost
 
     def spool(self) -> SpoolStatus | None:
         """Look what waits on disk; None where nothing can."""

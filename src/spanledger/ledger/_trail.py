@@ -61,12 +61,14 @@ class Trail:
         self._config = config
         # By process id: a forked child has its parent's locks and none of its threads.
         self._rounds: dict[int, _Round] = {}
+        # Of rounds that are closed, and what never came so far.
+        self._lost_before = 0
         _at_exit(self)
 
     @property
     def lost(self) -> int:
         """How many entries of this process were lost."""
-        return self._round().lost
+        return self._lost_before + self._round().lost
 
     def tell(self, entry: Entry) -> None:
         """Take an entry; it is told soon."""
@@ -78,6 +80,7 @@ class Trail:
                 told = replace(entry, workflow_id=workflow_id, agent=agent)
                 self._round().put((time.monotonic(), tenant, told, None))
         except Exception:
+            self._lost_before += 1
             logger.exception("an entry of the decision trace is lost; nothing else is affected")
 
     def lose(self, why: str) -> None:
@@ -93,6 +96,7 @@ class Trail:
         ended = self._rounds.pop(os.getpid(), None)
         if ended is not None:
             ended.close(EXIT_TIMEOUT_S)
+            self._lost_before += ended.lost
 
     def _round(self) -> _Round:
         pid = os.getpid()

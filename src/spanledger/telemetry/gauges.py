@@ -46,6 +46,11 @@ class Spooled(Protocol):
         """Outcomes that could not be kept."""
         ...
 
+    @property
+    def aside(self) -> int:
+        """Outcomes that the ledger will never take."""
+        ...
+
 
 class Source(Protocol):
     """Where the figures come from."""
@@ -61,6 +66,11 @@ class Source(Protocol):
 
     def spool(self) -> Spooled | None:
         """Look what waits on disk."""
+        ...
+
+    @property
+    def trail_lost(self) -> int:
+        """Entries of the decision trace that this process could not tell the ledger."""
         ...
 
 
@@ -172,6 +182,12 @@ def _of_spool(name: str) -> Callable[[], Iterator[Observation]]:
     return observe
 
 
+def _of_trail() -> Iterator[Observation]:
+    # Nobody is asked for it, and it may well be that the ledger is not in use because it does not answer.
+    if _shown.source is not None:
+        yield Observation(_shown.source.trail_lost)
+
+
 _OBSERVED: Final[Mapping[str, Callable[[], Iterator[Observation]]]] = {
     instruments.BUDGET_LIMIT: _of_budgets("limit"),
     instruments.BUDGET_SPENT: _of_budgets("spent"),
@@ -182,4 +198,6 @@ _OBSERVED: Final[Mapping[str, Callable[[], Iterator[Observation]]]] = {
     instruments.SPOOL_ENTRIES: _of_spool("entries"),
     instruments.SPOOL_AGE: _of_spool("oldest_age_s"),
     instruments.SPOOL_REFUSED: _of_spool("refused"),
+    instruments.SPOOL_ASIDE: _of_spool("aside"),
+    instruments.TRAIL_LOST: _of_trail,
 }

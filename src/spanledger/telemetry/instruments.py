@@ -147,3 +147,26 @@ SPOOL_REFUSED = metric(
     (),
     "Outcomes that could not be kept on disk either; each is in the log.",
 )
+SPOOL_ASIDE = metric(
+    "spanledger.spool.aside",
+    "gauge",
+    "{call}",
+    (),
+    "Outcomes that the ledger will never take, or that cannot be read, set aside on disk; each is in the log.",
+)
+
+# --- what this process could not tell
+TRAIL_LOST = metric(
+    "spanledger.trail.lost",
+    "counter",
+    "{entry}",
+    (),
+    "Entries of the decision trace that never came to the ledger: too many waited, it refused them, or time was up.",
+)
+SPANS_FORGOTTEN = metric(
+    "spanledger.spans.forgotten",
+    "counter",
+    "{span}",
+    (),
+    "Guarded spans whose end nobody waits for any more, because too many are open; their calls count as unknown.",
+)

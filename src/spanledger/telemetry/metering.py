@@ -17,6 +17,7 @@ from spanledger._guard import Drives, DrivesAwaiting, DrivesLater, Guard, Inside
 from spanledger.core.asking import Ask, Asking, Invoke, Step, Steps, Traced
 from spanledger.core.call import EXECUTE_TOOL, Begun, Call, Ended, Holder, Outcome, Usage, Verdict
 from spanledger.core.money import figure
+from spanledger.core.refusals import verdict_of
 from spanledger.core.rules import Rule
 from spanledger.errors import SpanledgerError, Undescribable
 from spanledger.telemetry import events, instruments, metrics, record, semconv
@@ -243,7 +244,7 @@ def _ended(outcome: Outcome, ran_s: float | None, told_s: float) -> None:
 @quietly
 def _refused(error: SpanledgerError, item: Mapping[str, Any], span: Traced | None) -> None:
     labels = metrics.of_call(item["operation"], item["tool"])
-    verdict = record.verdict_of(error)
+    verdict = verdict_of(error)
     metrics.count(instruments.CALLS, labels | {semconv.VERDICT: verdict})
     attributes = labels | {
         semconv.VERDICT: verdict,

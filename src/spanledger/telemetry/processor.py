@@ -7,6 +7,7 @@ is decided here, on the caller's thread, and settled when it ends. It exports no
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 from dataclasses import dataclass
@@ -21,7 +22,10 @@ from spanledger.core.asking import Asking
 from spanledger.core.call import Begun, Ended
 from spanledger.core.values import NOT_SHOWN
 from spanledger.errors import WrapMissing
-from spanledger.telemetry import gate, reading, record, semconv, spans
+from spanledger.telemetry import gate, instruments, metrics, reading, record, semconv, spans
+from spanledger.telemetry.quiet import quietly
+
+logger = logging.getLogger("spanledger.telemetry")
 
 OPEN_SPANS_MAX: Final = 10_000
 
@@ -76,9 +80,11 @@ class SpanDecider(SpanProcessor):
         if asked is not None and context is not None:
             with self._lock:
                 # A span that never ends must not keep its neighbours from being settled.
-                if len(self._open) >= OPEN_SPANS_MAX:
-                    self._open.pop(next(iter(self._open)))
+                full = len(self._open) >= OPEN_SPANS_MAX
+                forgotten = self._open.pop(next(iter(self._open))) if full else None
                 self._open[context.span_id] = _Open(guard, asked, sys.exc_info()[1])
+            if forgotten is not None:
+                _forget(forgotten)
 
     def on_end(self, span: ReadableSpan) -> None:
         """Settle a span that was decided here."""
@@ -110,3 +116,18 @@ class SpanDecider(SpanProcessor):
     def shutdown(self) -> None:
         """As `force_flush`."""
         self.force_flush()
+
+
+@quietly
+def _forget(span: _Open) -> None:
+    """Say that the end of a span will not be told to the ledger."""
+    metrics.count(instruments.SPANS_FORGOTTEN, {})
+    if isinstance(span.asked, Inside):
+        span.asked.leave()
+        return
+    logger.warning(
+        "more than %d guarded spans are open: how %r ends is not waited for any more, and the call counts as unknown "
+        "once its lease is over",
+        OPEN_SPANS_MAX,
+        span.asked[1].tool,
+    )

@@ -25,20 +25,9 @@ from spanledger.core.call import EXECUTE_TOOL, INVOKE_AGENT, Begun, Call, Outcom
 from spanledger.core.content import NOTHING, Content
 from spanledger.core.grants import Authorization
 from spanledger.core.money import amount_of
+from spanledger.core.refusals import WRITTEN_BY_BEGIN, verdict_of
 from spanledger.core.rules import Rule
-from spanledger.errors import (
-    ApprovalDenied,
-    ApprovalPending,
-    BudgetExceeded,
-    CallCancelled,
-    CallFailed,
-    CallInProgress,
-    KeyReused,
-    LedgerUnavailable,
-    NotAuthorized,
-    OutcomeUnknown,
-    SpanledgerError,
-)
+from spanledger.errors import SpanledgerError
 from spanledger.telemetry import attributes, events, instruments, linking, metrics, semconv, trail
 from spanledger.telemetry.proposals import with_proposed
 from spanledger.telemetry.quiet import quietly
@@ -48,22 +37,6 @@ logger = logging.getLogger("spanledger.telemetry")
 SCOPE = "spanledger"
 # A span we open ourselves is not asked about by the gate: whoever opened it asks.
 OWN_SPAN = otel_context.create_key("spanledger-own-span")
-
-_VERDICTS: dict[type[SpanledgerError], str] = {
-    BudgetExceeded: Verdict.BUDGET_EXCEEDED,
-    CallCancelled: Verdict.CANCELLED,
-    KeyReused: Verdict.KEY_REUSED,
-    OutcomeUnknown: Verdict.OUTCOME_UNKNOWN,
-    CallFailed: Verdict.FAILED,
-    CallInProgress: Verdict.IN_PROGRESS,
-    ApprovalPending: Verdict.AWAITING_APPROVAL,
-    ApprovalDenied: Verdict.DENIED,
-    NotAuthorized: Verdict.UNAUTHORIZED,
-    LedgerUnavailable: "ledger_unavailable",
-}
-
-# Refusals that `begin` has written itself.
-_IN_THE_LEDGER = (BudgetExceeded, NotAuthorized, ApprovalPending)
 
 
 def tracer() -> trace.Tracer:
@@ -296,16 +269,9 @@ def refused(span: Span, error: SpanledgerError, asking: Asking | None = None, *,
         return
     span.set_attribute(semconv.ERROR_TYPE, type(error).__name__)
     span.set_status(Status(StatusCode.ERROR, reason))
-    if not isinstance(error, _IN_THE_LEDGER):
+    if not isinstance(error, WRITTEN_BY_BEGIN):
         told = {"verdict": verdict, "reason": reason, "error": type(error).__name__}
         trail.tell("refused", span, told, key=error.key)
-
-
-def verdict_of(error: SpanledgerError) -> str:
-    """Name the verdict that an error stands for."""
-    if isinstance(error, ApprovalDenied) and error.approver is None:
-        return str(Verdict.EXPIRED)
-    return str(next((verdict for kind, verdict in _VERDICTS.items() if isinstance(error, kind)), "refused"))
 
 
 @quietly
