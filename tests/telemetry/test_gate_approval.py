@@ -7,7 +7,9 @@ import time
 
 import pytest
 from hand_written import NAME, attributes
+from opentelemetry.trace import StatusCode
 
+import spanledger
 from spanledger import Rule, Switch, errors, workflow
 
 ASKED = Rule("refund", identity="arguments", approval=True, wait_timeout_s=30)
@@ -52,6 +54,39 @@ def test_when_a_person_has_said_yes_the_span_runs_once(pending, ledger, tracer):
             pytest.fail("must not run")
     assert span.attributes["spanledger.approval.id"] == error.approval_id
     assert [approval.state for approval in ledger.approvals(state=None)] == ["consumed"]
+
+
+def interrupted(_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_span_that_is_interrupted_while_it_waits_is_exported_with_its_call_and_has_not_run(
+    instrument, ledger, sdk, tracer
+):
+    instrument(rules=[ASKED], on_approval_needed=interrupted)
+
+    with (
+        workflow("w"),
+        pytest.raises(KeyboardInterrupt),
+        tracer.start_as_current_span(NAME, attributes=attributes()),
+    ):
+        pytest.fail("must not run")
+    (span,), (request,) = sdk.spans(), ledger.approvals()
+    assert span.attributes["spanledger.call.key"] == request.key
+    assert span.attributes["error.type"] == "KeyboardInterrupt"
+    assert (span.status.status_code, request.state) == (StatusCode.UNSET, "pending")
+
+
+def test_so_is_a_tool(instrument, ledger, spans):
+    instrument(rules=[ASKED], on_approval_needed=interrupted)
+
+    with workflow("w"), pytest.raises(KeyboardInterrupt):
+        spanledger.tool("refund")(lambda order_id: pytest.fail("must not run"))("o-1")
+
+    (request,) = ledger.approvals()
+    attributes = spans.one("execute_tool refund").attributes
+    assert attributes["spanledger.call.key"] == request.key
+    assert attributes["error.type"] == "KeyboardInterrupt"
 
 
 def test_arguments_that_a_span_does_not_show_can_be_allowed_by_nobody(instrument, ledger, tracer):

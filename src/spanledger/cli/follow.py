@@ -18,6 +18,7 @@ from typing import Any, Final
 from spanledger.cli import timeline
 from spanledger.cli.common import EXIT_NOT_DONE, Commands, answer, count, opened, shown, words
 from spanledger.errors import LedgerUnavailable
+from spanledger.ledger._line import jittered
 
 ROWS_MAX: Final = 10_000
 PAUSE_S: Final = 1.0
@@ -94,7 +95,7 @@ def looks(read: Callable[..., Any], workflow: str | None, tool: str | None, befo
     yield rows
     pause_s = PAUSE_S
     while True:
-        time.sleep(pause_s)
+        time.sleep(jittered(pause_s))
         started_s = time.monotonic()
         # Never before what was shown first: that is the past.
         after = max(first, since - dt.timedelta(seconds=LATE_S)) if first and since else None

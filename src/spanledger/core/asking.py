@@ -174,11 +174,12 @@ class Asking:
 
     def may_run_unguarded(self) -> bool:
         """Tell whether the call may run where the ledger does not answer: its rule allows it, and asks for no more."""
+        if self.terms.on_ledger_down != "continue":
+            return False
         asks = self.approval
         if isinstance(asks, Mapping):
             asks = asks["unit"] not in self.reserve or self.reserve[asks["unit"]] > asks["steps"]
-        asks_more = asks or self.stopped or self.terms.permission or self.authority
-        return self.terms.on_ledger_down == "continue" and not asks_more
+        return not (asks or self.stopped or self.terms.permission or self.authority)
 
     def item(self) -> dict[str, Any]:
         """The item for the ledger's `begin`."""

@@ -122,8 +122,10 @@ def switch_controls(switches: Iterable[Switch]) -> list[dict[str, Any]]:
 
 def stopping(switches: Iterable[Switch], name: str) -> dict[str, Any] | None:
     """Say which switch of a program's own file stops a call; the first that matches counts."""
-    switch = next((switch for switch in switches if matches(switch.match, name)), None)
-    return None if switch is None or switch.allowed else {"match": switch.match, "reason": switch.reason}
+    for switch in switches:
+        if matches(switch.match, name):
+            return None if switch.allowed else {"match": switch.match, "reason": switch.reason}
+    return None
 
 
 def looser(

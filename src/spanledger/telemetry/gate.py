@@ -147,7 +147,7 @@ def decide(guard: Guard, call: Call, span: Span) -> tuple[Asking, Begun] | Insid
             left = guard.left(asking)
             if isinstance(left, Inside):
                 return left
-        begun = guard.blocking.drive(admitted(asking))
+        begun = _answer(guard, asking, span)
         record.begun(span, begun, asking)
         if begun.verdict is Verdict.REPLAY:
             raise _replay(asking, begun, scope)
@@ -163,6 +163,17 @@ def decide(guard: Guard, call: Call, span: Span) -> tuple[Asking, Begun] | Insid
             raise
         raise fitting from error
     return asking, begun
+
+
+def _answer(guard: Guard, asking: Asking, span: Span) -> Begun:
+    try:
+        return guard.blocking.drive(admitted(asking))
+    except record.INTERRUPTIONS as error:
+        # While it waited: nothing has run, and whoever opened the span is never handed it.
+        record.asked(span, asking)
+        record.interrupted(span, error)
+        record.end(span)
+        raise
 
 
 def _replay(asking: Asking, begun: Begun, scope: Scope) -> CallReplayed:
@@ -208,7 +219,7 @@ def _through(start: Start, name: str, context: Context | None, attributes: Any) 
 
 
 def _is_own(name: str, attributes: Mapping[str, Any]) -> bool:
-    return name.startswith(_own_spans) or any(mark in attributes for mark in _own_spans)
+    return bool(_own_spans) and (name.startswith(_own_spans) or any(mark in attributes for mark in _own_spans))
 
 
 _DOORS: Final = Doors(_through)

@@ -65,7 +65,7 @@ def may_be_tool(name: Any, attributes: Mapping[str, Any] | None) -> bool:
 
 def _arguments(value: Any) -> Mapping[str, Any] | str | None:
     parsed = result_of(value)
-    if parsed is None or isinstance(parsed, Mapping | str):
+    if parsed is None or isinstance(parsed, dict | str | Mapping):
         return parsed
     try:
         return json.dumps(parsed)

@@ -8,6 +8,7 @@ function runs and not before, so that our own questions to the ledger have no ch
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import logging
@@ -37,6 +38,9 @@ logger = logging.getLogger("spanledger.telemetry")
 SCOPE = "spanledger"
 # A span we open ourselves is not asked about by the gate: whoever opened it asks.
 OWN_SPAN = otel_context.create_key("spanledger-own-span")
+
+# By these a program is told to stop; what the span is about has not gone wrong.
+INTERRUPTIONS = (KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError)
 
 
 def tracer() -> trace.Tracer:
@@ -136,9 +140,12 @@ def observed(span: Span) -> Iterator[None]:
 
 @contextlib.contextmanager
 def ending(span: Span) -> Iterator[Span]:
-    """End a span when the block is left."""
+    """End a span when the block is left; it says so where the block was interrupted, while it waited for example."""
     try:
         yield span
+    except INTERRUPTIONS as error:
+        interrupted(span, error)
+        raise
     finally:
         end(span)
 
