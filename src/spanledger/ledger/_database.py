@@ -30,7 +30,7 @@ from spanledger.ledger._batch import AwaitingBatches, BlockingBatches
 from spanledger.ledger._bounded import BoundedConnection
 from spanledger.ledger._controls import FileControls
 from spanledger.ledger._courier import Courier
-from spanledger.ledger._embedded import EmbeddedPostgres, default_state_dir
+from spanledger.ledger._embedded import START_TIMEOUT_S, EmbeddedPostgres, default_state_dir
 from spanledger.ledger._functions import (
     Query,
     Run,
@@ -312,7 +312,8 @@ class Database:
     def _alone(self) -> Iterator[None]:
         """Let one thread at a time through; the others wait, but not for ever."""
         lock = self._locks.setdefault(os.getpid(), threading.Lock())
-        if not lock.acquire(timeout=self.timeout_s):
+        # Whoever comes while another thread starts the private server waits as long as that may take.
+        if not lock.acquire(timeout=self.timeout_s if self.wanted else START_TIMEOUT_S):
             raise no_connection()
         try:
             yield
