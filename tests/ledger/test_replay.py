@@ -18,6 +18,7 @@ from spanledger import (
     Budget,
     Calls,
     Config,
+    Delegation,
     Grant,
     Ledger,
     Money,
@@ -29,7 +30,7 @@ from spanledger import (
     ToolCall,
     over,
 )
-from spanledger.core.replaying import UNJUDGED, Judged
+from spanledger.core.replaying import DELEGATED, UNJUDGED, Judged
 from spanledger.errors import SpanledgerError
 from spanledger.ledger import _sandbox
 from spanledger.ledger._replay import replayed
@@ -380,3 +381,17 @@ def test_an_operators_role_may_try_a_configuration_out_and_sees_its_tenant_only(
     assert (seen("acme"), seen("other")) == (1, 0)
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(psycopg.sql.SQL("drop owned by {}").format(psycopg.sql.Identifier(role)))
+
+
+def test_what_acted_under_a_delegation_is_not_judged_by_what_its_agent_is_granted(ledger_with) -> None:
+    ledger = ledger_with(delegation_keys=["k1:AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE="])
+    ledger.grant(Grant("shop:*", agent="support"), by="ops")
+    token = ledger.delegations.give(Delegation("billing", "shop:pay"), agent="support")
+    ledger.run(call("refund", delegation=token), lambda: "paid")
+    ledger.run(call("mail"), lambda: "sent")
+
+    said = judged_by(ledger, alone=False, rules=[Rule("refund", permission="shop:pay")])
+    assert {one.recorded.tool: (one.outcome, one.reason) for one in said} == {
+        "refund": ("unjudged", DELEGATED),
+        "mail": ("same", None),
+    }

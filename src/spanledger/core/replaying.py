@@ -24,6 +24,7 @@ from spanledger.core.values import decode
 from spanledger.errors import Undescribable
 
 UNJUDGED: Final = "cannot be judged, arguments not kept"
+DELEGATED: Final = "cannot be judged, it acted under a delegation, and what that was is not tried out"
 
 # States of an attempt that did not run: refused, given a recorded result, or waiting for a person who did not say yes,
 # or whose yes came later.
@@ -54,6 +55,7 @@ class Recorded:
     reserved: Mapping[str, int]
     trace_id: str | None = None
     span_id: str | None = None
+    delegation: str | None = None
 
     @property
     def ran(self) -> bool:
@@ -159,7 +161,7 @@ def remade(
     looks_inside = callable(terms.reserve) or not isinstance(terms.approval, bool | Over)
     if not complete and looks_inside and call.operation == EXECUTE_TOOL:
         return Remade(recorded, _reserving(bare(nothing_known), recorded), why_not=UNJUDGED)
-    return Remade(recorded, asking)
+    return Remade(recorded, asking, why_not=None if recorded.delegation is None else DELEGATED)
 
 
 def _call_of(recorded: Recorded, secret: bytes | None) -> tuple[Call, bool]:

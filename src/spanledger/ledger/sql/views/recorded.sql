@@ -18,11 +18,11 @@ select
         (select a.reserve from spanledger.approval a where a.tenant = v.tenant and a.id = v.approval_id),
         case when v.refusal ? 'requested' then jsonb_build_object(v.refusal ->> 'unit', v.refusal -> 'requested') end
     ) as reserved,
-    v.trace_id, v.span_id
+    v.trace_id, v.span_id, v.delegation
 from (
     select c.tenant, c.key, c.attempt_id, c.attempt, c.state, c.tool, c.operation, c.workflow_id, c.key_source,
         c.fingerprint, c.call_id, c.agent, c.actor, c.rule, c.arguments, c.approval_id, c.started_at, c.ended_at,
-        c.lease_until, c.cost, c.refusal, c.reserved, c.units, c.trace_id, c.span_id
+        c.lease_until, c.cost, c.refusal, c.reserved, c.units, c.trace_id, c.span_id, c.delegation
     from spanledger.call c
     union all
     select h.tenant, h.key, h.attempt_id, h.attempt, h.detail ->> 'state', c.tool, c.operation, c.workflow_id,
@@ -32,7 +32,7 @@ from (
         h.detail -> 'refusal',
         array(select a::bigint from jsonb_array_elements_text(h.detail -> 'reserved') a),
         array(select u from jsonb_array_elements_text(h.detail -> 'units') u), h.detail ->> 'trace_id',
-        h.detail ->> 'span_id'
+        h.detail ->> 'span_id', (h.detail ->> 'delegation')::uuid
     from spanledger.history h
     join spanledger.call c on c.tenant = h.tenant and c.key = h.key
     where h.event = 'superseded'
