@@ -99,6 +99,9 @@ def test_a_delegation_that_cannot_be_read_lets_nothing_be_done(said, refund, led
     assert ledger.calls() == []
     with workflow("w"):
         assert refund("o-1") == "o-1"
+    spanledger.uninstrument()  # tells what is still to be told
+    (entry,) = (row for row in ledger.timeline("w") if row["what"] == "refused")
+    assert (entry["detail"]["error"], "the token" in entry["detail"]["reason"]) == ("NotAuthorized", True)
 
 
 def test_a_delegation_that_is_sent_twice_says_nothing():

@@ -276,7 +276,8 @@ def refused(span: Span, error: SpanledgerError, asking: Asking | None = None, *,
         return
     span.set_attribute(semconv.ERROR_TYPE, type(error).__name__)
     span.set_status(Status(StatusCode.ERROR, reason))
-    if not isinstance(error, WRITTEN_BY_BEGIN):
+    # One without a key was never begun: its delegation cannot be read.
+    if not isinstance(error, WRITTEN_BY_BEGIN) or error.key is None:
         told = {"verdict": verdict, "reason": reason, "error": type(error).__name__}
         trail.tell("refused", span, told, key=error.key)
 
