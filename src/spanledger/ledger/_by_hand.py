@@ -68,7 +68,7 @@ class ByHand:
         return answer
 
     def _refused(self, call: ToolCall, error: SpanledgerError) -> None:
-        if not isinstance(error, WRITTEN_BY_BEGIN):
+        if not isinstance(error, WRITTEN_BY_BEGIN) or error.key is None:
             detail = {"verdict": verdict_of(error), "reason": str(error), "error": type(error).__name__}
             self._tell("refused", call, error.key, detail)
 
