@@ -166,7 +166,8 @@ class Config:
         object.__setattr__(self, "_known_terms", KnownTerms(self.rules))
         capture = captured(self.capture_content, os.environ)
         object.__setattr__(self, "capture_content", capture)
-        contents = tuple(Content(capture=capture, documents=documents) for documents in (False, True))
+        redactor = self.redactor(())
+        contents = tuple(Content(redactor, capture, documents) for documents in (False, True))
         object.__setattr__(self, "_contents", contents)
         for redact in [rule.redact for rule in self.rules] + [rule.redact for rule in self.egress]:
             self.redactor(redact)

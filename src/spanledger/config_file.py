@@ -108,8 +108,7 @@ def _rule(item: dict[str, Any]) -> Rule:
             item = item | {name: tuple(named(text) for text in item[name])}
     if isinstance(item.get("probe"), str):
         item = item | {"probe": named(item["probe"])}
-    if isinstance(item.get("redact"), list):
-        item = item | {"redact": tuple(_redact(one, where) for one in item["redact"])}
+    item = _redacts(item, where)
     if "reserve" in item:
         item = item | {"reserve": _reserve(item["reserve"], where)}
     if "approval" in item:
@@ -126,6 +125,12 @@ def _approval(value: Any, where: str) -> ApprovalRule:
         return over(_amount(value.removeprefix("over "), where))
     found: ApprovalRule = named(value)
     return found
+
+
+def _redacts(item: dict[str, Any], where: str) -> dict[str, Any]:
+    if not isinstance(item.get("redact"), list):
+        return item
+    return item | {"redact": tuple(_redact(one, where) for one in item["redact"])}
 
 
 def _redact(value: Any, where: str) -> Any:
@@ -149,6 +154,7 @@ def _budget(item: dict[str, Any]) -> Budget:
 
 def _grant(item: dict[str, Any]) -> Grant:
     where = f"grant {item.get('permission')!r}"
+    item = _redacts(item, where)
     if "limit" in item:
         item = item | {"limit": _amount(item["limit"], where)}
     if "approval" in item:

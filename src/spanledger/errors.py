@@ -41,6 +41,8 @@ class SpanledgerError(Exception):
     _data: ClassVar[tuple[str, ...]] = ()
     # What the rule of a call wants to become of it: "raise" or "tell". A framework must not make something else of it.
     _on_refusal: str | None = None
+    # What grants redact of the call; None where the ledger has not said, so that nobody knows.
+    _redact: tuple[Any, ...] | None = None
     key: str | None
 
     def __init__(self, message: str, *, key: str | None = None, **data: Any) -> None:

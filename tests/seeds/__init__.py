@@ -232,6 +232,7 @@ TR-D2  content is sent before it is redacted
     telemetry/test_decision.py::test_arguments_and_results_are_on_spans_only_where_that_is_wanted
     acceptance/test_canary.py::test_a_secret_in_redacted_places_is_found_nowhere
     instrument/test_egress_held.py::test_what_is_redacted_is_not_sent_and_not_in_the_trace
+    instrument/test_granted_redaction.py::test_a_call_is_passed_on_without_it_and_neither_span_nor_row_shows_it
 TR-D3  asynchronous tools succeed in no time; the loop is blocked
     seeds/test_tracengent.py::test_the_span_of_an_asynchronous_tool_lasts_as_long_and_fails_as_it_did
     seeds/test_tracengent.py::test_a_loop_goes_on_while_a_call_waits_for_the_ledger

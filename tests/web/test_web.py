@@ -79,9 +79,17 @@ def test_where_a_person_has_to_approve_each_call_a_request_does_not_pass_the_gat
     assert told(response)["obligations"] == {"approval": True}
 
 
+def test_where_a_grant_redacts_a_request_passes_only_if_a_call_in_it_sees_to_that(serve, governed: Ledger):
+    governed.grant(Grant("payments:refund", redact=["card"]), by="ops")
+    refused = serve().post("/refunds/o-1?amount=5")
+    assert refused.status_code == 403
+    assert told(refused)["obligations"] == {"redact": [{"path": "card", "action": "mask"}]}
+    assert serve(obligations="inside").post("/refunds/o-1?amount=5").status_code == 200
+
+
 def test_a_call_inside_waits_for_its_approval_and_the_request_is_told_its_id_until_then(serve, governed: Ledger):
     governed.grant(Grant("payments:refund", approval=over(Money(100, "EUR"))), by="ops")
-    client = serve(amount=cost, approval="inside")
+    client = serve(amount=cost, obligations="inside")
     asked = {}
     for order in ("o-1", "o-2"):
         pending = client.post(f"/refunds/{order}?amount=101")
@@ -176,7 +184,7 @@ def _until_somebody_waits(sql) -> None:
         ({"permission": "payments refund"}, "a permission is a name"),
         ({"amount": 1.5}, "never a float"),
         ({"actor": "ada"}, "actor is a callable"),
-        ({"approval": "maybe"}, "approval is one of"),
+        ({"obligations": "maybe"}, "obligations is one of"),
     ],
 )
 def test_a_gate_that_cannot_be_is_refused_when_it_is_made(gate, said):

@@ -46,6 +46,8 @@ def add_to(commands: Commands) -> None:
     asked = add.add_mutually_exclusive_group()
     asked.add_argument("--approval", action="store_true", help="a person has to say yes to each call")
     asked.add_argument("--approval-over", type=words, help="only to calls that cost more, for example '100.00 EUR'")
+    hidden = "a key's name or a JSONPath that neither people nor the tool are to have; may be repeated"
+    add.add_argument("--redact", action="append", type=words, default=[], metavar="PLACE", help=hidden)
     add.add_argument("--expires-at", type=words, help="until when, for example 2026-12-31T18:00:00+01:00")
     add.add_argument("--deny", action="store_true", help="the opposite: they may not, whatever broader grants say")
     add.add_argument("--reason", type=words, help="told to whoever is denied")
@@ -69,6 +71,7 @@ def grant_text(row: Mapping[str, Any]) -> str:
     if spec.get("approval"):
         over_ = f" over {_amount(spec['approval'])}" if isinstance(spec["approval"], dict) else ""
         said += f", with a person's approval{over_}"
+    said += f", without {', '.join(shown(one['path']) for one in spec['redact'])}" if spec.get("redact") else ""
     said += f", until {row['expires_at']}" if row["expires_at"] else ""
     said += f": {shown(spec['reason'])}" if spec.get("reason") else ""
     return f"{said}  (version {row['version']}, by {shown(row['applied_by'])})"
@@ -87,6 +90,7 @@ def _add(arguments: argparse.Namespace) -> int:
         allowed=not arguments.deny,
         limit=parsed_amount(arguments.limit) if arguments.limit else None,
         approval=asked,
+        redact=arguments.redact,
         expires_at=arguments.expires_at,
         reason=arguments.reason,
     )

@@ -14,6 +14,7 @@ from spanledger.core.authority import Authority
 from spanledger.core.call import Begun, Call, Identity
 from spanledger.core.content import NOTHING, Content
 from spanledger.core.payload import Kept, PayloadCodec
+from spanledger.core.redaction import Redact
 from spanledger.core.rules import Terms
 
 PROBE_LEASE_S = 30.0
@@ -137,6 +138,8 @@ class Asking:
         payload_codec: How its result is written into the ledger; None: as JSON.
         traced: Where the call is in the trace.
         authority: Under which delegation it acts.
+        obliged: What grants redact, as far as the ledger has said, and this keeps it from everybody; None: whoever asks
+            cannot.
     """
 
     call: Call
@@ -156,6 +159,7 @@ class Asking:
     payload_codec: PayloadCodec | None = field(default=None, repr=False)
     traced: Traced | None = None
     authority: Authority | None = None
+    obliged: tuple[Redact, ...] | None = None
 
     @property
     def kept(self) -> Kept:
@@ -222,6 +226,8 @@ class Asking:
             item["stopped"] = self.stopped
         if terms.permission is not None:
             item["permission"] = terms.permission
+        if self.obliged is not None:
+            item["redacts"] = [one.said for one in self.obliged]
         if self.authority is not None:
             item["delegation"] = self.authority.shown
         return item

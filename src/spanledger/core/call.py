@@ -119,6 +119,7 @@ class Call:
         documents: What comes of it is read from text that stands for JSON, as on a span.
         attributes: Further attributes for the span's start.
         run_id: The run of the workflow that makes it.
+        passed_on: Whoever makes it can leave something out of its arguments.
         delegation: The token of the delegation that it acts under.
     """
 
@@ -142,6 +143,7 @@ class Call:
     documents: bool = False
     attributes: Mapping[str, Any] = field(default_factory=dict)
     run_id: str | None = None
+    passed_on: bool = False
     delegation: str | None = field(default=None, repr=False)
 
 

@@ -16,6 +16,7 @@ from spanledger.core.approvals import Over
 from spanledger.core.asking import Ask, Steps
 from spanledger.core.moments import moment
 from spanledger.core.money import Amount, Calls, Money, Tokens, amount_of
+from spanledger.core.redaction import Redact, redacted_by
 from spanledger.core.rules import Rule, is_permission
 from spanledger.errors import ConfigError
 
@@ -32,6 +33,9 @@ class Grant:
         limit: The most that one call may reserve under it; in another currency by the ledger's rates. A call that does
             not say what it costs in that unit is refused.
         approval: A person has to say yes: True, or `over` an amount that is reserved.
+        redact: What of a call's arguments neither telemetry, people nor the tool itself are to have, and of its result
+            and errors neither telemetry nor people: `Redact`, or a JSONPath or a key's name to mask. `guard` passes
+            calls on without it; other calls that have it in their arguments are refused.
         expires_at: Until when it holds, on the database's clock.
         reason: Told to whoever is denied.
     """
@@ -42,6 +46,7 @@ class Grant:
     allowed: bool = field(default=True, kw_only=True)
     limit: Amount | None = field(default=None, kw_only=True)
     approval: bool | Over = field(default=False, kw_only=True)
+    redact: tuple[Redact | str, ...] = field(default=(), kw_only=True)
     expires_at: dt.datetime | None = field(default=None, kw_only=True)
     reason: str | None = field(default=None, kw_only=True)
 
@@ -59,6 +64,9 @@ class Grant:
             raise ConfigError(f"{where}: the limit is Money (never a float), Tokens or Calls, not {self.limit!r}")
         if not isinstance(self.approval, bool | Over):
             raise ConfigError(f"{where}: approval is true, false or over(amount), not {self.approval!r}")
+        if not isinstance(self.redact, tuple | list) or not all(isinstance(one, str | Redact) for one in self.redact):
+            raise ConfigError(f"{where}: redact is a list of JSONPaths, names of keys, or Redact, not {self.redact!r}")
+        object.__setattr__(self, "redact", tuple(Redact(one) if isinstance(one, str) else one for one in self.redact))
         # What is written in a file or typed may be a text.
         if self.expires_at is not None:
             object.__setattr__(self, "expires_at", moment(self.expires_at, f"{where}: expires_at"))
@@ -75,6 +83,8 @@ class Grant:
                 "limit": None if self.limit is None else _amount(self.limit),
                 "approval": _amount(self.approval.amount) if isinstance(self.approval, Over) else self.approval or None,
                 "reason": self.reason,
+                # Where nothing is redacted, as it was before grants could: applied again, it is no other grant.
+                **({"redact": [one.said for one in self.redact if isinstance(one, Redact)]} if self.redact else {}),
             },
         }
 
@@ -92,6 +102,7 @@ class Authorization:
         limit: The most that one call may cost, where it is refused for that.
         approval: It is granted on condition that a person says yes to each call.
         delegation: The id of the delegation that was acted under.
+        redact: It is granted on condition that this is kept from telemetry, from people and from whom is called.
     """
 
     permission: str
@@ -102,6 +113,7 @@ class Authorization:
     limit: Amount | None = None
     approval: bool = False
     delegation: str | None = None
+    redact: tuple[Redact, ...] = ()
 
     def __bool__(self) -> bool:
         return self.allowed
@@ -119,6 +131,7 @@ def authorization(said: Mapping[str, Any]) -> Authorization:
         limit=None if limit is None else amount_of(limit["unit"], limit["steps"]),
         approval=bool(said.get("approval")),
         delegation=said.get("delegation"),
+        redact=redacted_by(said.get("redact", ())),
     )
 
 

@@ -64,6 +64,16 @@ class Redact:
         """Whether it is a JSONPath."""
         return self.path.startswith("$")
 
+    @property
+    def said(self) -> dict[str, str]:
+        """The place as the ledger keeps it."""
+        return {"path": self.path, "action": self.action}
+
+
+def redacted_by(said: Iterable[Mapping[str, str]]) -> tuple[Redact, ...]:
+    """Read places as the ledger keeps them, each once."""
+    return tuple(dict.fromkeys(Redact(one["path"], one["action"]) for one in said))
+
 
 class Redactor:
     """Makes the copies of what belongs to one call that people and telemetry may see."""
@@ -87,6 +97,15 @@ class Redactor:
         self._names = [(_name_pattern(one.path), one.action) for one in redact if not one.is_path]
         self._mentions = _mentions(redact)
         self._repeated: frozenset[str] = frozenset()
+
+    def of(self, redact: tuple[Redact, ...], arguments: Any) -> Redactor:
+        """Make one of other places, in the same way; it knows these arguments, as `knowing` says.
+
+        Where there is no secret, what is to be hashed is masked.
+        """
+        if not self._secret:
+            redact = tuple(Redact(one.path) if one.action == "hmac" else one for one in redact)
+        return Redactor(redact, self._find, self._secret or None).knowing(arguments)
 
     def knowing(self, arguments: Any) -> Redactor:
         """Make one that also masks text in which something turns up that is redacted in these arguments."""

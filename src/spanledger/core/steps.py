@@ -25,6 +25,7 @@ from spanledger.core.approvals import Approval
 from spanledger.core.asking import Ask, Asking, Invoke, Keep, Listen, Look, Steps, Wait
 from spanledger.core.call import Begun, Codec, Ended, Outcome, Resolution, Verdict
 from spanledger.core.money import amount_of
+from spanledger.core.obliging import answered, asking_again, obliged
 from spanledger.core.outcomes import storable
 from spanledger.core.payload import opened
 from spanledger.core.refusals import refusal
@@ -59,9 +60,9 @@ def _enforced(asking: Asking) -> Steps[Begun]:
         # Once the ledger has answered, what it said holds: that somebody runs this call, or has to allow it.
         unguarded = deadline_s is None and asking.may_run_unguarded()
         try:
-            begun = yield from claimed(asking, wait_s, or_unguarded=unguarded)
+            asking, begun = yield from _claimed_as_obliged(asking, wait_s, or_unguarded=unguarded)
         except LedgerUnavailable as error:
-            if unguarded:
+            if unguarded and error._redact is None:  # noqa: SLF001 - our own class
                 return _unguarded(asking)
             error.key = asking.identity.key
             raise
@@ -77,7 +78,7 @@ def _enforced(asking: Asking) -> Steps[Begun]:
             asked = yield from told(asking, begun)
         left_s = deadline_s - begun.now_s
         if begun.verdict not in WAITS or left_s <= 0:
-            raise refusal(begun, asking.call)
+            raise answered(refusal(begun, asking.call), asking, begun)
         if wait_s is None:
             waiter = yield Listen(asking.tenant, begun.key)
         else:
@@ -89,7 +90,7 @@ def _shadowed(asking: Asking) -> Steps[Begun]:
     """Ask once, and let the call run whatever the verdict."""
     name = asking.call.name
     try:
-        begun = yield from claimed(asking)
+        _, begun = yield from _claimed_as_obliged(asking)
     except (LedgerUnavailable, ConfigError) as error:
         logger.warning("shadow: %s runs, and what the ledger would say is not known: %s", name, error)
         return replace(_run_anyhow(asking), would_have="ledger_unavailable")
@@ -132,6 +133,7 @@ def told(asking: Asking, begun: Begun) -> Steps[bool]:
 def guarded(asking: Asking, codec: Codec) -> Steps[Outcome]:
     """Run one function at most once: begin, invoke, settle."""
     begun = yield from admitted(asking)
+    asking = obliged(asking, begun)
     if begun.verdict is Verdict.REPLAY:
         return replayed(asking, begun, codec)
     ended = yield Invoke(begun)
@@ -184,6 +186,25 @@ def claimed(asking: Asking, wait_s: float | None = None, *, or_unguarded: bool =
         except Exception:  # the interruption goes on, whatever becomes of the claim
             logger.exception("%s was interrupted, and its claim could not be given back", asking.call.name)
         raise
+
+
+def _claimed_as_obliged(
+    asking: Asking, wait_s: float | None = None, *, or_unguarded: bool = False
+) -> Steps[tuple[Asking, Begun]]:
+    """Ask as `claimed` does, and again where grants redact what the question did not say that it keeps.
+
+    Returns:
+        The question that was answered, and its answer.
+    """
+    begun = yield from claimed(asking, wait_s, or_unguarded=or_unguarded)
+    while "obliges" in begun.details:
+        asking = asking_again(asking, begun)
+        try:
+            begun = yield from claimed(asking, wait_s)
+        except LedgerUnavailable as error:
+            error._redact = asking.obliged or ()  # noqa: SLF001 - our own class
+            raise
+    return asking, begun
 
 
 def _unclaim(asking: Asking) -> Ask:

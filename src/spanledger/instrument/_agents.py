@@ -67,7 +67,7 @@ class AgentRuns:
                 yield run
 
     def _span(self, job: Job) -> contextlib.AbstractContextManager[Span]:
-        return record.ending(record.start(job.call, self._config, job.own))
+        return record.ending(record.start(job.call))
 
 
 def _next(job: Job, span: Span, inner: Iterator[Any]) -> Any:

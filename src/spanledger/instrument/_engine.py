@@ -11,6 +11,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 from opentelemetry.trace import Span
@@ -18,6 +19,7 @@ from opentelemetry.trace import Span
 from spanledger._guard import Guard, Inside, RunningCall, over_after, running, stood_for, tell_outer
 from spanledger.core.asking import Asking
 from spanledger.core.call import Begun, Ended, Outcome
+from spanledger.core.obliging import also, obliged, passed_on
 from spanledger.core.outcomes import no_coroutine
 from spanledger.core.steps import guarded
 from spanledger.errors import ApprovalPending, CallRefused, SpanledgerError, Undescribable
@@ -47,7 +49,7 @@ class Engine:
 
     def run(self, job: Job, function: Callable[[], Any]) -> Any:
         """Run a tool's function at most once."""
-        with gate.inside(), within(job.travelled), gate.spanned(job.call, self.guard.config, job.own) as span:
+        with gate.inside(), within(job.travelled), gate.spanned(job.call) as span:
             try:
                 asking: _Asked = self._asking(job, span)
                 if isinstance(asking, Asking) and job.travelled:
@@ -56,6 +58,7 @@ class Engine:
             except SpanledgerError as error:
                 return self._refused(job, span, error)
             if not isinstance(asking, Asking) or outcome is None:
+                record.called(span, job.call, self.guard.config.content(job.call, job.own))
                 with record.observed(span), self._standing(job, asking):
                     return function()
             tell_outer(asking, outcome)
@@ -64,7 +67,7 @@ class Engine:
 
     async def run_awaiting(self, job: Job, function: Callable[[], Awaitable[Any]]) -> Any:
         """Run a tool's coroutine function at most once."""
-        with gate.inside(), within(job.travelled), gate.spanned(job.call, self.guard.config, job.own) as span:
+        with gate.inside(), within(job.travelled), gate.spanned(job.call) as span:
             try:
                 asking: _Asked = self._asking(job, span)
                 if isinstance(asking, Asking) and job.travelled:
@@ -73,6 +76,7 @@ class Engine:
             except SpanledgerError as error:
                 return self._refused(job, span, error)
             if not isinstance(asking, Asking) or outcome is None:
+                record.called(span, job.call, self.guard.config.content(job.call, job.own))
                 with record.observed(span), self._standing(job, asking):
                     return await function()
             tell_outer(asking, outcome)
@@ -81,9 +85,8 @@ class Engine:
 
     def _once(self, job: Job, span: Span, asking: Asking, function: Callable[[], Any]) -> Outcome:
         def invoke(begun: Begun) -> Ended:
-            record.begun(span, begun)
-            job.begun(begun)
-            with running(asking, begun) as ran, record.current(span):
+            held = self._begun(job, span, asking, begun)
+            with running(held, begun) as ran, record.current(span):
                 try:
                     value = function()
                     return job.ended(no_coroutine(job.call.name, value) if asking.terms.guarded else value, ran)
@@ -96,9 +99,8 @@ class Engine:
         self, job: Job, span: Span, asking: Asking, function: Callable[[], Awaitable[Any]]
     ) -> Outcome:
         async def invoke(begun: Begun) -> Ended:
-            record.begun(span, begun)
-            job.begun(begun)
-            with running(asking, begun) as ran, record.current(span):
+            held = self._begun(job, span, asking, begun)
+            with running(held, begun) as ran, record.current(span):
                 try:
                     return job.ended(await function(), ran)
                 except BaseException as error:  # noqa: BLE001 - raised again by `_result`
@@ -107,6 +109,19 @@ class Engine:
         return await self.guard.awaiting.drive(guarded(asking, job.codec), invoke)
 
     # --- shared
+
+    def _begun(self, job: Job, span: Span, asking: Asking, begun: Begun) -> Asking:
+        """The call runs now, with the arguments that may be passed on: for what is inside, these are its arguments."""
+        held = obliged(asking, begun)
+        record.called(span, held.call, held.content)
+        record.begun(span, begun)
+        job.begun(begun)
+        arguments = passed_on(held) if job.takes is not None and held.obliged else None
+        if job.takes is None or arguments is None or arguments is held.call.arguments:
+            return held
+        job.takes(arguments)
+        inner = self.guard.config.asking(replace(held.call, arguments=arguments), attempt_id=held.attempt_id)
+        return replace(held, identity=replace(held.identity, fingerprint=inner.identity.fingerprint))
 
     def _standing(self, job: Job, asking: _Asked) -> AbstractContextManager[Any]:
         """Where the call around stands for this one, in this process or another: until it is over."""
@@ -131,19 +146,25 @@ class Engine:
             logger.warning("%s runs unguarded: it cannot be described", job.call.name, exc_info=True)
             return None
         left = self.guard.left(asking)
-        if isinstance(left, Asking):
-            record.asked(span, left)
-        return left
+        if not isinstance(left, Asking):
+            return left
+        record.asked(span, left)
+        return replace(left, obliged=())
 
     def _result(self, job: Job, span: Span, asking: Asking, outcome: Outcome) -> Any:
+        held = obliged(asking, outcome.begun)
         if outcome.replayed:
+            record.called(span, held.call, held.content)
             record.begun(span, outcome.begun)
-        record.finished(span, outcome, asking.content)
+        record.finished(span, outcome, held.content)
         if outcome.ended.error is not None:
             return self._stopped(job, outcome.ended.error)
         return outcome.ended.value
 
     def _refused(self, job: Job, span: Span, error: SpanledgerError) -> Any:
+        if error._redact is not None:  # noqa: SLF001 - our own class
+            content = self.guard.config.content(job.call, job.own)
+            record.called(span, job.call, also(content, error._redact, job.call.arguments))  # noqa: SLF001
         if isinstance(error, ApprovalPending) and job.pause:
             record.refused(span, error, suspended=True)
             raise job.pause.suspend(error) from error

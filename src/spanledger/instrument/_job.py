@@ -41,6 +41,7 @@ class Job:
         wrap: Where it came from; None for a tool of the developer's own.
         travelled: What came with the call from another process.
         pause: How the run is suspended where a person has to approve; None where it cannot be.
+        takes: Is given the arguments that may be passed on, before the function is called.
     """
 
     call: Call
@@ -49,6 +50,7 @@ class Job:
     wrap: Wrap | None = None
     travelled: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     pause: Pause | None = None
+    takes: Callable[[Mapping[str, Any]], None] | None = None
 
     def begun(self, begun: Begun) -> None:
         """The call runs now; where a person has allowed it, and for the first time, its run may have been resumed."""

@@ -30,7 +30,7 @@ class ModelCalls:
         context = otel_context.get_current()
         if model_spans.is_inside(context):
             return function(**request)
-        span = model_spans.start(job.call, self.guard.config, context)
+        span = model_spans.start(job.call, context)
         made = UnderWay(self.guard, job, span, request)
         try:
             asking = made.asked()
@@ -52,7 +52,7 @@ class ModelCalls:
         context = otel_context.get_current()
         if model_spans.is_inside(context):
             return await function(**request)
-        span = model_spans.start(job.call, self.guard.config, context)
+        span = model_spans.start(job.call, context)
         made = UnderWay(self.guard, job, span, request)
         try:
             asking = made.asked()

@@ -2,8 +2,8 @@
 
 Rules: this is for programs that pass calls on without being the tool: gateways, proxies, dispatchers. The call is
 decided under its own name and arguments before `invoke` is called, and `invoke` gets the arguments from here and from
-nowhere else. What it gives back is kept as its annotation says; a result of MCP, whose failures are told by a field, is
-understood as it stands. In mode "off" everything here is transparent.
+nowhere else: without what a grant redacts. What it gives back is kept as its annotation says; a result of MCP, whose
+failures are told by a field, is understood as it stands. In mode "off" everything here is transparent.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def guard(
     Args:
         name: The tool's name, by which rules, budgets and switches find it.
         arguments: What it is called with, JSON values.
-        invoke: Makes the call: takes the arguments as one dict, and returns the result. A coroutine function
-            (`functools.partial` of one too) is awaited.
+        invoke: Makes the call: takes the arguments as one dict, without what a grant redacts, and returns the result.
+            A coroutine function (`functools.partial` of one too) is awaited.
         key: An idempotency key of your own, for example the one that your caller has sent.
         call_id: The id that a model's provider gave to this call.
         **rule: Fields of `Rule` that apply where the configuration says nothing else, for example ``permission``.
@@ -92,24 +92,36 @@ def guard(
     jsonpaths.check(own.redact)
     # Whoever calls may change them while a person is asked, and what is passed on is what was decided.
     given = copy.deepcopy(dict(arguments))
-    call = Call(name, arguments=given, key=key, call_id=call_id, opted_in=True)
-    job = Job(call, _Codec(returned_by(plain)), own, _PASSED_ON)
+    call = Call(name, arguments=given, key=key, call_id=call_id, opted_in=True, passed_on=True)
+    passing = _Passing(given, invoke)
+    job = Job(call, _Codec(returned_by(plain)), own, _PASSED_ON, takes=passing.takes)
     awaits = any(map(inspect.iscoroutinefunction, (invoke, plain, type(invoke).__call__)))
-    return (_awaiting if awaits else _blocking)(job, given, invoke)
+    return _awaiting(job, passing) if awaits else _blocking(job, passing)
 
 
-def _blocking(job: Job, arguments: Arguments, invoke: Callable[[Arguments], Any]) -> Any:
+class _Passing:
+    """Calls `invoke` with the arguments that it may have."""
+
+    def __init__(self, arguments: Arguments, invoke: Callable[[Arguments], Any]) -> None:
+        self._arguments = arguments
+        self._invoke = invoke
+
+    def takes(self, arguments: Mapping[str, Any]) -> None:
+        """Call it with others."""
+        self._arguments = dict(arguments)
+
+    def __call__(self) -> Any:
+        return self._invoke(self._arguments)
+
+
+def _blocking(job: Job, passing: _Passing) -> Any:
     engine = _runtime.engine()
-    if engine is None:
-        return invoke(arguments)
-    return engine.run(job, lambda: invoke(arguments))
+    return passing() if engine is None else engine.run(job, passing)
 
 
-async def _awaiting(job: Job, arguments: Arguments, invoke: Callable[[Arguments], Awaitable[Any]]) -> Any:
+async def _awaiting(job: Job, passing: _Passing) -> Any:
     engine = _runtime.engine()
-    if engine is None:
-        return await invoke(arguments)
-    return await engine.run_awaiting(job, lambda: invoke(arguments))
+    return await (passing() if engine is None else engine.run_awaiting(job, passing))
 
 
 class _Codec:

@@ -11,6 +11,7 @@ import inspect
 import typing
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
@@ -21,6 +22,7 @@ from spanledger._guard import Inside, RunningCall, running, tell_outer
 from spanledger.core.asking import Asking
 from spanledger.core.call import Begun, Call, Codec, Ended, Outcome, Resource, Verdict
 from spanledger.core.money import Amount
+from spanledger.core.obliging import also, obliged
 from spanledger.core.rules import Rule
 from spanledger.core.settling import finished
 from spanledger.core.steps import admitted, replayed
@@ -167,7 +169,7 @@ class tool_call:  # noqa: N801 - reads as a function, like the decorator beside 
 
     def _start(self, engine: Engine) -> Asking | None:
         """Describe the call to the ledger; None where a wrapper around the block has asked already."""
-        self._span = record.start(self._call, engine.guard.config, self._own)
+        self._span = record.start(self._call)
         try:
             with gate.inside():
                 asking = engine.guard.asking(self._call, own=self._own, span=record.trace_of(self._span))
@@ -178,12 +180,15 @@ class tool_call:  # noqa: N801 - reads as a function, like the decorator beside 
         self._key = asking.identity.key
         if isinstance(left, Inside):
             self._stands = left
+            record.called(self._span, self._call, engine.guard.config.content(self._call, self._own))
             self._within(record.current(self._span))
             return None
         record.asked(self._span, left)
-        return left
+        return replace(left, obliged=())
 
     def _begun(self, asking: Asking, begun: Begun) -> None:
+        asking = obliged(asking, begun)
+        record.called(self._span, asking.call, asking.content)
         record.begun(self._span, begun)
         self._asked = asking, begun
         if begun.verdict is Verdict.REPLAY:
@@ -217,6 +222,9 @@ class tool_call:  # noqa: N801 - reads as a function, like the decorator beside 
 
     def _not_begun(self, error: BaseException) -> None:
         if isinstance(error, SpanledgerError):
+            if error._redact is not None and self._engine is not None:  # noqa: SLF001 - our own class
+                content = self._engine.guard.config.content(self._call, self._own)
+                record.called(self._span, self._call, also(content, error._redact, self._call.arguments))  # noqa: SLF001
             record.refused(self._span, error)
         else:
             record.failed(self._span, error)

@@ -23,10 +23,9 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import NoOpTracer, Span
 
 from spanledger._guard import Guard, Inside
-from spanledger.config import Config
 from spanledger.core.asking import Asking
 from spanledger.core.call import Begun, Call, Verdict
-from spanledger.core.rules import Rule
+from spanledger.core.obliging import also
 from spanledger.core.steps import admitted, replayed
 from spanledger.core.values import NOT_SHOWN
 from spanledger.errors import (
@@ -41,7 +40,7 @@ from spanledger.errors import (
 from spanledger.telemetry import record, scopes
 from spanledger.telemetry.doors import Doors, Start
 from spanledger.telemetry.reading import TOOL_PREFIX, describe
-from spanledger.telemetry.redacting import RedactingSpan, redacted
+from spanledger.telemetry.redacting import RedactingSpan, hide, redacted
 from spanledger.telemetry.scopes import Scope
 from spanledger.telemetry.spans import CODEC, GuardedSpan, StoodForSpan, on_loop
 
@@ -89,16 +88,16 @@ def leave(own_spans: Iterable[str]) -> None:
 
 
 @contextlib.contextmanager
-def spanned(call: Call, config: Config, own: Rule | None = None) -> Iterator[Span]:
+def spanned(call: Call) -> Iterator[Span]:
     """Make the span of a call, as `record.start` does; where its library has made one already, that is the one."""
     made = trace.get_current_span()
     attributes = getattr(made, "attributes", None) or {}
     about = describe("", attributes)
     if about is None or about.name != call.name or not _is_own(made.name, attributes):  # type: ignore[attr-defined]
-        with record.ending(record.start(call, config, own)) as span:
+        with record.ending(record.start(call)) as span:
             yield span
         return
-    record.described(made, call, config, own)
+    record.described(made, call)
     yield made
 
 
@@ -155,6 +154,8 @@ def decide(guard: Guard, call: Call, span: Span) -> tuple[Asking, Begun] | Insid
         if isinstance(error, Undescribable) and asking is None and not guard.covers(call):
             logger.warning("a span of %s runs unguarded: %s", call.name, error)
             return None
+        if error._redact:  # noqa: SLF001 - our own class
+            hide(span, also(guard.config.content(call), error._redact, call.arguments).redactor)  # noqa: SLF001
         if not isinstance(error, CallReplayed):
             record.refused(span, error, asking)
         record.end(span)

@@ -13,7 +13,7 @@ from typing import Any
 from opentelemetry.trace import Span
 
 from spanledger.core.call import Call, Usage
-from spanledger.core.content import NOTHING, Capture
+from spanledger.core.content import Capture
 from spanledger.core.said import Said, fitting
 from spanledger.telemetry import events, record, semconv
 from spanledger.telemetry.quiet import quietly
@@ -67,5 +67,5 @@ def told(span: Span, call: Call, attributes: Mapping[str, Any], said: Said, capt
     if capture.on_spans:
         span.set_attributes({name: json.dumps(tree, ensure_ascii=False) for name, tree in trees.items()} | shown)
     if capture.on_events:
-        known = {**record.start_attributes(call, NOTHING), **attributes}
+        known = {**record.start_attributes(call), **attributes}
         events.inform(semconv.EVENT_INFERENCE, {**known, **trees, **shown}, record.trace_of(span))

@@ -22,7 +22,6 @@ from opentelemetry.trace import Span, StatusCode
 
 from spanledger.config import Config
 from spanledger.core.call import Call
-from spanledger.core.content import NOTHING
 from spanledger.telemetry import record, semconv
 from spanledger.telemetry.redacting import RedactingSpan
 
@@ -52,22 +51,21 @@ _KINDS: Final = frozenset({"LLM", "EMBEDDING"})
 _TAKEN: Final = "_spanledger_taken"
 
 
-def start(call: Call, config: Config, context: Context) -> Span:
+def start(call: Call, context: Context) -> Span:
     """Start the span of a model call, or take the one that somebody has made of it.
 
     Args:
         call: The call.
-        config: The configuration.
         context: The current context.
     """
     around = trace.get_current_span(context)
     if around is not trace.INVALID_SPAN and _is_of_model(around):
         with contextlib.suppress(AttributeError):  # a span that takes no attributes of ours
             setattr(around, _TAKEN, True)
-            attributes = record.start_attributes(call, NOTHING)
+            attributes = record.start_attributes(call)
             around.set_attributes({name: value for name, value in attributes.items() if value is not None})
             return cast("Span", _Shared(around))
-    return record.start(call, config, around=context)
+    return record.start(call, context)
 
 
 def is_counted(span: Span) -> bool:

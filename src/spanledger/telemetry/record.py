@@ -20,14 +20,12 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
-from spanledger.config import Config
 from spanledger.core.asking import Asking, Traced
 from spanledger.core.call import EXECUTE_TOOL, INVOKE_AGENT, Begun, Call, Outcome, Verdict
 from spanledger.core.content import NOTHING, Content
 from spanledger.core.grants import Authorization
 from spanledger.core.money import amount_of
 from spanledger.core.refusals import WRITTEN_BY_BEGIN, verdict_of
-from spanledger.core.rules import Rule
 from spanledger.errors import SpanledgerError
 from spanledger.telemetry import attributes, events, instruments, linking, metrics, semconv, trail
 from spanledger.telemetry.proposals import with_proposed
@@ -54,46 +52,42 @@ def _tracer_of(provider: trace.TracerProvider) -> trace.Tracer:
     return provider.get_tracer(SCOPE)
 
 
-def start(call: Call, config: Config, own: Rule | None = None, around: Context | None = None) -> Span:
-    """Start the span of a call; it is not made current.
+def start(call: Call, around: Context | None = None) -> Span:
+    """Start the span of a call; it is not made current. What the call is made with is not on it: see `called`.
 
     Args:
         call: The call.
-        config: Says what may be seen of it.
-        own: What the developer gave at the tool itself.
         around: The current context, where the caller has looked it up.
     """
     context = otel_context.set_value(OWN_SPAN, value=True, context=around)
     kind = SpanKind.INTERNAL if call.operation in (EXECUTE_TOOL, INVOKE_AGENT) else SpanKind.CLIENT
     try:
-        # Of what a model is asked nothing is recorded at its start.
-        content = config.content(call, own) if call.operation == EXECUTE_TOOL else NOTHING
-        span = tracer().start_span(f"{call.operation} {call.name}", context, kind, start_attributes(call, content))
+        span = tracer().start_span(f"{call.operation} {call.name}", context, kind, start_attributes(call))
     except Exception:
         logger.exception("no span for %s; the call is not affected", call.name)
         return trace.INVALID_SPAN
-    if content.capture.on_events:
-        _called(span, call, content)
     return span
 
 
 @quietly
-def described(span: Span, call: Call, config: Config, own: Rule | None = None) -> None:
+def described(span: Span, call: Call) -> None:
     """Say on a span that a library has made of a call what `start` would say on a new one."""
-    content = config.content(call, own)
-    span.set_attributes(start_attributes(call, content))
-    _called(span, call, content)
+    span.set_attributes(start_attributes(call))
 
 
 @quietly
-def _called(span: Span, call: Call, content: Content) -> None:
-    if call.operation == EXECUTE_TOOL and call.arguments is not None and content.capture.on_events:
+def called(span: Span, call: Call, content: Content) -> None:
+    """Record what a tool is called with, where somebody asks for that: once it is known what grants redact."""
+    if call.operation != EXECUTE_TOOL or call.arguments is None:
+        return
+    _set(span, {semconv.TOOL_CALL_ARGUMENTS: content.for_span(call.arguments, document=True)})
+    if content.capture.on_events:
         called = {semconv.TOOL_NAME: call.name, semconv.TOOL_CALL_ID: call.call_id}
         arguments = content.for_event(call.arguments, document=True)
         events.inform(semconv.EVENT_CONTENT, called | {semconv.TOOL_CALL_ARGUMENTS: arguments}, trace_of(span))
 
 
-def start_attributes(call: Call, content: Content) -> dict[str, Any]:
+def start_attributes(call: Call) -> dict[str, Any]:
     """Say what is known of a call before it runs."""
     said: dict[str, Any] = {semconv.OPERATION_NAME: call.operation}
     if call.operation == EXECUTE_TOOL:
@@ -102,8 +96,6 @@ def start_attributes(call: Call, content: Content) -> dict[str, Any]:
             semconv.TOOL_TYPE: "function",
             semconv.TOOL_CALL_ID: call.call_id,
         }
-        if call.arguments is not None:
-            said[semconv.TOOL_CALL_ARGUMENTS] = content.for_span(call.arguments, document=True)
     elif call.operation != INVOKE_AGENT:
         said[semconv.REQUEST_MODEL] = call.name
     said[semconv.AGENT_NAME] = call.agent

@@ -19,9 +19,10 @@ from opentelemetry.semconv.attributes.exception_attributes import (
 )
 from opentelemetry.trace import Span, Status
 
-from spanledger.core.redaction import Redactor
+from spanledger.core.redaction import MASK, Redactor
 from spanledger.telemetry import semconv
 from spanledger.telemetry._declared import ATTRIBUTES
+from spanledger.telemetry.quiet import quietly
 
 # Text in them is JSON, or nobody's business.
 _DOCUMENTS: Final = frozenset(
@@ -46,6 +47,14 @@ def redacted(redactor: Redactor, attributes: Mapping[str, Any] | None) -> dict[s
     rest = {name: value for name, value in given.items() if name not in _IDENTITY}
     documents = frozenset(name for name in rest if name in _DOCUMENTS or name.endswith(_DOCUMENT_ENDS))
     return named | redactor.attributes(rest, documents)
+
+
+@quietly
+def hide(span: Span, redactor: Redactor) -> None:
+    """Write over what stands on a span already and is not to be seen."""
+    written = dict(getattr(span, "attributes", None) or {})
+    seen = redacted(redactor, written)
+    span.set_attributes({name: seen.get(name, MASK) for name in written})
 
 
 class RedactingSpan(_SpanProxy):

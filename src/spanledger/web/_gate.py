@@ -39,7 +39,7 @@ from spanledger.placing import Ambient
 
 logger = logging.getLogger("spanledger.web")
 
-APPROVALS: Final = ("refuse", "inside")
+OBLIGATIONS: Final = ("refuse", "inside")
 RETRY_AFTER_S: Final = 1
 UNAVAILABLE: Final = 503
 
@@ -98,8 +98,8 @@ class Gate:
         actor: A callable of the request that says for whom the application acts. None: no actor.
         tenant: A callable of the request that says whose ledger it is. None: the configured tenant.
         delegation: A callable of the request that gives the token of a delegation. None: none.
-        approval: Where a grant asks for a person's approval: ``"refuse"``, or ``"inside"``: the request passes, because
-            a guarded call in it needs the same permission, and waits for its approval itself.
+        obligations: Where a grant asks for a person's approval or redacts something: ``"refuse"``, or ``"inside"``: the
+            request passes, because a guarded call in it needs the same permission, and sees to it itself.
     """
 
     permission: str
@@ -107,7 +107,7 @@ class Gate:
     actor: Callable[[Any], Any] | None = None
     tenant: Callable[[Any], Any] | None = None
     delegation: Callable[[Any], Any] | None = None
-    approval: str = "refuse"
+    obligations: str = "refuse"
 
     def __post_init__(self) -> None:
         if not is_permission(self.permission):
@@ -119,8 +119,8 @@ class Gate:
             if value is not None and not callable(value):
                 raise ConfigError(f"{name} is a callable of the request, for example trusted_header('X-User'), "
                                   f"not {value!r}")  # fmt: skip
-        if self.approval not in APPROVALS:
-            raise ConfigError(f"approval is one of {', '.join(APPROVALS)}, not {self.approval!r}")
+        if self.obligations not in OBLIGATIONS:
+            raise ConfigError(f"obligations is one of {', '.join(OBLIGATIONS)}, not {self.obligations!r}")
 
     def questions(self) -> dict[str, Callable[[Any], Any]]:
         """What is asked of a request, by name."""
@@ -182,11 +182,15 @@ def passes(gate: Gate, answer: Authorization) -> Authorization:
     """Let a request pass, or not.
 
     Raises:
-        Refused: It is not granted; or only with a person's approval, and no call in the request asks for that.
+        Refused: It is not granted; or on conditions, and no call in the request sees to them.
     """
-    if answer and (not answer.approval or gate.approval == "inside"):
+    obliges: dict[str, Any] = {"approval": True} if answer.approval else {}
+    if answer.redact:
+        obliges |= {"redact": [one.said for one in answer.redact]}
+    if answer and (not obliges or gate.obligations == "inside"):
         return answer
-    reason = answer.reason or "a person has to approve each call"
+    unmet = "a person has to approve each call" if answer.approval else "its grant redacts, which a request cannot"
+    reason = answer.reason or unmet
     if not _enforces():
         logger.warning("shadow: a request passes; enforced, it would be refused: %s: %s", gate.permission, reason)
         return answer
@@ -198,7 +202,7 @@ def passes(gate: Gate, answer: Authorization) -> Authorization:
         "version": answer.version,
         "limit": None if answer.limit is None else str(answer.limit),
         "delegation": answer.delegation,
-        "obligations": {"approval": True} if answer.approval else {},
+        "obligations": obliges,
     }
     raise Refused(Answer(403, {name: value for name, value in body.items() if value is not None}))
 

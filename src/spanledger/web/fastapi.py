@@ -26,7 +26,7 @@ def require_permission(
     actor: Callable[[Request], Any] | None = None,
     tenant: Callable[[Request], Any] | None = None,
     delegation: Callable[[Request], Any] | None = None,
-    approval: str = "refuse",
+    obligations: str = "refuse",
 ) -> Callable[[Request], AsyncIterator[Authorization]]:
     """Make a dependency that lets requests through that are granted a permission.
 
@@ -37,13 +37,13 @@ def require_permission(
         tenant: A callable of the request: whose ledger it is.
         delegation: A callable of the request, for example `bearer_token`: the token of the delegation under which it
             acts.
-        approval: ``"refuse"`` where a grant asks for a person's approval; ``"inside"``: a guarded call in the endpoint
-            that needs the same permission asks for it.
+        obligations: ``"refuse"`` where a grant asks for a person's approval or redacts something; ``"inside"``: a
+            guarded call in the endpoint that needs the same permission sees to it.
 
     Raises:
         ConfigError: A value that cannot be.
     """
-    gate = Gate(permission, amount, actor, tenant, delegation, approval)
+    gate = Gate(permission, amount, actor, tenant, delegation, obligations)
 
     async def permitted(request: Request) -> AsyncIterator[Authorization]:
         try:

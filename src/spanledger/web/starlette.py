@@ -44,7 +44,7 @@ def require_permission(
     actor: Callable[[Request], Any] | None = None,
     tenant: Callable[[Request], Any] | None = None,
     delegation: Callable[[Request], Any] | None = None,
-    approval: str = "refuse",
+    obligations: str = "refuse",
 ) -> Callable[[Endpoint], Callable[[Request], Awaitable[Response]]]:
     """Let requests through that are granted a permission; others are answered with JSON that says why not.
 
@@ -55,13 +55,13 @@ def require_permission(
         tenant: A callable of the request: whose ledger it is.
         delegation: A callable of the request, for example `bearer_token`: the token of the delegation under which it
             acts.
-        approval: ``"refuse"`` where a grant asks for a person's approval; ``"inside"``: a guarded call in the endpoint
-            that needs the same permission asks for it.
+        obligations: ``"refuse"`` where a grant asks for a person's approval or redacts something; ``"inside"``: a
+            guarded call in the endpoint that needs the same permission sees to it.
 
     Raises:
         ConfigError: A value that cannot be.
     """
-    gate = Gate(permission, amount, actor, tenant, delegation, approval)
+    gate = Gate(permission, amount, actor, tenant, delegation, obligations)
 
     def decorate(endpoint: Endpoint) -> Callable[[Request], Awaitable[Response]]:
         awaits = inspect.iscoroutinefunction(endpoint)

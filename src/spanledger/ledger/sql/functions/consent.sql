@@ -1,6 +1,7 @@
 -- May people let this call run? Null: it may go on. Otherwise the answer, and it is written: stopped by an operator's
 -- switch, not granted, waiting for a person, or out of time. Consent is bound to the fingerprint of exactly the arguments
--- that run. p_grants is what `permitted` says.
+-- that run. p_grants is what `permitted` says. Who asks says in `redacts` what it keeps from everybody; where grants redact
+-- more, it is told so by `obliges`, nothing is written, and it may ask again. Who does not say so cannot, and is refused.
 create or replace function spanledger.consent(
     p_tenant text, p_item jsonb, p_call spanledger.call, p_grants jsonb, p_now timestamptz)
 returns jsonb
@@ -12,9 +13,19 @@ declare
         'attempt', coalesce(p_call.attempt, 0), 'attempts', coalesce(p_call.attempts, 0));
     v_control text;
     v_refusal jsonb := spanledger.stopped(p_tenant, p_item);
+    v_redact jsonb;
 begin
     if v_refusal is null and p_grants -> 0 ? 'reason' then
         v_refusal := p_grants -> 0;
+    end if;
+    if v_refusal is null and p_grants @? '$[*].redact' then
+        v_redact := jsonb_path_query_array(p_grants, '$[*].redact[*]');
+        if not p_item ? 'redacts' then
+            v_refusal := jsonb_path_query_first(p_grants, '$[*] ? (exists(@.redact))') - 'approval' || jsonb_build_object(
+                'redact', v_redact, 'reason', 'its grant redacts what this program cannot keep from whom it calls');
+        elsif not p_item -> 'redacts' @> v_redact then
+            return v_answer || jsonb_build_object('verdict', 'unauthorized', 'obliges', v_redact);
+        end if;
     end if;
     if v_refusal is not null then
         perform spanledger.refuse(p_tenant, p_item, p_call, v_refusal, p_now);

@@ -1,6 +1,6 @@
 -- What the grants say about one permission: {permission, grant, version}, with `approval` where a person has to say yes,
 -- and with `reason` where it is refused. The narrowest grant decides: by permission first, then by how many of agent and
--- actor it names. Of two that are as narrow, the one that refuses.
+-- actor it names. Of two that are as narrow, the one that refuses; what either of them redacts is in `redact`.
 create or replace function spanledger.granted(p_tenant text, p_permission text, p_item jsonb, p_now timestamptz)
 returns jsonb
 language plpgsql stable
@@ -38,9 +38,14 @@ begin
         end if;
         if spanledger.needs_approval(p_tenant, v_grant.spec -> 'approval', p_item, p_now) then
             v_said := v_said || '{"approval": true}';
-            v_found := v_said;
+            v_found := v_said || case when v_found ? 'redact'
+                then jsonb_build_object('redact', v_found -> 'redact') else '{}' end;
         end if;
         v_found := coalesce(v_found, v_said);
+        if v_grant.spec ? 'redact' then
+            v_found := v_found
+                || jsonb_build_object('redact', coalesce(v_found -> 'redact', '[]') || (v_grant.spec -> 'redact'));
+        end if;
     end loop;
     return coalesce(v_found, jsonb_build_object('permission', p_permission, 'reason', coalesce((
         select format('the grant of %s %s', spanledger.grant_name(g.permission, g.agent, g.actor),

@@ -26,7 +26,8 @@ begin
                     'switch', v_answers -> 0 ->> 'switch', 'rule', v_item ->> 'rule', 'tool', v_item ->> 'tool',
                     'workflow_id', v_item ->> 'workflow_id', 'agent', v_item ->> 'agent', 'actor', v_item ->> 'actor',
                     'reserve', v_item -> 'reserve', 'trace_id', v_item ->> 'trace_id', 'span_id', v_item ->> 'span_id'))
-            where not exists (select from spanledger.history h where h.tenant = p_tenant
+            -- Who is told what to redact asks again.
+            where not v_answers -> 0 ? 'obliges' and not exists (select from spanledger.history h where h.tenant = p_tenant
                 and h.key = decode(v_item ->> 'key', 'hex') and h.event = 'would_have'
                 and h.attempt_id = (v_item ->> 'attempt_id')::uuid);
     end;
