@@ -72,7 +72,7 @@ def serve(framework: str) -> Iterator[Callable[..., httpx.Client]]:
 
 @pytest.fixture
 def governed(dsn: str, ledger: Ledger) -> Iterator[Ledger]:
-    """A process that is instrumented, and its ledger."""
-    spanledger.instrument(Config(dsn=dsn, agent="web"), libraries=[])
+    """A process that is instrumented, and its ledger. A request that is made again is the same work, in any trace."""
+    spanledger.instrument(Config(dsn=dsn, agent="web", workflow_id="w"), libraries=[])
     yield ledger
     spanledger.uninstrument()

@@ -92,12 +92,14 @@ def show(made: Made) -> Span:
     """Make the span of a call that is over, and return it, ended."""
     call, content = made.asking.call, made.asking.content
     ended_ns = time.time_ns()
-    attributes = record.start_attributes(call, content) | {
+    attributes = record.start_attributes(call) | {
         semconv.RECORDED: True,
         semconv.CALL_KEY: made.key,
         semconv.WORKFLOW_ID: made.asking.identity.scope or None,
         semconv.ACTOR: call.actor,
     }
+    if call.operation == EXECUTE_TOOL and call.arguments is not None:
+        attributes[semconv.TOOL_CALL_ARGUMENTS] = content.for_span(call.arguments, document=True)
     if made.error is None and made.result is not None:
         attributes[semconv.TOOL_CALL_RESULT] = content.for_span(made.result)
     span = record.tracer().start_span(
