@@ -183,7 +183,7 @@ def test_in_mode_shadow_nothing_is_refused_and_what_would_be_is_kept(dsn, ledger
     there = Elsewhere()
     with workflow("w"):
         guard("refund", CARD, there)
-        with tool_call("refund", {"order_id": "o-2"} | CARD):
+        with tool_call("refund", CARD | {"order_id": "o-2"}):
             pass
     assert there.got[0]["card"]["number"] == "[redacted]"
     kept = sql.execute("select detail ->> 'reason' from spanledger.history where event = 'would_have'").fetchall()
