@@ -24,6 +24,16 @@ SAID = {
         "failed: ValueError",
         "failed: CallFailed",
     ],
+    "moving_from_tracengent": [
+        "may refund 20 EUR: True",
+        "may refund 500 EUR: False, payments:* to agent support: it costs more than was granted",
+        "may delete users: False",
+        "once: {'refunded 100 EUR of order-7'}",
+        "the CRM got {'customer': 'c-1', 'iban': '[redacted]'}",
+        "did not leave: EgressRefused",
+        "billing: refunded 20 EUR of order-7",
+        "billing is refused: BudgetExceeded",
+    ],
 }
 
 

@@ -145,6 +145,24 @@ def test_a_span_by_hand_is_refused_and_what_stood_on_it_is_written_over(governed
     assert "4111" not in str(dict(spans.one("execute_tool refund").attributes))
 
 
+def test_a_tool_on_whose_span_its_framework_writes_is_refused(dsn, ledger: Ledger):
+    pytest.importorskip("pydantic_ai")
+    from pydantic_ai.capabilities import Instrumentation
+    from pydantic_world import agent_of, run
+
+    ledger.grant(Grant("payments:*", redact=["number"]), by="ops")
+    spanledger.instrument(Config(dsn=dsn, rules=[Rule("refund", **NEEDS)]), libraries=["pydantic_ai"])
+
+    def refund(order_id: str, amount: int) -> str:
+        return f"refunded {order_id} by 4111-1111, {amount}"
+
+    with workflow("a"), pytest.raises(errors.NotAuthorized, match="its grant redacts"):
+        run(agent_of(refund, capabilities=[Instrumentation()]))
+    with workflow("b"):
+        run(agent_of(refund))
+    assert sorted(row["state"] for row in ledger.calls()) == ["refused", "succeeded"]
+
+
 def test_the_ledger_refuses_a_call_by_hand(governed: Ledger):
     with pytest.raises(errors.NotAuthorized, match="its grant redacts"):
         governed_with_rule(governed).run(ToolCall("refund", CARD, workflow_id="w"), lambda: pytest.fail("must not run"))

@@ -149,7 +149,8 @@ class Engine:
         if not isinstance(left, Asking):
             return left
         record.asked(span, left)
-        return replace(left, obliged=())
+        # On a span that its library has made, the library writes as well.
+        return replace(left, obliged=()) if gate.is_ours(span) else left
 
     def _result(self, job: Job, span: Span, asking: Asking, outcome: Outcome) -> Any:
         held = obliged(asking, outcome.begun)

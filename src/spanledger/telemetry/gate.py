@@ -101,6 +101,11 @@ def spanned(call: Call) -> Iterator[Span]:
     yield made
 
 
+def is_ours(span: Span) -> bool:
+    """Tell whether `spanned` has made a span itself; one of a library is the current one."""
+    return span is not trace.get_current_span() or not span.is_recording()
+
+
 def prove() -> None:
     """Make sure a refused span does not run its body: of the installed provider, of the SDK and of the API alone.
 

@@ -78,7 +78,11 @@ def described(span: Span, call: Call) -> None:
 @quietly
 def called(span: Span, call: Call, content: Content) -> None:
     """Record what a tool is called with, where somebody asks for that: once it is known what grants redact."""
-    if call.operation != EXECUTE_TOOL or call.arguments is None or not (content.capture.on_spans or content.capture.on_events):
+    if (
+        call.operation != EXECUTE_TOOL
+        or call.arguments is None
+        or not (content.capture.on_spans or content.capture.on_events)
+    ):
         return
     _set(span, {semconv.TOOL_CALL_ARGUMENTS: content.for_span(call.arguments, document=True)})
     if content.capture.on_events:
