@@ -1,6 +1,6 @@
 """A support agent that used to ask tracengent's platform what it may do, on spanledger.
 
-    python examples/moving_from_tracengent/agent.py
+    python examples/moving_from_tracengent/governed.py
 
 It starts a private Postgres of its own; `SPANLEDGER_DSN` names yours instead. README.md beside it says what became of
 what. What an operator would say with `spanledger grants add` and in `spanledger.toml` stands in `CONFIG`.
