@@ -145,7 +145,7 @@ def test_a_span_by_hand_is_refused_and_what_stood_on_it_is_written_over(governed
     assert "4111" not in str(dict(spans.one("execute_tool refund").attributes))
 
 
-def test_a_tool_on_whose_span_its_framework_writes_is_refused(dsn, ledger: Ledger):
+def test_a_tool_on_whose_span_its_framework_writes_is_refused(dsn, ledger: Ledger, spans):
     pytest.importorskip("pydantic_ai")
     from pydantic_ai.capabilities import Instrumentation
     from pydantic_world import agent_of, run
@@ -161,6 +161,7 @@ def test_a_tool_on_whose_span_its_framework_writes_is_refused(dsn, ledger: Ledge
     with workflow("b"):
         run(agent_of(refund))
     assert sorted(row["state"] for row in ledger.calls()) == ["refused", "succeeded"]
+    assert len(spans.all("execute_tool refund")) == 2
 
 
 def test_the_ledger_refuses_a_call_by_hand(governed: Ledger):
