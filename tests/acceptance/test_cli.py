@@ -20,6 +20,17 @@ def unknown_call(ledger):
     return ledger, begun.key
 
 
+def test_migrate_prints_its_sql_without_a_database(run: Run):
+    done = run("spanledger", "migrate", "--sql")
+    wrong = run("spanledger", "migrate", "--sql", "--since", "999")
+
+    assert done.returncode == 0
+    assert done.stdout.startswith("-- The schema of a spanledger ledger, from version 0 to ")
+    assert done.stdout.endswith("commit;\n")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "there is no version 999 of the schema" in wrong.stderr
+
+
 def test_migrate_prepares_an_empty_database_and_says_when_there_is_nothing_to_do(run: Run, empty_dsn):
     first = run("spanledger", "migrate", SPANLEDGER_DSN=empty_dsn)
     second = run("spanledger", "migrate", SPANLEDGER_DSN=empty_dsn)

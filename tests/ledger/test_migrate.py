@@ -167,3 +167,31 @@ def test_migrating_keeps_what_the_ledger_knows(ledger_with, with_scripts) -> Non
     ledger.migrate()
     assert ledger.run(REFUND, never) == "done"
     assert ledger.budget("count").spent == Calls(1)
+
+
+def test_what_is_printed_for_somebody_else_does_what_migrating_does(empty_dsn: str) -> None:
+    with psycopg.connect(empty_dsn, autocommit=True) as owner:
+        owner.execute(_migrate.script())
+    with Ledger(empty_dsn) as ledger:
+        assert ledger.migrate() == []
+        assert ledger.run(REFUND, lambda: "done") == "done"
+
+
+def test_what_is_printed_from_some_version_on_brings_that_version_up_to_date(empty_dsn: str, with_scripts) -> None:
+    with psycopg.connect(empty_dsn, autocommit=True) as owner:
+        owner.execute(_migrate.script())
+        with_scripts(migrations=newer("create table spanledger.newer ()"))
+        owner.execute(_migrate.script(NEWEST))
+        assert owner.execute("select to_regclass('spanledger.newer') is not null").fetchone() == (True,)
+    with Ledger(empty_dsn) as ledger:
+        assert ledger.migrate() == []
+
+
+def test_what_is_printed_for_another_version_changes_nothing(empty_dsn: str) -> None:
+    with psycopg.connect(empty_dsn, autocommit=True) as owner:
+        with pytest.raises(psycopg.errors.RaiseException, match=f"a schema at version {NEWEST}, and it is at 0"):
+            owner.execute(_migrate.script(NEWEST))
+        owner.execute("rollback")
+        assert owner.execute("select to_regnamespace('spanledger')").fetchone() == (None,)
+    with pytest.raises(ConfigError, match="no version 999"):
+        _migrate.script(999)

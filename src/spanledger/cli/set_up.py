@@ -29,12 +29,20 @@ def add_to(commands: Commands) -> None:
         "spanledger demo",
         tenant=False,
     )
-    commands.add(
+    migrate = commands.add(
         "migrate",
         _migrate,
         "Bring the ledger's schema up to date.",
         "SPANLEDGER_DSN=postgresql://… spanledger migrate",
         tenant=False,
+    )
+    migrate.add_argument("--sql", action="store_true", help="only print it, for somebody else to run; asks no database")
+    migrate.add_argument(
+        "--since",
+        type=int,
+        default=0,
+        metavar="VERSION",
+        help="with --sql: the version there is; an empty database if not given",
     )
     commands.add("doctor", _doctor, "Look whether a program here would be guarded, and by what.", "spanledger doctor")
     role = commands.add(
@@ -75,6 +83,12 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _migrate(arguments: argparse.Namespace) -> int:
+    if arguments.sql:
+        from spanledger.ledger._migrate import script
+
+        text = script(arguments.since)
+        answer(arguments, {"sql": text}, [text.rstrip()])
+        return 0
     with opened(arguments) as ledger:
         applied = ledger.migrate()
     answer(arguments, applied, [f"applied {name}" for name in applied] or ["nothing to do: the schema is up to date"])

@@ -35,6 +35,22 @@ create table if not exists spanledger.module (
 );
 """
 
+_DONE = "insert into spanledger.migration (version, name, sha256, breaking) values (%s, %s, %s, %s)"
+_APPLIED = (
+    "insert into spanledger.module (name, sha256) values (%s, %s)"
+    " on conflict (name) do update set sha256 = excluded.sha256, applied_at = clock_timestamp()"
+)
+_EXPECTED = """
+do $$
+begin
+    if (select coalesce(max(version), 0) from spanledger.migration) <> {since} then
+        raise exception 'this is for a schema at version {since}, and it is at %',
+            (select coalesce(max(version), 0) from spanledger.migration);
+    end if;
+end
+$$;
+""".strip()
+
 
 @dataclass(frozen=True, slots=True)
 class Script:
@@ -57,6 +73,11 @@ class Script:
     def breaking(self) -> bool:
         """Programs that do not know this migration must not go on."""
         return self.text.startswith("-- breaking")
+
+    @property
+    def statements(self) -> str:
+        """The text, as it can stand before other statements."""
+        return f"{self.text.rstrip().removesuffix(';')};"
 
     @property
     def sha256(self) -> str:
@@ -96,10 +117,7 @@ def migrate(connection: psycopg.Connection) -> list[str]:
         for script in migrations():
             if script.version not in done:
                 connection.execute(script.text)
-                connection.execute(
-                    "insert into spanledger.migration (version, name, sha256, breaking) values (%s, %s, %s, %s)",
-                    (script.version, script.name, script.sha256, script.breaking),
-                )
+                connection.execute(_DONE, (script.version, script.name, script.sha256, script.breaking))
                 applied.append(script.name)
             elif done[script.version] != script.sha256:
                 raise ConfigError(f"migration {script.name} was edited after it had been applied; restore the file")
@@ -108,6 +126,34 @@ def migrate(connection: psycopg.Connection) -> list[str]:
             applied += _apply_modules(connection)
             connection.execute("select spanledger.grant_rights()")
     return applied
+
+
+def script(since: int = 0) -> str:
+    """Write down what `migrate` would do, for somebody who lets no program change a schema.
+
+    Args:
+        since: The version that the schema is at; 0 for a database without a ledger.
+
+    Returns:
+        One transaction. It does nothing, and says so, where the schema is at another version.
+
+    Raises:
+        ConfigError: No schema that this program knows is at `since`.
+    """
+    if since not in (0, *(known.version for known in migrations())):
+        raise ConfigError(f"there is no version {since} of the schema; the newest is {migrations()[-1].version}")
+    parts = [
+        f"-- The schema of a spanledger ledger, from version {since} to {migrations()[-1].version}.",
+        f"begin;\nselect pg_advisory_xact_lock({LOCK});",
+        _BOOTSTRAP.strip(),
+        _EXPECTED.format(since=since),
+    ]
+    for new in migrations():
+        if new.version > since:
+            parts += [new.statements, _written(_DONE, new.version, new.name, new.sha256, new.breaking)]
+    for module in modules():
+        parts += [module.statements, _written(_APPLIED, module.name, module.sha256)]
+    return "\n\n".join([*parts, "select spanledger.grant_rights();\ncommit;\n"])
 
 
 def check_version(connection: psycopg.Connection) -> None:
@@ -155,13 +201,14 @@ def _apply_modules(connection: psycopg.Connection) -> list[str]:
     for script in modules():
         if done.get(script.name) != script.sha256:
             connection.execute(script.text)
-            connection.execute(
-                "insert into spanledger.module (name, sha256) values (%s, %s) "
-                "on conflict (name) do update set sha256 = excluded.sha256, applied_at = clock_timestamp()",
-                (script.name, script.sha256),
-            )
+            connection.execute(_APPLIED, (script.name, script.sha256))
             applied.append(script.name)
     return applied
+
+
+def _written(statement: str, *values: object) -> str:
+    """A statement with its values, for no server in particular."""
+    return f"{statement % tuple(psycopg.sql.Literal(value).as_string(None) for value in values)};"
 
 
 def _scripts(folder: str) -> list[Script]:
