@@ -55,6 +55,15 @@ def test_ensure_authorized_does_not_pass_over_a_persons_approval(governed):
         spanledger.ensure_authorized("payments:refund", Money(101, "EUR"))
 
 
+def test_in_shadow_what_is_not_granted_goes_on_and_is_said(dsn, caplog):
+    spanledger.instrument(Config(dsn=dsn, agent="support", mode="shadow"), libraries=[])
+    answer = spanledger.ensure_authorized("payments:refund")
+    spanledger.uninstrument()
+
+    assert (answer.allowed, answer.reason) == (False, "nobody has granted it")
+    assert "shadow: payments:refund goes on; enforced, it would be refused: nobody has granted it" in caplog.text
+
+
 def test_has_permission_answers_from_what_it_knows(governed, monkeypatch):
     assert not spanledger.has_permission("payments:refund")
     governed.grant(Grant("payments:*", agent="support"), by="ops")

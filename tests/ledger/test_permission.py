@@ -9,8 +9,10 @@ import psycopg
 import pytest
 
 from spanledger import AsyncLedger, Config, Grant, Ledger, Money, Rule, ToolCall, over
+from spanledger.cli.timeline import line
 from spanledger.errors import ApprovalPending, ConfigError, LedgerUnavailable, NotAuthorized
 
+NOW = dt.datetime.now(dt.UTC)
 REFUND = Rule("refund", permission="payments:refund", reserve=lambda arguments: Money(arguments["amount"], "EUR"))
 
 
@@ -102,6 +104,15 @@ def test_authorize_says_why_and_by_which_grant_and_is_kept_in_history(ledger: Le
         ("not_authorized", "payments:refund", None),
         ("not_authorized", "mail:send", None),
     ]
+    (asked,) = ledger.timeline("order-1")
+    assert (asked["what"], asked["agent"]) == ("authorized", "support")
+    assert "".join(line(asked, NOW)).endswith(
+        "authorized payments:refund, with a person's approval of each call (grant payments:*)"
+    )
+    refused = ledger.authorize("mail:send", workflow_id="order-2")
+    assert not refused
+    (asked,) = ledger.timeline("order-2")
+    assert "".join(line(asked, NOW)).endswith(f"refused    mail:send: {refused.reason}")
 
 
 async def _in_a_loop(dsn: str) -> None:

@@ -78,7 +78,7 @@ def test_forms_and_queries_leave_without_what_is_redacted(body, redact, leaves):
         (b"\xff\xfe{\x00}\x00", JSON, {}, "not what its content type says"),
         (b'{"a": 1}', f"{JSON}; charset=utf-16", {}, "in utf-16"),
         (b'{"a": "{\\"password\\": 1, \\"password\\": 2}"}', JSON, {}, "not what its content type says"),
-        (b"[" * 200_000, JSON, {}, "nested too deep"),
+        (b"[" * 200_000, JSON, {}, "it is nested too deep"),
         (b"password: x", "text/plain", {}, "not JSON or a form"),
         (b"--b\r\n", "multipart/form-data; boundary=b", {}, "not JSON or a form"),
         (b"password=x", "", {}, "no content type"),
@@ -91,6 +91,33 @@ def test_forms_and_queries_leave_without_what_is_redacted(body, redact, leaves):
 def test_what_cannot_be_read_to_its_end_is_not_sent(body, kind, headers, why):
     with pytest.raises(CannotRedact, match=re.escape(why)):
         sent(body, kind, "password", **headers)
+
+
+@pytest.mark.parametrize(
+    ("form", "path", "why"),
+    [
+        ("cards[0][kind]=visa&cards[0][number]=4242", "$.cards[?@.kind=='visa'].number", "from single fields"),
+        ("cards[0][cvc]=1&cards[1][cvc]=2", "$.cards[:-1].cvc", "from single fields"),
+        ("cards[0][cvc]=1&cards[1][cvc]=2", "$.cards[-2].cvc", "from single fields"),
+        ("number=4242", "$[?length(@)==4]", "from single fields"),
+        ("cards[][number]=1&cards[][number]=4242", "$.cards[1].number", "have no number"),
+        ("cards%5B%5D%5Bnumber%5D=1", "$.cards[1].number", "have no number"),
+    ],
+)
+def test_what_a_path_says_of_other_fields_holds_a_form_and_a_query_back(form, path, why):
+    with pytest.raises(CannotRedact, match=why):
+        sent(form.encode(), FORM, path)
+    with pytest.raises(CannotRedact, match=why):
+        sent(b"", "", path, url=f"{URL}?{form}")
+
+
+def test_a_query_that_cannot_be_read_is_not_sent():
+    with pytest.raises(CannotRedact, match="its query holds what cannot be read"):
+        sent(b"", "", "password", url=f'{URL}?f={{"a":NaN}}')
+
+
+def test_a_document_behind_a_byte_order_mark_is_looked_into():
+    assert b"secret" not in sent('f=\ufeff{"password":"secret"}'.encode(), FORM, "password")[1]
 
 
 def test_a_body_of_fifty_megabytes_is_redacted_and_a_longer_one_is_not_read():

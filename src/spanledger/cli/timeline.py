@@ -28,6 +28,8 @@ _SAID: Final = {
     "late_success": "late",
     "late_failure": "late",
     "passed_over": "shadow",
+    "not_authorized": "refused",
+    "not_delegated": "refused",
 }
 _COUNTED: Final = {
     "run": "ran",
@@ -195,6 +197,20 @@ def _refusal(refusal: Mapping[str, Any]) -> str:
     return f"{reason.removeprefix(': ') or 'not permitted'}{grant}"
 
 
+def _authorized(_row: Row, detail: Mapping[str, Any]) -> str:
+    said = detail.get("said") or {}
+    why = f": {shown(said['reason'])}" if said.get("reason") else ""
+    person = ", with a person's approval of each call" if said.get("approval") else ""
+    by = f" (grant {shown(said['grant'])})" if said.get("grant") else ""
+    return f"{shown(detail.get('permission', '-'))}{why}{person}{by}"
+
+
+def _delegated(_row: Row, detail: Mapping[str, Any]) -> str:
+    what = ", ".join(map(shown, detail.get("permissions") or ()))
+    why = f": {shown(detail['reason'])}" if detail.get("reason") else ""
+    return f"{what} to {shown(detail.get('to_agent', '-'))}{why}"
+
+
 def _succeeded(_row: Row, detail: Mapping[str, Any]) -> str:
     costs = [str(amount_of(unit, steps)) for unit, steps in _cost(detail).items()]
     return f"cost {', '.join(costs)}" if costs else ""
@@ -262,6 +278,10 @@ _WORDS: Final = {
     "replay": _replay,
     "run": _run,
     "asked": _asked,
+    "authorized": _authorized,
+    "not_authorized": _authorized,
+    "delegated": _delegated,
+    "not_delegated": _delegated,
     "refused": _refused,
     "succeeded": _succeeded,
     "failed": _failed,

@@ -78,6 +78,9 @@ class ToolCall:
         actor: On whose behalf it acts.
         cost: What to reserve against budgets of that unit.
         delegation: The token of the delegation that it acts under.
+
+    Raises:
+        ValueError: It has no tool or no workflow, or its fields name nothing or the same twice.
     """
 
     tool: str
@@ -92,6 +95,14 @@ class ToolCall:
     actor: str | None = field(default=None, kw_only=True)
     cost: Amount | None = field(default=None, kw_only=True)
     delegation: str | None = field(default=None, kw_only=True, repr=False)
+
+    def __post_init__(self) -> None:
+        # Without a workflow of its own, one customer's call would be taken for another's.
+        for name in ("tool", "workflow_id"):
+            if not isinstance(given := getattr(self, name), str) or not given:
+                raise ValueError(f"a call needs a {name}, a text that is not empty, and not {given!r}")
+        if self.fields is not None and (not self.fields or len(set(self.fields)) < len(self.fields)):
+            raise ValueError(f"the fields of {self.tool!r} are names of arguments, each once, or None: {self.fields!r}")
 
 
 @dataclass(frozen=True, slots=True)

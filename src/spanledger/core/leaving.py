@@ -3,7 +3,8 @@
 Rules: pure, and it fails closed: what cannot be read to its end is not sent. What is redacted is what a rule names, in
 the query and in bodies of JSON or of a form; everything else keeps its bytes, numbers their digits. A field of a form
 is a place in the tree that its brackets make: ``card[number]`` is ``$.card.number``, and has the names card and number.
-A JSON text inside a field is looked into as well.
+What a path says of other places than its own (a filter, an index from the end, a slice) no single field can answer:
+with such a path no query and no form is sent. A JSON text inside a field is looked into as well.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ _JSON: Final = re.compile(r"application/(json|[\w.+-]+\+json)")
 _FORM: Final = "application/x-www-form-urlencoded"
 _PARTS: Final = re.compile(r"[^\[\].]+")
 _BRACKETS: Final = re.compile(r"\[([^\[\]]*)\]")
+_QUOTED: Final = re.compile(r"'[^']*'|\"[^\"]*\"")
+_OF_OTHERS: Final = re.compile(r"[?:]|[\[,]\s*-")
+_INDEX: Final = re.compile(r"[\[,]\s*\d")
 
 
 class CannotRedact(ValueError):
@@ -56,7 +60,7 @@ def redacted(request: Request, redactor: Redactor) -> Redacted:
         url = sent.url(request.url)
         body = sent.body(request)
     except RecursionError:
-        raise CannotRedact("its body is nested too deep") from None
+        raise CannotRedact("it is nested too deep") from None
     change = Change(
         url=None if url == request.url else url,
         body=None if body == request.body else body,
@@ -81,7 +85,12 @@ class _Sent:
         """Redact the query of a URL."""
         rest, mark, fragment = url.partition("#")
         path, question, query = rest.partition("?")
-        return path + question + self.pairs(query) + mark + fragment
+        try:
+            return path + question + self.pairs(query) + mark + fragment
+        except CannotRedact:
+            raise
+        except ValueError as error:
+            raise CannotRedact("its query holds what cannot be read") from error
 
     def body(self, request: Request) -> bytes:
         """Redact the body of a request."""
@@ -123,6 +132,13 @@ class _Sent:
 
     def pairs(self, text: str) -> str:
         """Redact names and values as a query or a form has them."""
+        if not text:
+            return text
+        paths = [_QUOTED.sub("", one.path) for one in self._redactor.redact if one.is_path]
+        if any(_OF_OTHERS.search(path) for path in paths):
+            raise CannotRedact("a path that is redacted cannot be told from single fields")
+        if "[]" in unquote_plus(text) and any(_INDEX.search(path) for path in paths):
+            raise CannotRedact("a path that is redacted counts, and fields of it have no number")
         # Some servers take a semicolon for an ampersand.
         pieces = re.split("([&;])", text)
         kept: list[str] = []
@@ -178,12 +194,14 @@ class _Sent:
 
     def _inner(self, text: str) -> str:
         """Redact a JSON text that is the value of a field; other text is none of our business."""
-        if text.lstrip()[:1] not in ("{", "["):
+        if text.lstrip("\ufeff \t\r\n")[:1] not in ("{", "["):
             return text
+        plain = text.lstrip("\ufeff \t\r\n")
         try:
-            return self.document(text)
+            seen = self.document(plain)
         except json.JSONDecodeError:
             return text
+        return text if seen == plain else seen
 
     def _done(self, node: Any, action: str) -> Any:
         self.places += 1

@@ -90,7 +90,7 @@ def _asked(guard: Guard, permission: str, amount: Amount | None, span: Span) -> 
 
 
 def ensure_authorized(permission: str, amount: Amount | None = None) -> Authorization:
-    """As `authorize`, where nothing shall go on without it.
+    """As `authorize`, where nothing shall go on without it. In mode "shadow" all goes on, and what would not is logged.
 
     Raises:
         NotAuthorized: It is not granted; or only with a person's approval, which is given to a call: guard the function
@@ -100,6 +100,10 @@ def ensure_authorized(permission: str, amount: Amount | None = None) -> Authoriz
     if answer and not answer.approval:
         return answer
     reason = answer.reason or "a person has to approve each call"
+    engine = _runtime.engine()
+    if engine is not None and engine.guard.config.mode == "shadow":
+        logger.warning("shadow: %s goes on; enforced, it would be refused: %s", permission, reason)
+        return answer
     raise NotAuthorized(f"not permitted: {permission!r}: {reason}", permission=permission, reason=reason,
                         grant=answer.grant, delegation=answer.delegation)  # fmt: skip
 

@@ -51,6 +51,12 @@ select v.* from (
     join spanledger.call c on c.tenant = h.tenant and c.key = h.key
     where h.event <> 'superseded'
     union all
+    -- What was asked of no call in particular: whether something is permitted, and whether it may be passed on.
+    select h.tenant, h.at, h.id, 'history', h.event, h.detail ->> 'workflow_id', null, null, encode(h.key, 'hex'), null,
+        null, h.detail ->> 'agent', h.detail ->> 'actor', null, h.detail ->> 'trace_id', h.detail ->> 'span_id', h.detail
+    from spanledger.history h
+    where h.event in ('authorized', 'not_authorized', 'delegated', 'not_delegated')
+    union all
     select t.tenant, t.at, t.n, 'trail', t.event, t.workflow_id, coalesce(c.tool, t.detail ->> 'tool'), c.operation,
         encode(t.key, 'hex'), null, t.run_id, t.agent, t.actor, null, t.trace_id, t.span_id, t.detail
     from spanledger.trail t
