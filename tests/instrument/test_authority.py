@@ -8,7 +8,7 @@ import logging
 import pytest
 
 import spanledger
-from spanledger import Config, Grant, Ledger, Money, over, workflow
+from spanledger import Config, Grant, Ledger, Money, Rule, over, workflow
 from spanledger.errors import ConfigError, LedgerUnavailable, NotAuthorized
 from spanledger.instrument import authority
 
@@ -53,6 +53,24 @@ def test_ensure_authorized_does_not_pass_over_a_persons_approval(governed):
     assert spanledger.ensure_authorized("payments:refund", Money(100, "EUR"))
     with pytest.raises(NotAuthorized, match="a person has to approve each call"):
         spanledger.ensure_authorized("payments:refund", Money(101, "EUR"))
+
+
+def test_what_is_asked_beside_a_permission_is_for_people_and_without_what_rules_redact(dsn, spans):
+    spanledger.instrument(Config(dsn=dsn, rules=[Rule("refund", redact=("iban",))]), libraries=[])
+    with workflow("order-1", actor="u_42"):
+        refused = spanledger.authorize("payments:refund", Money(10, "EUR"), order="o-1", iban="DE02")
+    with pytest.raises(ConfigError, match="at most 4096 bytes"):
+        spanledger.authorize("payments:refund", note="x" * 4096)
+    spanledger.uninstrument()
+
+    with Ledger(config=Config(dsn=dsn)) as ledger:
+        (row,) = (row for row in ledger.timeline("order-1") if row["what"] == "not_authorized")
+        assert (row["detail"]["context"], row["actor"]) == ('{"order": "o-1", "iban": "[redacted]"}', "u_42")
+        ledger.erase(workflow_id="order-1", by="ops")
+        (row,) = (row for row in ledger.timeline("order-1") if row["what"] == "not_authorized")
+        assert "context" not in row["detail"]
+    assert not refused
+    assert "o-1" not in str([span.attributes for span in spans.all()])
 
 
 def test_in_shadow_what_is_not_granted_goes_on_and_is_said(dsn, caplog):

@@ -202,7 +202,8 @@ def _authorized(_row: Row, detail: Mapping[str, Any]) -> str:
     why = f": {shown(said['reason'])}" if said.get("reason") else ""
     person = ", with a person's approval of each call" if said.get("approval") else ""
     by = f" (grant {shown(said['grant'])})" if said.get("grant") else ""
-    return f"{shown(detail.get('permission', '-'))}{why}{person}{by}"
+    context = f" {shown(detail['context'])}" if detail.get("context") else ""
+    return f"{shown(detail.get('permission', '-'))}{context}{why}{person}{by}"
 
 
 def _delegated(_row: Row, detail: Mapping[str, Any]) -> str:

@@ -8,10 +8,12 @@ is around the code along.
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
 import uuid
+from collections.abc import Mapping
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -19,11 +21,13 @@ from opentelemetry import trace
 from opentelemetry.trace import Span
 
 from spanledger._guard import Guard, ambient
+from spanledger.config import Config
 from spanledger.core.asking import Steps
 from spanledger.core.authority import Authority
 from spanledger.core.grants import Authorization, asked_item, authorized, denied, permits, permitted, permitted_to
 from spanledger.core.money import Amount
-from spanledger.errors import LedgerUnavailable, NotAuthorized
+from spanledger.core.values import encode
+from spanledger.errors import ConfigError, LedgerUnavailable, NotAuthorized
 from spanledger.instrument import _runtime
 from spanledger.instrument._engine import Engine
 from spanledger.instrument.delegating import whose_authority
@@ -33,6 +37,7 @@ logger = logging.getLogger("spanledger.instrument")
 
 KNOWN_FOR_S: Final = 30.0
 KNOWN_MAX: Final = 1024
+CONTEXT_BYTES_MAX: Final = 4096
 
 _Whose = tuple[str, str | None, str | None, str | None]
 # Of an engine that is gone nothing is known: the next one may ask another ledger.
@@ -40,41 +45,46 @@ _known: WeakKeyDictionary[Engine, dict[_Whose, tuple[float, list[dict[str, Any]]
 _lock = threading.Lock()
 
 
-def authorize(permission: str, amount: Amount | None = None) -> Authorization:
+def authorize(permission: str, amount: Amount | None = None, **context: Any) -> Authorization:
     """Ask whether the agent around this code may do something.
 
     Args:
         permission: For example ``"payments:refund"``.
         amount: What it would cost.
+        **context: What else people shall read beside the answer, without what any rule redacts. It decides nothing.
 
     Returns:
         The answer, true where it is granted, with the reason and the grant that decided. In mode "off" all is granted.
 
     Raises:
-        ConfigError: That is no permission or no amount.
+        ConfigError: That is no permission or no amount, or a context of more than 4,096 bytes.
+        Undescribable: A context that is no JSON.
         LedgerUnavailable: Nobody can say.
     """
     engine = _runtime.engine()
     if engine is None:
         return Authorization(permission, allowed=True)
     span = trace.get_current_span()
-    answer = engine.guard.blocking.drive(_asked(engine.guard, permission, amount, span))
+    answer = engine.guard.blocking.drive(_asked(engine.guard, permission, amount, span, context))
     record.permission(span, answer)
     return answer
 
 
-async def authorize_awaiting(permission: str, amount: Amount | None = None) -> Authorization:
+async def authorize_awaiting(permission: str, amount: Amount | None = None, **context: Any) -> Authorization:
     """As `authorize`, awaited."""
     engine = _runtime.engine()
     if engine is None:
         return Authorization(permission, allowed=True)
     span = trace.get_current_span()
-    answer = await engine.guard.awaiting.drive(_asked(engine.guard, permission, amount, span))
+    answer = await engine.guard.awaiting.drive(_asked(engine.guard, permission, amount, span, context))
     record.permission(span, answer)
     return answer
 
 
-def _asked(guard: Guard, permission: str, amount: Amount | None, span: Span) -> Steps[Authorization]:
+def _asked(
+    guard: Guard, permission: str, amount: Amount | None, span: Span, context: Mapping[str, Any]
+) -> Steps[Authorization]:
+    shown = {"context": _shown(guard.config, context)} if context else {}
     try:
         tenant, whose, authority = whose_authority(guard)
     except NotAuthorized as error:
@@ -85,18 +95,28 @@ def _asked(guard: Guard, permission: str, amount: Amount | None, span: Span) -> 
     if traced is not None:
         where |= {"trace_id": traced.trace_id, "span_id": traced.span_id}
     acts = {} if authority is None else {"delegation": authority.shown}
-    item = asked_item(str(uuid.uuid4()), permission, amount, whose | where | acts)
+    item = asked_item(str(uuid.uuid4()), permission, amount, whose | where | acts | shown)
     return (yield from authorized(tenant, item))
 
 
-def ensure_authorized(permission: str, amount: Amount | None = None) -> Authorization:
+def _shown(config: Config, context: Mapping[str, Any]) -> str:
+    places = tuple(one for rule in config.rules for one in rule.redact)
+    text = config.redactor(places).text(json.dumps(encode(dict(context)), ensure_ascii=False))
+    if len(text.encode()) > CONTEXT_BYTES_MAX:
+        raise ConfigError(
+            f"the context of a question is at most {CONTEXT_BYTES_MAX} bytes: tell what people shall read"
+        )
+    return text
+
+
+def ensure_authorized(permission: str, amount: Amount | None = None, **context: Any) -> Authorization:
     """As `authorize`, where nothing shall go on without it. In mode "shadow" all goes on, and what would not is logged.
 
     Raises:
         NotAuthorized: It is not granted; or only with a person's approval, which is given to a call: guard the function
             that does it, with a rule that names the permission.
     """
-    answer = authorize(permission, amount)
+    answer = authorize(permission, amount, **context)
     if answer and not answer.approval:
         return answer
     reason = answer.reason or "a person has to approve each call"

@@ -46,6 +46,13 @@ begin
         where r.tenant = p_tenant and p_after = '' and not p_where ? 'key'
             and (not p_where ? 'actor' or r.actor = p_where ->> 'actor')
             and (not p_where ? 'workflow' or r.workflow_id = p_where ->> 'workflow');
+    -- What was asked of no call.
+    update spanledger.history h set detail = h.detail - '{context,reason}'::text[]
+        where h.event in ('authorized', 'not_authorized', 'delegated', 'not_delegated')
+            and h.tenant = p_tenant and p_after = '' and not p_where ? 'key' and h.detail ?| array['context', 'reason']
+            and (not p_where ? 'actor' or h.detail ->> 'actor' = p_where ->> 'actor')
+            and (not p_where ? 'workflow' or h.detail ->> 'workflow_id' = p_where ->> 'workflow'
+                or starts_with(h.detail ->> 'workflow_id', v_narrowed));
     if p_where = '{}' then
         update spanledger.eval_result e set output = null, explanation = null, error = e.error - 'message'
             where e.tenant = p_tenant;
