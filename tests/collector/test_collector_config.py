@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 import yaml
 
+from spanledger.core import refusals
 from spanledger.core.call import Verdict
-from spanledger.telemetry import _declared, record, semconv
+from spanledger.telemetry import _declared, semconv
 
 FOLDER = Path(__file__).parents[2] / "collector-config"
 NAMES = ("agent", "gateway")
@@ -182,9 +183,9 @@ def test_what_looks_like_a_secret_is_masked_and_words_are_not(text: str, masked:
 def test_every_trace_with_a_refusal_is_kept() -> None:
     (refused,) = [p for p in load("gateway")["processors"]["tail_sampling"]["policies"] if p["name"] == "refused"]
     harmless = {str(Verdict.RUN), str(Verdict.REPLAY)}
-    refusals = {str(verdict) for verdict in Verdict} | {str(v) for v in record._VERDICTS.values()} | {"refused"}
+    said = {str(verdict) for verdict in Verdict} | {str(v) for v in refusals._VERDICTS.values()} | {"refused"}
 
-    assert set(refused["string_attribute"]["values"]) == refusals - harmless
+    assert set(refused["string_attribute"]["values"]) == said - harmless
 
 
 def test_a_policy_is_of_one_type_and_configures_that_one() -> None:

@@ -280,3 +280,16 @@ def run(send: Send, *requests: Any) -> list[int]:
     import asyncio
 
     return asyncio.run(send(list(requests))) if asyncio.iscoroutinefunction(send) else send(list(requests))
+
+
+def test_what_a_hook_of_a_request_sends_is_decided_by_itself(site, instrument):
+    requests = pytest.importorskip("requests")
+    instrument(egress=[EgressRule("127.0.0.1", redact=("card",))])
+
+    def more(response: Any, **_: Any) -> None:
+        if len(site.seen) == 1:
+            requests.post(f"{site.url}/pay", json={"card": "second"})
+
+    in_tool(lambda _: requests.post(f"{site.url}/pay", json={"card": "first"}, hooks={"response": more}).status_code)
+    assert [seen.body for seen in site.seen] == [b'{"card":"[redacted]"}'] * 2
+    assert len(set(site.keys) - {None}) == 2

@@ -236,6 +236,15 @@ def test_who_may_not_act_is_told_nothing_of_what_was_recorded(support: Protocol,
     assert support.last_event("a")["event"] == "refused"
 
 
+def test_who_was_not_given_a_permission_is_not_given_the_result_of_what_needs_it(support: Protocol) -> None:
+    succeeded(support, **NEEDS, agent="support")
+    made = delegate(support, permissions=["payments:payout"])
+
+    answer = support.begin("a", **NEEDS, **made)
+    assert (answer["verdict"], "result" in answer) == ("unauthorized", False)
+    assert support.call("a")["state"] == "succeeded"
+
+
 def test_a_replay_is_given_under_a_delegation_that_is_in_force(support: Protocol) -> None:
     made = delegate(support)
     succeeded(support, **NEEDS, **made)

@@ -122,3 +122,11 @@ def test_a_target_that_is_sent_instead_of_the_path_counts_as_well():
     assert EgressRule("*", "deny", path="/admin").covers(egress.target_of(request))
     strange = egress.Request("GET", "https://h.example/ok", targets=("http://other/admin",))
     assert EgressRule("*", "deny", path="/admin").covers(egress.target_of(strange))
+
+
+def test_a_target_that_is_a_whole_url_is_where_the_request_goes():
+    given = egress.Request("GET", "http://localhost:8080/a", targets=("http://127.0.0.1/e",))
+    deny = [EgressRule("127.0.0.1", "deny", path="/e")]
+    assert egress.decided(deny, egress.target_of(given), inside=True) is deny[0]
+    allow = [EgressRule("localhost", "allow", path="/*"), EgressRule("*", "deny")]
+    assert egress.decided(allow, egress.target_of(given), inside=True) is allow[1]

@@ -214,17 +214,21 @@ def target_of(request: Request) -> Target:
     """Read what a request is about."""
     said = methods(request.method, request.all_of(_OVERRIDES))
     places = [split_url(request.url), *map(_of_header, request.all_of({"host", ":authority"}))]
+    # A target may be a whole URL, as a proxy is given it.
+    whole = [split_url(target) for target in request.targets if not target.startswith("/")]
+    places += whole
     if any(place is None for place in places):
         return Target(said, None, frozenset({None}), None)
     known = [place for place in places if place is not None]
     scheme, _, port, path = known[0]
+    relative = [target for target in request.targets if target.startswith("/")]
     by_scheme = split_url(f"{scheme}://h") if scheme else None
     default = by_scheme[2] if by_scheme else port
     return Target(
         said,
         _all(hosts(place[1]) for place in known),
         frozenset({port, *(place[2] or default for place in known[1:])}),
-        _all(paths(one) if one.startswith("/") else None for one in (path, *request.targets)),
+        _all(paths(one) for one in (path, *(place[3] for place in whole if place), *relative)),
     )
 
 

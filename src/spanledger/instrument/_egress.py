@@ -44,7 +44,7 @@ UNREADABLE: Final = Request("?", "")
 
 _whole: ContextVar[_Whole | None] = ContextVar("spanledger_request", default=None)
 # What was decided for the request that is being sent here, which passes other clients on its way down.
-_decided: ContextVar[Target | None] = ContextVar("spanledger_egress", default=None)
+_decided: ContextVar[_Sent | None] = ContextVar("spanledger_egress", default=None)
 
 
 def sending(engine: Engine, egress: Egress, *, awaiting: bool, everywhere: bool = False) -> Callable[..., Any]:
@@ -67,6 +67,18 @@ def sending(engine: Engine, egress: Egress, *, awaiting: bool, everywhere: bool 
             return passage.over(await passage.run_awaiting(lambda: wrapped(*given, **named)))
 
     return send_awaiting if awaiting else send
+
+
+# What a request is about, its query and its body.
+_Sent = tuple[Target, str, bytes | None]
+
+
+def _sent(request: Request, target: Target, change: Change | None = None) -> _Sent:
+    """Say what a client below will be given to send."""
+    url, body = request.url, request.body
+    if change is not None:
+        url, body = change.url or url, body if change.body is None else change.body
+    return target, url.partition("#")[0].partition("?")[2], body
 
 
 class Passage:
@@ -99,7 +111,8 @@ class Passage:
         whole = outer if joins else _Whole(self._client, self._call)
         if whole is not None:
             self._call = whole.call  # also where the call that runs here is but the one that a person has approved
-        token, decided_before = _whole.set(whole), _decided.set(_decided.get())
+        # What is sent from inside another request, by a hook of it say, was not decided with it.
+        token, decided_before = _whole.set(whole), _decided.set(_decided.get() if joins else None)
         try:
             yield
         finally:
@@ -128,12 +141,13 @@ class Passage:
             # Nothing is known of it, so a rule that denies anything is about it.
             self._decide(UNREADABLE, target_of(UNREADABLE), "it cannot be read")
             return args, kwargs
-        if _decided.get() == target:
+        if _decided.get() == _sent(request, target):
             return args, kwargs  # by a client above
         rule = self._decide(request, target)
         change = self._change(request, target, rule)
         if egress.hop:
             change = self._about_to_leave(request, target, rule, change)
+            _decided.set(_sent(request, target, change))
         if not change or egress.write is None:
             return args, kwargs
         try:
@@ -180,10 +194,8 @@ class Passage:
     def _decide(self, request: Request, target: Target, why: str | None = None) -> EgressRule | None:
         """Find the rule of a request; where it is about to leave, see to it that it may."""
         rule = decided(self._rules, target, inside=self._counts)
-        if self._egress.hop:
-            _decided.set(target)
-            if rule is not None and (rule.action == "deny" or (why and rule.restricts)):
-                self._refuse(refusal(rule, request, target, why))
+        if self._egress.hop and rule is not None and (rule.action == "deny" or (why and rule.restricts)):
+            self._refuse(refusal(rule, request, target, why))
         return rule
 
     def _refuse(self, error: EgressRefused) -> None:

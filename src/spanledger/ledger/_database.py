@@ -247,7 +247,8 @@ class Database:
         self.heartbeat.stop()
         self.wakeups.stop()
         self._courier.stop()
-        with self._alone():
+        # Nobody waits for a connection that is still being opened in the background.
+        with contextlib.suppress(LedgerUnavailable), self._alone():
             threads, self._threads = self._threads, None
             if threads is not None and threads.pool.pid == os.getpid():
                 threads.pool.close()

@@ -25,7 +25,7 @@ begin
             || case when p_call.grants is null then '{}' else jsonb_build_object('grants', p_call.grants) end
             || spanledger.consent_of(p_call.tenant, p_call.approval_id, p_call.attempt_id);
     end if;
-    if p_item ? 'delegation' and spanledger.delegation_refusal(p_call.tenant, p_item, p_now) is not null then
+    if p_item ? 'delegation' and spanledger.permitted(p_call.tenant, p_item, p_now) -> 0 ? 'reason' then
         return null;  -- who may not act is told nothing of it, and that is decided with the claim
     end if;
     if v_differs and p_item ->> 'on_mismatch' = 'refuse' then

@@ -48,7 +48,7 @@ begin
         from jsonb_array_elements(v_calls) with ordinality c (call, n)
         cross join lateral (
             select jsonb_agg(w -> 'id') as ids, jsonb_agg(w -> 'unit') as units, jsonb_agg(coalesce(
-                spanledger.amount_in(p_tenant, c.call -> 'cost' || '{"calls": 1}', w ->> 'unit', p_now), 0)) as amounts
+                greatest(0, spanledger.amount_in(p_tenant, c.call -> 'cost' || '{"calls": 1}', w ->> 'unit', p_now)), 0)) as amounts
             from jsonb_array_elements(v_wanted -> c.n::text) w) a
         where a.ids is not null;
     if v_bookings is not null then

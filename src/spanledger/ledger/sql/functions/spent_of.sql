@@ -1,4 +1,5 @@
--- What a booking spends of a budget in this unit, of which the call had reserved an amount.
+-- What a booking spends of a budget in this unit, of which the call had reserved an amount. Never less than nothing: who
+-- may tell what a call cost shall not fill a budget up.
 create or replace function spanledger.spent_of(p_tenant text, p_booking jsonb, p_unit text, p_amount bigint)
 returns bigint
 language plpgsql stable
@@ -9,7 +10,7 @@ begin
     if p_unit = 'calls' or coalesce(p_booking -> 'cost', '{}') in ('{}', 'null') then
         return v_otherwise;
     end if;
-    return coalesce(
-        spanledger.amount_in(p_tenant, p_booking -> 'cost', p_unit, (p_booking ->> 'at')::timestamptz), v_otherwise);
+    return greatest(0, coalesce(
+        spanledger.amount_in(p_tenant, p_booking -> 'cost', p_unit, (p_booking ->> 'at')::timestamptz), v_otherwise));
 end
 $$;
