@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 from spanledger._guard import ambient, put_around
 from spanledger.core.grants import Authorization
@@ -88,19 +88,29 @@ def bearer_token(request: Any) -> str | None:
     return token.strip() or None if scheme.lower() == "bearer" else None
 
 
-@dataclass(frozen=True, slots=True)
-class Gate:
-    """What a gate asks for.
+class Asks(TypedDict, total=False):
+    """What else `require_permission` takes, in every framework.
 
     Attributes:
-        permission: For example ``"payments:refund"``.
-        amount: What it would cost, or a callable of the request that says so.
-        actor: A callable of the request that says for whom the application acts. None: no actor.
-        tenant: A callable of the request that says whose ledger it is. None: the configured tenant.
-        delegation: A callable of the request that gives the token of a delegation. None: none.
+        amount: What the request would cost, or a callable of it.
+        actor: A callable of the request: for whom it is. What calls inside do is done for them. None: no actor.
+        tenant: A callable of the request: whose ledger it is. None: the configured tenant.
+        delegation: A callable of the request, for example `bearer_token`: the token of the delegation under which it
+            acts. None: none.
         obligations: Where a grant asks for a person's approval or redacts something: ``"refuse"``, or ``"inside"``: the
             request passes, because a guarded call in it needs the same permission, and sees to it itself.
     """
+
+    amount: Amount | Callable[[Any], Any] | None
+    actor: Callable[[Any], Any] | None
+    tenant: Callable[[Any], Any] | None
+    delegation: Callable[[Any], Any] | None
+    obligations: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What a gate asks for: a permission such as ``"payments:refund"``, and the rest as in `Asks`."""
 
     permission: str
     amount: Amount | Callable[[Any], Any] | None = None

@@ -8,46 +8,32 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Unpack
 
-from flask import Request, Response, current_app, jsonify, request
+from flask import Response, current_app, jsonify, request
 
 from spanledger.core.grants import Authorization
 from spanledger.core.money import Amount
 from spanledger.errors import LedgerUnavailable
 from spanledger.instrument.authority import authorize
-from spanledger.web._gate import Gate, Refused, acting, bearer_token, passes, refusing, trusted_header, unanswered
+from spanledger.web._gate import Asks, Gate, Refused, acting, bearer_token, passes, refusing, trusted_header, unanswered
 
 __all__ = ["bearer_token", "require_permission", "trusted_header"]
 
 View = Callable[..., Any]
 
 
-def require_permission(
-    permission: str,
-    *,
-    amount: Amount | Callable[[Request], Any] | None = None,
-    actor: Callable[[Request], Any] | None = None,
-    tenant: Callable[[Request], Any] | None = None,
-    delegation: Callable[[Request], Any] | None = None,
-    obligations: str = "refuse",
-) -> Callable[[View], View]:
+def require_permission(permission: str, **asks: Unpack[Asks]) -> Callable[[View], View]:
     """Let requests through that are granted a permission; others are answered with JSON that says why not.
 
     Args:
         permission: For example ``"payments:refund"``.
-        amount: What the request would cost, or a callable of it.
-        actor: A callable of the request: for whom it is. What calls inside do is done for them.
-        tenant: A callable of the request: whose ledger it is.
-        delegation: A callable of the request, for example `bearer_token`: the token of the delegation under which it
-            acts.
-        obligations: ``"refuse"`` where a grant asks for a person's approval or redacts something; ``"inside"``: a
-            guarded call in the view that needs the same permission sees to it.
+        **asks: What is asked of a request, and what becomes of obligations: see `Asks`.
 
     Raises:
         ConfigError: A value that cannot be.
     """
-    gate = Gate(permission, amount, actor, tenant, delegation, obligations)
+    gate = Gate(permission, **asks)
 
     def decorate(view: View) -> View:
         @functools.wraps(view)

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, Unpack
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -21,6 +21,7 @@ from spanledger.core.money import Amount
 from spanledger.errors import LedgerUnavailable
 from spanledger.instrument.authority import authorize_awaiting
 from spanledger.web._gate import (
+    Asks,
     Gate,
     Refused,
     TrustedHeader,
@@ -38,30 +39,18 @@ Endpoint = Callable[[Request], Any]
 
 
 def require_permission(
-    permission: str,
-    *,
-    amount: Amount | Callable[[Request], Any] | None = None,
-    actor: Callable[[Request], Any] | None = None,
-    tenant: Callable[[Request], Any] | None = None,
-    delegation: Callable[[Request], Any] | None = None,
-    obligations: str = "refuse",
+    permission: str, **asks: Unpack[Asks]
 ) -> Callable[[Endpoint], Callable[[Request], Awaitable[Response]]]:
     """Let requests through that are granted a permission; others are answered with JSON that says why not.
 
     Args:
         permission: For example ``"payments:refund"``.
-        amount: What the request would cost, or a callable of it.
-        actor: A callable of the request: for whom it is. What calls inside do is done for them.
-        tenant: A callable of the request: whose ledger it is.
-        delegation: A callable of the request, for example `bearer_token`: the token of the delegation under which it
-            acts.
-        obligations: ``"refuse"`` where a grant asks for a person's approval or redacts something; ``"inside"``: a
-            guarded call in the endpoint that needs the same permission sees to it.
+        **asks: What is asked of a request, and what becomes of obligations: see `Asks`.
 
     Raises:
         ConfigError: A value that cannot be.
     """
-    gate = Gate(permission, amount, actor, tenant, delegation, obligations)
+    gate = Gate(permission, **asks)
 
     def decorate(endpoint: Endpoint) -> Callable[[Request], Awaitable[Response]]:
         awaits = inspect.iscoroutinefunction(endpoint)
