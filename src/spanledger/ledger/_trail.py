@@ -1,8 +1,9 @@
 """Tells the ledger in the background what agents say of themselves.
 
 Rules: whoever tells never waits and is never told of a failure, and an entry that cannot be written or that the ledger
-refuses costs no other. Entries gather while a statement is under way and go
-together in the next one; the thread begins with the first entry and ends when there is nothing to tell. At most
+refuses costs no other. Entries gather for a moment, and while a statement is under way, and go together in the next
+one: a statement for each would take more of the processor than the calls that they are about. The thread begins with
+the first entry and ends when there is nothing to tell; who flushes waits for no moment. At most
 `ENTRIES_MAX` wait: what finds no room, what the ledger refuses, and what is left when time is up at exit is lost,
 which is counted and logged. A private server is not started for what agents say alone, which waits for the first
 guarded call; it is for sessions and for calls that are recorded.
@@ -36,6 +37,7 @@ logger = logging.getLogger("spanledger.ledger")
 
 ENTRIES_MAX: Final = 10_000
 BATCH_MAX: Final = 500
+GATHER_S: Final = 0.05
 PAUSE_S_MIN: Final = 0.25
 PAUSE_S_MAX: Final = 15.0
 EXIT_TIMEOUT_S: Final = 2.0
@@ -156,7 +158,7 @@ class _Round:
 
     def _run(self) -> None:
         pause_s = PAUSE_S_MIN
-        while batch := self._next():
+        while batch := self._gathered():
             batch = self._written(batch)
             if self._wanted and self._told(batch):
                 pause_s = PAUSE_S_MIN
@@ -172,6 +174,11 @@ class _Round:
                 time.sleep(PAUSE_S_MIN)
             pause_s = min(pause_s * 2, PAUSE_S_MAX) if self._wanted else PAUSE_S_MIN
 
+    def _gathered(self) -> list[Waiting]:
+        if len(self._waiting) < BATCH_MAX:
+            self._hurried.wait(GATHER_S)
+        return self._next()
+
     def _next(self) -> list[Waiting]:
         """Take the next entries of one tenant; nothing to take ends the thread."""
         with self._changed:
@@ -183,6 +190,7 @@ class _Round:
             self._under_way = len(batch)
             if not batch:
                 self._thread = None
+                self._hurried.clear()
                 self._changed.notify_all()
             return batch
 
