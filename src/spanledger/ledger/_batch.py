@@ -2,9 +2,7 @@
 
 Rules: who finds nobody sending for the same function and tenant has the turn: it sends its own question and what has
 gathered behind it, then passes the turn on to whoever has waited longest. So a lone call waits for nobody and changes
-no thread or task, and nobody sends for others twice. Threads and event loops have queues of
-their own. What a statement costs beside its items is most of what a crowd costs, so a sender lets those come first who
-were answered together; and a crowd goes in halves, so that the server has work while this process prepares the next.
+no thread or task, and nobody sends for others twice. Threads and event loops have queues of their own.
 
 * Every question gets the answer that it would have got alone. If the ledger refuses a statement for what is in it, each
   of its questions is asked again alone, so that the one that is at fault fails alone. If there is no answer, each
@@ -124,7 +122,6 @@ class AwaitingBatches:
         self._lend = lend
         self._timeout_s = timeout_s
         self._queues = Queues()
-        self._rouser = _Rouser()
 
     async def ask(self, ask: Ask) -> Any:
         """Ask, perhaps together with others, and return the answer to this question."""
@@ -163,10 +160,12 @@ class AwaitingBatches:
 
     async def _let_others_come(self) -> None:
         await asyncio.sleep(0)
-        await self._rouser.idle()
 
     def _rouse(self, members: list[Member]) -> None:
-        self._rouser.rouse(members)
+        for member in members[:ROUSED_MAX]:
+            member.rouse()
+        if members[ROUSED_MAX:]:
+            asyncio.get_running_loop().call_soon(self._rouse, members[ROUSED_MAX:])
 
     async def _sleep(self, queue: Queue, member: Member) -> None:
         loop, patience = asyncio.get_running_loop(), None
@@ -185,41 +184,6 @@ class AwaitingBatches:
         finally:
             if patience is not None:
                 patience.cancel()
-
-
-class _Rouser:
-    """Wakes the tasks of one loop, a few in each of its rounds."""
-
-    def __init__(self) -> None:
-        self._left = 0
-        self._waiting: list[asyncio.Future[None]] = []
-
-    def rouse(self, members: list[Member]) -> None:
-        self._left += 1
-        self._some(members)
-
-    async def idle(self) -> None:
-        """Wait until all who are being woken have gone on."""
-        if self._left:
-            idle = asyncio.get_running_loop().create_future()
-            self._waiting.append(idle)
-            await idle
-
-    def _some(self, members: list[Member]) -> None:
-        for member in members[:ROUSED_MAX]:
-            member.rouse()
-        loop, rest = asyncio.get_running_loop(), members[ROUSED_MAX:]
-        if rest:
-            loop.call_soon(self._some, rest)
-        else:
-            loop.call_soon(self._end)
-
-    def _end(self) -> None:
-        self._left -= 1
-        if not self._left:
-            waiting, self._waiting = self._waiting, []
-            for idle in waiting:
-                _wake(idle)
 
 
 def _woken(member: Member) -> asyncio.Future[None]:

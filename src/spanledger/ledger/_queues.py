@@ -25,8 +25,6 @@ SENDERS_MAX = 1
 # Fewer than there are connections, so that what hangs in one queue leaves some to the others.
 HURRIED_MAX = 4
 ITEMS_MAX = 64
-# A crowd of so many goes in halves.
-CROWD_MIN = 8
 BYTES_MAX = 1024 * 1024
 
 
@@ -80,20 +78,15 @@ def _subject(ask: Ask) -> Any:
 class Batch:
     """What goes in one statement.
 
-    Args:
-        sender: Whoever sends it.
-        items_max: How many questions it takes.
-
     Attributes:
         members: The questions; the first is the sender's.
         wire: Where it is under way; None before.
     """
 
-    __slots__ = ("_bytes", "_items_max", "_keys", "members", "wire")
+    __slots__ = ("_bytes", "_keys", "members", "wire")
 
-    def __init__(self, sender: Member, items_max: int) -> None:
+    def __init__(self, sender: Member) -> None:
         self.members = [sender]
-        self._items_max = items_max
         self.wire: BlockingWire | AwaitingWire | None = None
         self._keys = {_subject(sender.ask)}
         self._bytes = len(sender.text)
@@ -104,7 +97,7 @@ class Batch:
         key, size = _subject(member.ask), self._bytes + len(member.text)
         if member.turn or member.alone or self.members[0].alone:
             return False
-        if key in self._keys or size > BYTES_MAX or len(self.members) >= self._items_max:
+        if key in self._keys or size > BYTES_MAX or len(self.members) >= ITEMS_MAX:
             return False
         self.members.append(member)
         self._keys.add(key)
@@ -148,7 +141,6 @@ class Queues:
 
     def __init__(self) -> None:
         self.company = False
-        self._present = 0
         # Reentrant, because a signal's handler may settle calls while its thread holds it.
         self._lock = threading.RLock()
         self._queues: dict[tuple[str, str], Queue] = {}
@@ -161,7 +153,6 @@ class Queues:
             if queue is None:
                 queue = self._queues[address] = Queue()
             queue.waiting.append(member)
-            self._present += 1
             self._give_turn(queue, member, SENDERS_MAX)
             return queue
 
@@ -174,8 +165,7 @@ class Queues:
     def take(self, queue: Queue, sender: Member) -> Batch:
         """Take what the sender sends: its own question, and what fits with it."""
         with self._lock:
-            # Nobody knows how long those take who stand beside a statement that hangs: they go as one.
-            batch = Batch(sender, self._items_max() if queue.senders <= SENDERS_MAX else ITEMS_MAX)
+            batch = Batch(sender)
             queue.waiting = [m for m in queue.waiting if m is not sender and not batch.takes(m)]
             self.company = len(batch.members) > 1
             return batch
@@ -205,7 +195,6 @@ class Queues:
     def leave(self, queue: Queue, member: Member) -> None:
         """Go, answered or not; the turn is the next one's."""
         with self._lock:
-            self._present -= 1
             if not member.done and member in queue.waiting:
                 queue.waiting.remove(member)
             if not member.turn:
@@ -218,10 +207,6 @@ class Queues:
                     heir.rouse()  # to watch how long the others take
             elif not queue.waiting and not queue.senders:
                 self._queues.pop((member.ask.function, member.ask.tenant), None)
-
-    def _items_max(self) -> int:
-        """Half of a crowd at most: while the server works on one half, this process works for the other."""
-        return ITEMS_MAX if self._present < CROWD_MIN else min(ITEMS_MAX, (self._present + 1) // 2)
 
     def _give_turn(self, queue: Queue, member: Member, senders_max: int) -> None:
         if queue.senders < senders_max and not member.turn:
