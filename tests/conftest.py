@@ -22,7 +22,7 @@ from tests import emitted
 from tests.measured import Measured
 
 import spanledger
-from spanledger import Config, Ledger
+from spanledger import Config, Ledger, cli
 from spanledger.ledger import _migrate
 from spanledger.ledger._embedded import EmbeddedPostgres
 
@@ -108,6 +108,23 @@ def shared_dsn(server: str, template: str) -> Iterator[str]:
     """DSN of a database with a ledger for all tests of a worker that keep to tenants of their own."""
     with _database(server, template) as dsn:
         yield dsn
+
+
+@pytest.fixture
+def typed(
+    dsn: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Type a command, as the program `spanledger` gets it; gives its exit code, output and complaints."""
+    monkeypatch.setenv("SPANLEDGER_DSN", dsn)
+
+    def typed(*words: str) -> tuple[int, str, str]:
+        try:
+            code = cli.main(words)
+        except SystemExit as exit_:  # argparse
+            code = int(exit_.code or 0)
+        return (code, *capsys.readouterr())
+
+    return typed
 
 
 @pytest.fixture

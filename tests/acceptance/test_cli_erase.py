@@ -6,26 +6,16 @@ import json
 
 import pytest
 
-from spanledger import ToolCall, cli
+from spanledger import ToolCall
 from spanledger.errors import ResultNotKept
 
 CALL = ToolCall("refund", {"card": "4111"}, workflow_id="order-1", actor="u_42")
 
 
-@pytest.fixture
-def typed(dsn, monkeypatch, capsys):
-    monkeypatch.setenv("SPANLEDGER_DSN", dsn)
-
-    def typed(*words: str) -> tuple[int, str, str]:
-        return (cli.main(("erase", *words)), *capsys.readouterr())
-
-    return typed
-
-
 def test_an_operator_erases_what_is_kept_of_an_actor(typed, ledger):
     ledger.run(CALL, lambda: "4111")
 
-    code, out, _ = typed("--actor", "u_42", "--by", "dpo@example.com", "--yes")
+    code, out, _ = typed("erase", "--actor", "u_42", "--by", "dpo@example.com", "--yes")
 
     assert (code, out) == (0, "erased what was kept of 1 call of actor u_42\n")
     (row,) = ledger.calls()
@@ -38,7 +28,7 @@ def test_an_operator_erases_what_is_kept_of_an_actor(typed, ledger):
 def test_nothing_is_erased_that_was_not_confirmed(typed, ledger):
     ledger.run(CALL, lambda: "4111")
 
-    code, _, complaint = typed("--workflow", "order-1")
+    code, _, complaint = typed("erase", "--workflow", "order-1")
 
     assert code == 2
     assert "confirm it by --yes" in complaint
@@ -46,7 +36,7 @@ def test_nothing_is_erased_that_was_not_confirmed(typed, ledger):
 
 
 def test_what_to_erase_has_to_be_said(typed, ledger):
-    code, _, complaint = typed("--yes")
+    code, _, complaint = typed("erase", "--yes")
 
     assert code == 2
     assert "--workflow, --actor, --key, or --tenant alone" in complaint
@@ -55,7 +45,7 @@ def test_what_to_erase_has_to_be_said(typed, ledger):
 def test_a_key_may_be_said_by_its_beginning_and_a_tenant_alone_means_all(typed, ledger):
     ledger.run(CALL, lambda: "4111")
 
-    assert typed("--key", ledger.key(CALL)[:8], "--yes")[0] == 0
-    assert typed("--key", "ffffffff", "--yes")[0] == 1
-    assert json.loads(typed("--tenant", "default", "--yes", "--json")[1]) == {"erased": 1, "tenant": "default"}
-    assert json.loads(typed("--tenant", "nobody", "--yes", "--json")[1])["erased"] == 0
+    assert typed("erase", "--key", ledger.key(CALL)[:8], "--yes")[0] == 0
+    assert typed("erase", "--key", "ffffffff", "--yes")[0] == 1
+    assert json.loads(typed("erase", "--tenant", "default", "--yes", "--json")[1]) == {"erased": 1, "tenant": "default"}
+    assert json.loads(typed("erase", "--tenant", "nobody", "--yes", "--json")[1])["erased"] == 0

@@ -10,28 +10,13 @@ import psycopg
 import pytest
 from tests.acceptance.conftest import Run
 
-from spanledger import Budget, Calls, Config, Ledger, Money, Rate, Rule, Switch, ToolCall, cli
+from spanledger import Budget, Calls, Config, Ledger, Money, Rate, Rule, Switch, ToolCall
 from spanledger.cli import common
 from spanledger.demo import main
 from spanledger.errors import ApprovalPending, NotAuthorized
 
 REFUND = ToolCall("refund", {"order_id": "o-1", "amount": "10"}, workflow_id="order-1", agent="support", actor="u_42")
 ASKED = Rule("refund", approval=True, wait_timeout_s=0)
-
-
-@pytest.fixture
-def typed(dsn, monkeypatch, capsys):
-    """Type a command, as the program `spanledger` gets it; gives its exit code, output and complaints."""
-    monkeypatch.setenv("SPANLEDGER_DSN", dsn)
-
-    def typed(*words: str) -> tuple[int, str, str]:
-        try:
-            code = cli.main(words)
-        except SystemExit as exit_:  # argparse
-            code = exit_.code
-        return (code, *capsys.readouterr())
-
-    return typed
 
 
 @pytest.fixture

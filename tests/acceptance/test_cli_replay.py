@@ -7,7 +7,7 @@ import json
 import pytest
 from tests.acceptance.conftest import ROOT
 
-from spanledger import Budget, Config, Ledger, Money, Rule, ToolCall, cli
+from spanledger import Budget, Config, Ledger, Money, Rule, ToolCall
 
 README = (ROOT / "README.md").read_text()
 NEW = """
@@ -25,21 +25,6 @@ name = "refunds"
 match = "refund"
 limit = "30.00 EUR"
 """
-
-
-@pytest.fixture
-def typed(dsn, monkeypatch, capsys):
-    """Type a command, as the program `spanledger` gets it; gives its exit code, output and complaints."""
-    monkeypatch.setenv("SPANLEDGER_DSN", dsn)
-
-    def typed(*words: str) -> tuple[int, str, str]:
-        try:
-            code = cli.main(words)
-        except SystemExit as exit_:  # argparse
-            code = exit_.code
-        return (code, *capsys.readouterr())
-
-    return typed
 
 
 @pytest.fixture

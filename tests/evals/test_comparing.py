@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from tests.acceptance.conftest import ROOT
 
-from spanledger import cli
 from spanledger.errors import ConfigError
 from spanledger.evals import Case, Score, Suite, compare, run
 
@@ -35,21 +34,6 @@ def told(ledger):
         )
 
     return told
-
-
-@pytest.fixture
-def typed(dsn, monkeypatch, capsys):
-    """Type a command, as the program `spanledger` gets it; gives its exit code, output and complaints."""
-    monkeypatch.setenv("SPANLEDGER_DSN", dsn)
-
-    def typed(*words: str) -> tuple[int, str, str]:
-        try:
-            code = cli.main(words)
-        except SystemExit as exit_:  # argparse
-            code = exit_.code
-        return (code, *capsys.readouterr())
-
-    return typed
 
 
 def test_cases_that_broke_were_fixed_or_lost_are_told_apart(told):
