@@ -22,6 +22,7 @@ from tests.seeds.parts import LEASE_S, REFUND, Counting, never, refund_slowly, r
 from spanledger import AsyncLedger, Config, Ledger, Rule, ToolCall, current_call, tool, workflow
 from spanledger.core.call import Verdict
 from spanledger.errors import CallFailed, CallInProgress, ConfigError, KeyReused, OutcomeUnknown
+from spanledger.ledger import _trail
 
 HUNG = ToolCall("refund", workflow_id="w")  # what `hang` begins
 
@@ -241,22 +242,23 @@ def test_integers_beyond_what_a_float_can_hold_are_told_apart(ledger: Ledger) ->
 # AL-D15, AL-D16, AL-D17: what a call costs
 
 
-def test_a_fresh_call_is_two_round_trips_and_a_replay_is_one_that_writes_nothing(dsn, sql: psycopg.Connection) -> None:
+def test_a_fresh_call_is_two_round_trips_and_a_replay_is_one_that_writes_nothing(
+    dsn, sql: psycopg.Connection, monkeypatch
+) -> None:
+    monkeypatch.setattr(_trail, "GATHER_S", 60.0)  # what is told in the background goes when this test says so
     with contextlib.closing(Counting(dsn)) as counting, Ledger(config=Config(dsn=counting.dsn)) as ledger:
         for n in range(20):  # until the connection is there and everything is prepared
             ledger.run(call(n), lambda: "done")
             ledger.run(call(n), never)
-        ledger._by_hand.trail.flush()
         before = counting.trips
         for n in range(20, 30):
             ledger.run(call(n), lambda: "done")
-        ledger._by_hand.trail.flush()
         fresh = counting.trips
         versions = sql.execute("select key, xmin, ctid from spanledger.call order by key").fetchall()
         for n in range(20, 30):
             ledger.run(call(n), never)
-        ledger._by_hand.trail.flush()
         assert (fresh - before, counting.trips - fresh) == (20, 10)
+        assert ledger._by_hand.trail.flush()
     assert sql.execute("select key, xmin, ctid from spanledger.call order by key").fetchall() == versions
     assert sql.execute("select count(*) from spanledger.history").fetchone() == (0,)
 
