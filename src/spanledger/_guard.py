@@ -19,7 +19,7 @@ from spanledger import acting
 from spanledger.config import Config
 from spanledger.core.asking import Asking, Steps, Traced
 from spanledger.core.call import EXECUTE_TOOL, Begun, Call, Ended, Outcome
-from spanledger.core.frozen import changed
+from spanledger.core.frozen import changed, value
 from spanledger.core.ids import new_id
 from spanledger.core.money import Amount, Calls, Money, Tokens
 from spanledger.core.outcomes import is_ambiguous
@@ -111,7 +111,7 @@ class Inside:
             self._depth -= 1
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RunningCall:
     """The guarded call that is running here.
 
@@ -295,7 +295,7 @@ class Guard:
                 raise
             logger.warning("shadow: %s runs; enforced, it would be refused: %s", call.name, error)
             # Asked about as a call of which nothing is known but its name.
-            bare = replace(call, arguments=None, key=None, cost=None, call_id=None, opted_in=False, delegation=None)
+            bare = changed(call, arguments=None, key=None, cost=None, call_id=None, opted_in=False, delegation=None)
             return replace(self.config, rules=()).asking(bare, attempt_id=attempt_id, trace=span)
 
     def covers(self, call: Call) -> bool:
@@ -335,7 +335,7 @@ class Guard:
             # It asks for itself. What is lent is lent once.
             outer.inside.leave()
             lent = reserved_amounts(asking.call, self.config.terms(asking.call))
-            return replace(asking, reserve={**asking.reserve, **dict.fromkeys(lent, 0)}, lent=lent)
+            return changed(asking, reserve={**asking.reserve, **dict.fromkeys(lent, 0)}, lent=lent)
         if outer.inside.stand_for():
             return outer.inside
         if asking.shadow:

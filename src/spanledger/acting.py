@@ -11,9 +11,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
+from spanledger.core.frozen import value
 from spanledger.errors import ConfigError
 from spanledger.tokens import TOKEN_CHARS_MAX
 
@@ -22,7 +23,7 @@ HEADER: Final = "spanledger-delegation"
 _NO_TOKEN: Final = "?"  # noqa: S105 - none
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Acting:
     """What is around this code.
 

@@ -255,7 +255,7 @@ class Config:
         redact = self.terms(call, own).redact if own is not None or self._known_terms.redact else ()
         if not redact:
             return content
-        return dataclasses.replace(content, redactor=self.redactor(redact).knowing(call.arguments))
+        return changed(content, redactor=self.redactor(redact).knowing(call.arguments))
 
     @property
     def content_capture(self) -> Capture:

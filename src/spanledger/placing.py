@@ -11,13 +11,12 @@ import functools
 import logging
 import os
 import uuid
-from dataclasses import dataclass
 from typing import Final, TypeGuard
 
 from opentelemetry import baggage, trace
 
 from spanledger.core.call import Call, ScopeSource
-from spanledger.core.frozen import changed
+from spanledger.core.frozen import changed, value
 
 logger = logging.getLogger("spanledger")
 
@@ -28,7 +27,7 @@ _ACTOR_BAGGAGE: Final = "spanledger.actor"
 _TENANT_BAGGAGE: Final = "spanledger.tenant"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Ambient:
     """The workflow around a call.
 
@@ -54,21 +53,20 @@ class Ambient:
 def placed_in(call: Call, around: Ambient | None, *, trust_baggage: bool = False) -> Call:
     """Put a call into the workflow around it; without one, into the trace around it, else into this process."""
     if around is not None:
-        whose = {
-            "agent": call.agent or around.agent,
-            "actor": call.actor or around.actor,
-            "tenant": call.tenant or around.tenant,
-        }
+        agent, actor = call.agent or around.agent, call.actor or around.actor
+        tenant = call.tenant or around.tenant
         if around.workflow_id:
             given = call.workflow_id and call.workflow_source is ScopeSource.GIVEN
             return changed(
                 call,
+                agent=agent,
+                actor=actor,
+                tenant=tenant,
                 run_id=None if given else around.run_id,
                 workflow_id=call.workflow_id if given else around.workflow_id,
                 workflow_source=ScopeSource.GIVEN,
-                **whose,
             )
-        call = changed(call, **whose)
+        call = changed(call, agent=agent, actor=actor, tenant=tenant)
     if trust_baggage:
         call = changed(call, actor=call.actor or said(_ACTOR_BAGGAGE), tenant=call.tenant or said(_TENANT_BAGGAGE))
     if call.workflow_id:

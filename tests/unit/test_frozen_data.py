@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import uuid
 from dataclasses import replace
 
+import mypy.api
 import pytest
 
-from spanledger.core.call import Call, ScopeSource
+from spanledger.core.call import Call, Identity, ScopeSource
 from spanledger.core.frozen import changed
 from spanledger.core.ids import new_id
 
@@ -25,8 +28,36 @@ def test_what_was_copied_stays_as_it_was():
 
 
 def test_a_field_that_is_none_is_an_error():
-    with pytest.raises(TypeError, match="Call has no amount"):
+    with pytest.raises(AttributeError, match="amount"):
         changed(CALL, amount=1)
+
+
+def test_what_is_made_on_the_way_of_a_call_can_be_compared_hashed_copied_and_sent():
+    identity = Identity("key", "arguments", None, "w")
+
+    assert identity == Identity("key", "arguments", None, "w") != Identity("other", "arguments", None, "w")
+    assert hash(identity) == hash(copy.copy(identity))
+    assert copy.deepcopy(CALL) == pickle.loads(pickle.dumps(CALL)) == CALL
+    assert not hasattr(CALL, "__dict__")
+
+
+TYPED = """
+from dataclasses import replace
+from spanledger.core.call import Call
+from spanledger.core.frozen import changed
+
+call = replace(changed(Call("refund"), name="pay"), agent="support")
+call.name = "pay"
+changed(call, amount=1)
+replace(call, name=1)
+"""
+
+
+def test_a_type_checker_forbids_what_costs_too_much_to_forbid_at_run_time(tmp_path):
+    told, _, _ = mypy.api.run(["--config-file=", "--cache-dir", str(tmp_path), "-c", TYPED])
+
+    wrong = [line for line in told.splitlines() if ": error:" in line]
+    assert [line.split(":")[1] for line in wrong] == ["7", "8", "9"], told
 
 
 def test_an_id_is_a_random_uuid_in_its_usual_form():

@@ -6,13 +6,14 @@ Rules: frozen, and plain data but for the user's own callables. `spanledger.ledg
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, TypeVar
 
 from spanledger.core.approvals import Approval
 from spanledger.core.authority import Authority
 from spanledger.core.call import Begun, Call, Identity
 from spanledger.core.content import NOTHING, Content
+from spanledger.core.frozen import value
 from spanledger.core.payload import Kept, PayloadCodec
 from spanledger.core.redaction import Redact
 from spanledger.core.rules import Terms
@@ -22,7 +23,7 @@ PROBE_LEASE_S = 30.0
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Ask:
     """Call one function of the ledger with one item.
 
@@ -46,7 +47,7 @@ class Ask:
         return self.function in ("begin", "shadow")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Keep:
     """Keep an outcome on disk that the ledger did not take; answered with whether that was possible.
 
@@ -59,7 +60,7 @@ class Keep:
     begin: Ask | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Listen:
     """From here on, until the steps end, a change of the call of this key is noticed; answered with who waits."""
 
@@ -67,7 +68,7 @@ class Listen:
     key: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Wait:
     """Wait until the call that `Listen` named may have changed.
 
@@ -82,14 +83,14 @@ class Wait:
     left_s: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Look:
     """Call a function of the user's, which may block and may be a coroutine function: a probe, or a hook."""
 
     probe: Callable[[], Any]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Invoke:
     """Call the wrapped function; the answer is an `Ended`, never an exception."""
 
@@ -100,7 +101,7 @@ Step = Ask | Keep | Listen | Wait | Look | Invoke
 Steps = Generator[Step, Any, T]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Traced:
     """Where a call is in the trace.
 
@@ -115,7 +116,7 @@ class Traced:
     pending: Callable[[Asking, Begun], None] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Asking:
     """All that `begin` needs to know of one call.
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from spanledger.core.frozen import value
 from spanledger.core.money import Amount
 
 EXECUTE_TOOL = "execute_tool"
@@ -105,7 +106,7 @@ class ToolCall:
             raise ValueError(f"the fields of {self.tool!r} are names of arguments, each once, or None: {self.fields!r}")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Call:
     """One request to a model or a tool, as a library file describes it.
 
@@ -158,7 +159,7 @@ class Call:
     delegation: str | None = field(default=None, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Usage:
     """What a model call used, as its provider reported it.
 
@@ -224,7 +225,7 @@ class Codec(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Identity:
     """Which call it is.
 
@@ -249,7 +250,7 @@ class Holder:
     __slots__ = ("__weakref__",)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Begun:
     """The ledger's answer to `begin`.
 
@@ -299,7 +300,7 @@ class Begun:
     holder: Holder = field(default_factory=Holder, repr=False, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Ended:
     """How the wrapped function ended.
 
@@ -322,7 +323,7 @@ class Ended:
     cost: Mapping[str, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Outcome:
     """How one guarded call ended, for the caller and for the trace.
 

@@ -11,10 +11,11 @@ import enum
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final, TypeVar
 
 from spanledger.core.call import Call
+from spanledger.core.frozen import value
 from spanledger.core.outcomes import describe_error, storable
 from spanledger.core.redaction import Redactor
 from spanledger.errors import Undescribable
@@ -66,7 +67,7 @@ def captured(said: bool | str | None, environ: Mapping[str, str]) -> Capture:
     return _WORDS[str(said).lower()] if isinstance(said, bool) else Capture(said)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Content:
     """What may be seen of one call, and where it is recorded.
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from spanledger.core.asking import Asking
 from spanledger.core.call import Begun
 from spanledger.core.content import Content
+from spanledger.core.frozen import changed
 from spanledger.core.redaction import Redact, redacted_by
 from spanledger.errors import SpanledgerError
 
@@ -39,13 +39,13 @@ def obliged(asking: Asking, begun: Begun) -> Asking:
     copy, canonical = asking.arguments, asking.identity.arguments
     if copy is not None and canonical is not None:
         copy = content.arguments(canonical, len(canonical))
-    return replace(asking, content=content, arguments=copy, obliged=(*held, *more))
+    return changed(asking, content=content, arguments=copy, obliged=(*held, *more))
 
 
 def asking_again(asking: Asking, begun: Begun) -> Asking:
     """Make the question that follows an answer which obliges; where that cannot be kept, one that will be refused."""
     held = obliged(asking, begun)
-    return replace(asking, obliged=None) if passed_on(held) is None else held
+    return changed(asking, obliged=None) if passed_on(held) is None else held
 
 
 def passed_on(asking: Asking) -> Mapping[str, Any] | None:
@@ -67,7 +67,7 @@ def also(content: Content, redact: tuple[Redact, ...], arguments: Any) -> Conten
     """Make what may be seen of a call of which grants redact more."""
     if not redact:
         return content
-    return replace(content, redactor=content.redactor.of((*redact, *content.redactor.redact), arguments))
+    return changed(content, redactor=content.redactor.of((*redact, *content.redactor.redact), arguments))
 
 
 def answered(error: SpanledgerError, asking: Asking, begun: Begun) -> SpanledgerError:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from spanledger.core.frozen import value
 from spanledger.core.values import serialize
 from spanledger.errors import ResultNotKept
 
@@ -46,7 +46,7 @@ def without_payload(item: Mapping[str, Any]) -> dict[str, Any]:
     return left
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Kept:
     """Where a result belongs, and how it is kept.
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from spanledger.core.approvals import ApprovalRule, is_approval_rule
 from spanledger.core.call import EXECUTE_TOOL, Call, Probe
+from spanledger.core.frozen import value
 from spanledger.core.money import Calls, Money, Tokens
 from spanledger.core.redaction import Redact
 from spanledger.core.reserving import Reserve
@@ -185,7 +186,7 @@ class Rule:
 _NO_RULE = Rule("*", side_effect=False)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Terms:
     """What applies to one call: a rule with every blank filled in; the attributes are those of `Rule`.
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from spanledger._guard import RunningCall
 from spanledger.core.call import EXECUTE_TOOL, Begun, Call, Codec, Ended
+from spanledger.core.frozen import value
 from spanledger.core.rules import Rule
 from spanledger.instrument.library import Pause, Wrap
 
@@ -30,7 +31,7 @@ class NoCodec:
         raise TypeError(f"{call.name} has no kept result, yet one was found: {tree!r:.80}")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@value
 class Job:
     """One call on its way through the engine.
 

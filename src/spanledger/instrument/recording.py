@@ -12,12 +12,12 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from spanledger._guard import ambient
 from spanledger.core.call import EXECUTE_TOOL, Call, Usage
 from spanledger.core.content import Content
+from spanledger.core.frozen import value
 from spanledger.core.keys import report_of
 from spanledger.core.money import Amount, Calls, Money, Tokens
 from spanledger.core.trail import within_limits
@@ -33,7 +33,7 @@ logger = logging.getLogger("spanledger.instrument")
 OPERATIONS: Final = ("chat", "text_completion", "generate_content", "embeddings")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Said:
     """What the program says of a call."""
 

@@ -11,7 +11,7 @@ import contextlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 import psycopg
@@ -20,6 +20,7 @@ import psycopg_pool
 from spanledger.config import Config
 from spanledger.core.asking import Ask
 from spanledger.core.call import Begun, Verdict
+from spanledger.core.frozen import value
 from spanledger.core.money import amount_of
 from spanledger.errors import ConfigError, LedgerUnavailable
 
@@ -62,7 +63,7 @@ class Since(str):
     __slots__ = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Read:
     """Read rows of a view of `spanledger_v1`.
 
@@ -79,7 +80,7 @@ class Read:
     rows_max: int = ROWS_MAX
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Run:
     """Call a function of `spanledger_v1` that an operator uses.
 
@@ -95,7 +96,7 @@ class Run:
 Query = Ask | Read | Run
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Question:
     """A statement as libpq takes it.
 

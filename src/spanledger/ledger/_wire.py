@@ -16,7 +16,7 @@ import contextlib
 import select
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -25,6 +25,7 @@ from psycopg.adapt import Transformer
 from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGresult
 
+from spanledger.core.frozen import value
 from spanledger.errors import LedgerUnavailable
 from spanledger.ledger._functions import Question, no_answer
 
@@ -34,7 +35,7 @@ _ANSWERS = (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK)
 _UNREPLICATED = "SyncRepWaitForLSN"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Answer:
     """What became of a question.
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from spanledger._guard import Drives, DrivesAwaiting, DrivesLater, Guard, Inside
 from spanledger.core.asking import Ask, Asking, Invoke, Step, Steps, Traced
 from spanledger.core.call import EXECUTE_TOOL, Begun, Call, Ended, Holder, Outcome, Usage, Verdict
+from spanledger.core.frozen import value
 from spanledger.core.money import figure
 from spanledger.core.refusals import verdict_of
 from spanledger.core.rules import Rule
@@ -26,7 +26,7 @@ from spanledger.telemetry.quiet import quietly
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Run:
     """An attempt that runs.
 

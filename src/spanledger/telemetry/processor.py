@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from dataclasses import dataclass
 from typing import Final
 
 from opentelemetry.context import Context
@@ -20,6 +19,7 @@ from opentelemetry.trace import StatusCode
 from spanledger._guard import Guard, Inside
 from spanledger.core.asking import Asking
 from spanledger.core.call import Begun, Ended
+from spanledger.core.frozen import value
 from spanledger.core.values import NOT_SHOWN
 from spanledger.errors import WrapMissing
 from spanledger.telemetry import gate, instruments, metrics, reading, record, semconv, spans
@@ -30,7 +30,7 @@ logger = logging.getLogger("spanledger.telemetry")
 OPEN_SPANS_MAX: Final = 10_000
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Open:
     guard: Guard
     asked: tuple[Asking, Begun] | Inside
