@@ -2,7 +2,7 @@
 
     SpanledgerError            .key of the call, where there is one
     |__ CallRefused            did not run: tell the agent no
-    |   |__ BudgetExceeded     .budget .unit .limit .spent .held .remaining .requested
+    |   |__ BudgetExceeded     .budget .unit .limit .spent .held .remaining .requested .projected
     |   |__ ApprovalDenied     a person said no, or nobody answered in time: .approver .reason
     |   |__ NotAuthorized      stopped, or not permitted: .permission .reason
     |   |__ EgressRefused      a request was kept from leaving: .rule .method .host .path .reason
@@ -72,14 +72,15 @@ class BudgetExceeded(CallRefused):
     Attributes:
         budget: The budget's name.
         unit: A currency code, ``"tokens"`` or ``"calls"``.
-        limit: The limit including top-ups, as an amount of that unit; so are the next four.
+        limit: The limit including top-ups, as an amount of that unit; so are the next five.
         spent: What settled calls have cost.
         held: What running calls and calls of unknown outcome hold.
         remaining: limit - spent - held.
         requested: What this call asked to reserve.
+        projected: spent + held + requested: where the budget would stand if the call ran.
     """
 
-    _data = ("budget", "unit", "limit", "spent", "held", "remaining", "requested")
+    _data = ("budget", "unit", "limit", "spent", "held", "remaining", "requested", "projected")
     budget: str
     unit: str
     limit: Any
@@ -87,6 +88,7 @@ class BudgetExceeded(CallRefused):
     held: Any
     remaining: Any
     requested: Any
+    projected: Any
 
 
 class ApprovalDenied(CallRefused):

@@ -6,6 +6,7 @@ about.
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import hmac
 import json
@@ -18,7 +19,7 @@ import psycopg
 import pytest
 
 from spanledger import EgressRule, Redact
-from spanledger.core import egress, grants, keys, money
+from spanledger.core import egress, grants, hours, keys, money
 from spanledger.core.redaction import Redactor
 from spanledger.core.values import canonical_of
 from spanledger.errors import ConfigError
@@ -124,6 +125,14 @@ def test_the_narrowest_grant_decides(case, tenant):
     asked = {"id": str(uuid.uuid4()), "permission": case["permission"], "reserve": {}, **whose}
     assert ("reason" not in tenant.ask("authorize", [asked])[0]) == case["allowed"]
     assert grants.permitted(tenant.ask("permissions", [whose])[0], case["permission"]) == case["allowed"]
+
+
+@pytest.mark.parametrize("case", cases("hours.json"))
+def test_grants_hold_at_these_hours(case, sql):
+    at = dt.datetime.fromisoformat(case["at"])
+    assert hours.within(case["hours"], at.timestamp() % hours.DAY_S) == case["within"]
+    (said,) = sql.execute("select spanledger.in_hours(%s, %s)", (case["hours"], at)).fetchone()
+    assert said == case["within"]
 
 
 @pytest.mark.parametrize("case", cases("conversion.json"))

@@ -340,6 +340,7 @@ def test_a_call_that_is_too_dear_does_not_run_and_the_error_has_the_figures(ledg
     error = pickle.loads(pickle.dumps(caught.value))
     assert (error.budget, error.unit, error.key) == ("eur", "EUR", ledger.key(priced("1.01", "o-2")))
     assert (error.spent, error.held, error.remaining) == tuple(Money(a, "EUR") for a in ("4", "0", "1"))
+    assert error.projected == Money(4 + error.requested.amount, "EUR")
 
 
 def test_after_a_top_up_the_refused_call_runs(ledger_with) -> None:

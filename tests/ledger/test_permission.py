@@ -150,6 +150,7 @@ def test_in_a_loop_it_is_the_same(dsn):
         (lambda: Grant("p", approval="yes"), "approval is true, false or over"),
         (lambda: Grant("p", allowed=None), "allowed is true or false"),
         (lambda: Grant("p", expires_at="soon"), "is no date or time"),
+        (lambda: Grant("p", hours="office"), "grant 'p': hours are a text"),
         (lambda: Grant("p", expires_at=12), "expires_at is a date or a time"),
         (lambda: Rule("refund", permission="payments:*"), "permission is a name such as"),
         (lambda: Config(grants=["payments:*"]), "grants is a list of Grant"),
@@ -174,7 +175,7 @@ def test_grants_of_a_file_are_read(tmp_path):
     file.write_text(
         "[[rules]]\nmatch = 'refund'\npermission = 'payments:refund'\n"
         "[[grants]]\npermission = 'payments:*'\nagent = 'support'\nlimit = '280.00 EUR'\n"
-        "approval = 'over 100.00 EUR'\nexpires_at = 2027-01-01\n"
+        "approval = 'over 100.00 EUR'\nexpires_at = 2027-01-01\nhours = '09:00-17:00'\n"
         "[[grants]]\npermission = '*'\nallowed = false\nreason = 'audit'\n"
     )
     config = Config.from_file(file)
@@ -186,6 +187,7 @@ def test_grants_of_a_file_are_read(tmp_path):
             limit=Money(280, "EUR"),
             approval=over(Money(100, "EUR")),
             expires_at=dt.datetime(2027, 1, 1, tzinfo=dt.UTC),
+            hours="09:00-17:00",
         ),
         Grant("*", allowed=False, reason="audit"),
     )

@@ -49,6 +49,7 @@ def add_to(commands: Commands) -> None:
     hidden = "a key's name or a JSONPath that neither people nor the tool are to have; may be repeated"
     add.add_argument("--redact", action="append", type=words, default=[], metavar="PLACE", help=hidden)
     add.add_argument("--expires-at", type=words, help="until when, for example 2026-12-31T18:00:00+01:00")
+    add.add_argument("--hours", type=words, help="in which hours of the day, in UTC, for example 09:00-17:00")
     add.add_argument("--deny", action="store_true", help="the opposite: they may not, whatever broader grants say")
     add.add_argument("--reason", type=words, help="told to whoever is denied")
 
@@ -72,6 +73,7 @@ def grant_text(row: Mapping[str, Any]) -> str:
         over_ = f" over {_amount(spec['approval'])}" if isinstance(spec["approval"], dict) else ""
         said += f", with a person's approval{over_}"
     said += f", without {', '.join(shown(one['path']) for one in spec['redact'])}" if spec.get("redact") else ""
+    said += f", at {shown(spec['hours'])} UTC" if spec.get("hours") else ""
     said += f", until {row['expires_at']}" if row["expires_at"] else ""
     said += f": {shown(spec['reason'])}" if spec.get("reason") else ""
     return f"{said}  (version {row['version']}, by {shown(row['applied_by'])})"
@@ -92,6 +94,7 @@ def _add(arguments: argparse.Namespace) -> int:
         approval=asked,
         redact=arguments.redact,
         expires_at=arguments.expires_at,
+        hours=arguments.hours,
         reason=arguments.reason,
     )
     with opened(arguments) as ledger:

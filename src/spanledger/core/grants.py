@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from spanledger.core import hours
 from spanledger.core.approvals import Over
 from spanledger.core.asking import Ask, Steps
 from spanledger.core.moments import moment
@@ -37,6 +38,8 @@ class Grant:
             and errors neither telemetry nor people: `Redact`, or a JSONPath or a key's name to mask. `guard` passes
             calls on without it; other calls that have it in their arguments are refused.
         expires_at: Until when it holds, on the database's clock.
+        hours: In which hours of the day, in UTC and on that clock: ``"09:00-17:00"``, ``"22:00-06:00"``. At other times
+            what it lets do is refused, whatever broader grants say; and what it denies is as if it were not there.
         reason: Told to whoever is denied.
     """
 
@@ -48,6 +51,7 @@ class Grant:
     approval: bool | Over = field(default=False, kw_only=True)
     redact: tuple[Redact | str, ...] = field(default=(), kw_only=True)
     expires_at: dt.datetime | None = field(default=None, kw_only=True)
+    hours: str | None = field(default=None, kw_only=True)
     reason: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -67,6 +71,8 @@ class Grant:
         if not isinstance(self.redact, tuple | list) or not all(isinstance(one, str | Redact) for one in self.redact):
             raise ConfigError(f"{where}: redact is a list of JSONPaths, names of keys, or Redact, not {self.redact!r}")
         object.__setattr__(self, "redact", tuple(Redact(one) if isinstance(one, str) else one for one in self.redact))
+        if self.hours is not None:
+            hours.checked(self.hours, where)
         # What is written in a file or typed may be a text.
         if self.expires_at is not None:
             object.__setattr__(self, "expires_at", moment(self.expires_at, f"{where}: expires_at"))
@@ -83,8 +89,9 @@ class Grant:
                 "limit": None if self.limit is None else _amount(self.limit),
                 "approval": _amount(self.approval.amount) if isinstance(self.approval, Over) else self.approval or None,
                 "reason": self.reason,
-                # Where nothing is redacted, as it was before grants could: applied again, it is no other grant.
+                # Without what grants could not say before, as it was then: applied again, it is no other grant.
                 **({"redact": [one.said for one in self.redact if isinstance(one, Redact)]} if self.redact else {}),
+                **({} if self.hours is None else {"hours": self.hours}),
             },
         }
 
@@ -100,6 +107,7 @@ class Authorization:
         grant: Which grant decided, for example ``"payments:* to agent support"``; None where none did.
         version: Of that grant.
         limit: The most that one call may cost, where it is refused for that.
+        hours: The hours of the day in which it is granted, in UTC, where it is refused for that.
         approval: It is granted on condition that a person says yes to each call.
         delegation: The id of the delegation that was acted under.
         redact: It is granted on condition that this is kept from telemetry, from people and from whom is called.
@@ -111,6 +119,7 @@ class Authorization:
     grant: str | None = None
     version: int | None = None
     limit: Amount | None = None
+    hours: str | None = None
     approval: bool = False
     delegation: str | None = None
     redact: tuple[Redact, ...] = ()
@@ -129,6 +138,7 @@ def authorization(said: Mapping[str, Any]) -> Authorization:
         grant=said.get("grant"),
         version=said.get("version"),
         limit=None if limit is None else amount_of(limit["unit"], limit["steps"]),
+        hours=said.get("hours"),
         approval=bool(said.get("approval")),
         delegation=said.get("delegation"),
         redact=redacted_by(said.get("redact", ())),
@@ -174,23 +184,30 @@ def permitted(grants: Iterable[Mapping[str, Any]], permission: str, passed_s: fl
         permission: What is asked for.
         passed_s: How long ago that was.
     """
-    return all(said := _narrowest(grants, permission, passed_s)) and bool(said)
+    found = _narrowest(grants, permission, passed_s)
+    return bool(found) and all(grant["allowed"] and _open(grant, passed_s) for grant in found)
 
 
 def denied(grants: Iterable[Mapping[str, Any]], permission: str, passed_s: float = 0.0) -> bool:
     """Tell whether grants deny something, which is more than not permitting it; the arguments are as above."""
-    return not all(_narrowest(grants, permission, passed_s))
+    return not all(grant["allowed"] for grant in _narrowest(grants, permission, passed_s))
 
 
-def _narrowest(grants: Iterable[Mapping[str, Any]], permission: str, passed_s: float) -> list[bool]:
-    """Return what the narrowest of the grants that have a permission say."""
+def _narrowest(grants: Iterable[Mapping[str, Any]], permission: str, passed_s: float) -> list[Mapping[str, Any]]:
+    """Return the narrowest of the grants that have a permission."""
     fitting = [
         grant
         for grant in grants
-        if permits(grant["permission"], permission) and (grant["left_s"] is None or grant["left_s"] > passed_s)
+        if permits(grant["permission"], permission)
+        and (grant["left_s"] is None or grant["left_s"] > passed_s)
+        and (grant["allowed"] or _open(grant, passed_s))
     ]
     narrowest = max((_narrowness(grant, permission) for grant in fitting), default=None)
-    return [grant["allowed"] for grant in fitting if _narrowness(grant, permission) == narrowest]
+    return [grant for grant in fitting if _narrowness(grant, permission) == narrowest]
+
+
+def _open(grant: Mapping[str, Any], passed_s: float) -> bool:
+    return grant.get("hours") is None or hours.within(grant["hours"], grant["at_s"] + passed_s)
 
 
 def permits(granted: str, permission: str) -> bool:

@@ -5,8 +5,11 @@ Rules: an error says what to do and carries the ledger's figures.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from spanledger.core.call import Begun, Call, Verdict
-from spanledger.core.money import amount_of
+from spanledger.core.money import Amount, amount_of
 from spanledger.errors import (
     ApprovalDenied,
     ApprovalPending,
@@ -52,6 +55,7 @@ def refusal(begun: Begun, call: Call) -> SpanledgerError:
     match begun.verdict:
         case Verdict.BUDGET_EXCEEDED:
             figures = {f: details.get(f) for f in BudgetExceeded._data}  # noqa: SLF001
+            figures["projected"] = _projected(details)
             return BudgetExceeded(f"{name!r} was not run{why}", key=begun.key, **figures)
         case Verdict.KEY_REUSED:
             return KeyReused(
@@ -84,6 +88,12 @@ def refusal(begun: Begun, call: Call) -> SpanledgerError:
             return CallFailed(message, key=begun.key, error=error, attempts=begun.attempts)
         case _:
             return CallInProgress(f"{name!r} is being run by another worker; ask again later", key=begun.key)
+
+
+def _projected(details: Mapping[str, Any]) -> Amount | None:
+    """Say where a budget would stand with the call; None where it is not known where it stands."""
+    figures: list[Any] = [details.get(name) for name in ("spent", "held", "requested")]
+    return None if None in figures else amount_of(details["unit"], sum(one.steps for one in figures))
 
 
 def _unauthorized(begun: Begun, name: str, why: str) -> SpanledgerError:

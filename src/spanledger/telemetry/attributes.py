@@ -84,6 +84,7 @@ def of_refusal(error: SpanledgerError) -> Attributes:
             semconv.BUDGETS_REMAINING: [str(error.remaining)],
             semconv.BUDGET_LIMIT: str(error.limit),
             semconv.BUDGET_REQUESTED: str(error.requested),
+            semconv.BUDGET_PROJECTED: str(error.projected),
         }
     return {}
 

@@ -146,6 +146,13 @@ BUDGET_LIMIT = attribute(
 BUDGET_REQUESTED = attribute(
     "spanledger.budget.requested", "string", "calls over budget", "600.00 EUR", "What the refused call asked for."
 )
+BUDGET_PROJECTED = attribute(
+    "spanledger.budget.projected",
+    "string",
+    "calls over budget",
+    "610.00 EUR",
+    "Where the budget would have stood with the refused call: spent, held and requested together.",
+)
 BUDGET_NAME = attribute(
     "spanledger.budget.name",
     "string",

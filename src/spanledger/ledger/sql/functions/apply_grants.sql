@@ -7,6 +7,8 @@ as $$
 declare
     v_now timestamptz := clock_timestamp();
 begin
+    -- What cannot be read is not kept, or every call that needs it would fail.
+    perform spanledger.in_hours(item #>> '{spec,hours}', v_now) from jsonb_array_elements(p_grants) item;
     with written as (
         insert into spanledger.grants as g
             (tenant, permission, agent, actor, spec, expires_at, revoked_at, applied_at, applied_by)

@@ -27,7 +27,7 @@ begin
                 and spanledger.amount_in(p_tenant, p_item -> 'reserve', v_link.unit, p_now) is null then
                 format('what was delegated is limited, and nobody can tell what it costs in %s', v_link.unit) end);
     end loop;
-    if v_reason is null and v_own ? 'grant' and v_own ? 'reason' and not v_own ? 'limit' then
+    if v_reason is null and v_own ? 'grant' and v_own ? 'reason' and not v_own ?| '{limit,hours}' then
         return v_own || v_said;
     elsif v_reason is not null then
         return v_said || jsonb_build_object('reason', v_reason);

@@ -1,6 +1,7 @@
 -- What the grants say about one permission: {permission, grant, version}, with `approval` where a person has to say yes,
 -- and with `reason` where it is refused. The narrowest grant decides: by permission first, then by how many of agent and
--- actor it names. Of two that are as narrow, the one that refuses; what either of them redacts is in `redact`.
+-- actor it names. Of two that are as narrow, the one that refuses; what either of them redacts is in `redact`. Outside of
+-- its hours a grant refuses, with `hours`, and a denial is passed over.
 create or replace function spanledger.granted(p_tenant text, p_permission text, p_item jsonb, p_now timestamptz)
 returns jsonb
 language plpgsql stable
@@ -19,6 +20,7 @@ begin
         where g.tenant = p_tenant and spanledger.permits(g.permission, p_permission)
             and g.agent in ('', p_item ->> 'agent') and g.actor in ('', p_item ->> 'actor')
             and g.revoked_at is null and (g.expires_at is null or g.expires_at > p_now)
+            and ((g.spec ->> 'allowed')::boolean or spanledger.in_hours(g.spec ->> 'hours', p_now))
         order by rank desc, g.agent desc
     loop
         exit when v_grant.rank <> v_rank;
@@ -27,6 +29,10 @@ begin
             'grant', spanledger.grant_name(v_grant.permission, v_grant.agent, v_grant.actor));
         if not (v_grant.spec ->> 'allowed')::boolean then
             return v_said || jsonb_build_object('reason', coalesce(v_grant.spec ->> 'reason', 'it is denied'));
+        end if;
+        if not spanledger.in_hours(v_grant.spec ->> 'hours', p_now) then
+            return v_said || jsonb_build_object('hours', v_grant.spec -> 'hours', 'reason',
+                format('it holds only at %s UTC', v_grant.spec ->> 'hours'));
         end if;
         if v_grant.spec -> 'limit' <> 'null' then
             v_amount := spanledger.amount_in(p_tenant, p_item -> 'reserve', v_grant.spec #>> '{limit,unit}', p_now);
@@ -53,6 +59,7 @@ begin
         from spanledger.grants g
         where g.tenant = p_tenant and spanledger.permits(g.permission, p_permission)
             and g.agent in ('', p_item ->> 'agent') and g.actor in ('', p_item ->> 'actor')
+            and (g.revoked_at is not null or g.expires_at <= p_now)
         order by greatest(g.revoked_at, g.expires_at) desc nulls last limit 1), 'nobody has granted it')));
 end
 $$;
