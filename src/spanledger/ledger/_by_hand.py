@@ -7,7 +7,6 @@ background, as it is of tools: it costs the caller an append to a queue, and whe
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, TypeVar
 
 from spanledger.config import Config
@@ -73,5 +72,5 @@ class ByHand:
             self._tell("refused", call, error.key, detail)
 
     def _tell(self, event: str, call: ToolCall, key: str | None, detail: dict[str, Any]) -> None:
-        entry = Entry(event, call.workflow_id, tenant=call.tenant, agent=call.agent, actor=call.actor)
-        self.trail.tell(replace(entry, key=key, detail=detail))
+        entry = Entry(event, call.workflow_id, None, call.tenant, call.agent, call.actor, key, detail=detail)
+        self.trail.tell(entry)

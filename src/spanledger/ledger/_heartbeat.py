@@ -93,13 +93,15 @@ class _Heart:
 
     def __init__(self, renew: Renew) -> None:
         self._renew = renew
-        self._changed = threading.Condition()
+        # Reentrant: a garbage collection in here may end a call. Taken by itself, for a condition does so in Python.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._pulses: dict[str, _Pulse] = {}
         self._beats = False
         self._wakes_s = math.inf
 
     def keep(self, attempt_id: str, pulse: _Pulse) -> None:
-        with self._changed:
+        with self._lock:
             self._pulses[attempt_id] = pulse
             if not self._beats:
                 self._beats = True
@@ -108,11 +110,11 @@ class _Heart:
                 self._changed.notify()
 
     def drop(self, attempt_id: str) -> None:
-        with self._changed:
+        with self._lock:
             self._pulses.pop(attempt_id, None)
 
     def drop_all(self) -> None:
-        with self._changed:
+        with self._lock:
             self._pulses.clear()
             self._changed.notify()
 

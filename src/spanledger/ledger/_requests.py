@@ -19,6 +19,7 @@ from spanledger.core.asking import Ask, Asking, Steps
 from spanledger.core.budgets import Balance
 from spanledger.core.call import Begun, Call, Outcome, ToolCall, Verdict
 from spanledger.core.grants import Authorization, Grant, asked_item, authorized
+from spanledger.core.ids import new_id
 from spanledger.core.money import Amount, amount_of
 from spanledger.core.outcomes import is_ambiguous, storable
 from spanledger.core.payload import opened
@@ -62,7 +63,7 @@ def asking(config: Config, call: ToolCall) -> Asking:
         delegation=call.delegation,
         opted_in=True,
     )
-    return config.asking(described, attempt_id=str(uuid.uuid4()))
+    return config.asking(described, attempt_id=new_id())
 
 
 def settle(config: Config, begun: Begun, result: Any, cost: Amount | None) -> Ask:
@@ -317,14 +318,14 @@ def is_in_force(rows: list[dict[str, Any]], given: Grant) -> bool:
 
 
 def authorize(config: Config, permission: str, amount: Amount | None, where: Mapping[str, Any]) -> Steps[Authorization]:
-    return authorized(config.tenant, asked_item(str(uuid.uuid4()), permission, amount, where))
+    return authorized(config.tenant, asked_item(new_id(), permission, amount, where))
 
 
 def top_up(config: Config, name: str, amount: Amount, by: str, scope: Mapping[str, str | None] | None) -> Run:
     if amount.steps <= 0:
         raise ConfigError(f"budget {name!r} is topped up by more than nothing, not by {amount}")
     given = (config.tenant, name, amount.unit, amount.steps, by, dict(scope or {}))
-    return Run("top_up", (*given, str(uuid.uuid4())))
+    return Run("top_up", (*given, new_id()))
 
 
 def check_topped(done: bool, name: str, amount: Amount) -> None:
