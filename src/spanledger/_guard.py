@@ -1,8 +1,10 @@
 """What the layers above the core share: how to ask the ledger, and what runs right now.
 
 Rules: telemetry and instrument hold a `Guard` and never learn what is behind it. What is ambient travels in
-context variables, which follow tasks and copied contexts; nothing here is changed by a worker except the sum of
-what it charges.
+context variables, which follow tasks and copied contexts; nothing here is changed by a worker except the sum of what
+it charges. A call inside another is one of its own, with two exceptions: the same one through another door is stood
+for, and one that is passed on to a server, where it has a shorter name, asks for itself, but what the call around
+holds of a budget is held for both. Either way once: what is made again in there counts again.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from spanledger.core.asking import Asking, Steps, Traced
 from spanledger.core.call import EXECUTE_TOOL, Begun, Call, Ended, Outcome
 from spanledger.core.frozen import changed, value
 from spanledger.core.ids import new_id
+from spanledger.core.keys import passes_on
 from spanledger.core.money import Amount, Calls, Money, Tokens
 from spanledger.core.outcomes import is_ambiguous
 from spanledger.core.outgoing import Outgoing
@@ -327,8 +330,10 @@ class Guard:
             CallInProgress: The call around is the same one and has stood for it before: this is a retry inside.
         """
         outer = _running.get()
-        if outer is None or outer.inside.over or not outer.covers(asking):
+        if outer is None or outer.inside.over:
             return asking
+        if not outer.covers(asking):
+            return self._by_another_name(outer, asking)
         if asking.call.opted_in and outer.key != asking.identity.key:
             if not outer.inside.stand_for():
                 return asking
@@ -346,10 +351,27 @@ class Guard:
             key=outer.key,
         )
 
+    def _by_another_name(self, outer: RunningCall, asking: Asking) -> Asking:
+        """Say of a call that passes the one around on to a server that it is that one, the first time it does.
+
+        It asks for itself all the same: rules and budgets may know it by this name alone.
+        """
+        secret = None if self.config.secret is None else self.config.secret.encode()
+        if outer.key is None or outer.attempt_id is None or asking.call.opted_in:
+            return asking
+        passed_on = passes_on(outer.name, outer.fingerprint, asking.call, asking.identity, secret)
+        if not passed_on or not outer.inside.stand_for():
+            return asking
+        outer.inside.leave()
+        return replace(asking, alias_of={"key": outer.key, "attempt_id": outer.attempt_id})
+
 
 def tell_outer(asking: Asking, outcome: Outcome) -> None:
     """Say to the call around what the one inside has booked for both."""
     outer = _running.get()
+    if outer is not None and asking.alias_of is not None and outcome.recorded == "unknown":
+        # It may have taken effect: what the call around holds for both is not given back, if that fails.
+        outer.inside.doubtful = True
     if outer is None or not asking.lent:
         return
     if outcome.replayed or outcome.recorded == "succeeded":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import psycopg
 import pytest
-from protocol import Protocol
+from protocol import Protocol, key_of, new_attempt
 
 
 def reserve(amount: int, unit: str = "EUR") -> dict:
@@ -224,3 +224,55 @@ def test_nothing_costs_less_than_nothing(acme: Protocol) -> None:
         acme.settle(unit, below, cost={unit: -80})
     acme.settle("a", begun, cost={"EUR": -80})
     assert acme.balance("eur") == (0, 0)
+
+
+def alias_of(name: str, begun: dict) -> dict:
+    return {"alias_of": {"key": key_of(name), "attempt_id": begun["attempt_id"]}}
+
+
+def test_a_call_by_another_name_takes_from_a_budget_what_the_one_around_it_does_not_hold(acme: Protocol) -> None:
+    acme.budget("eur", 100)
+    acme.budget("calls", 2, "calls")
+    acme.budget("inner", 10, "calls", match="inner")
+    outer = acme.begin("a", **reserve(60))
+    inner = acme.begin("b", **reserve(70) | {"tool": "inner"}, **alias_of("a", outer))
+    assert [(budget["name"], budget["reserved"]) for budget in inner["budgets"]] == [("eur", 10), ("inner", 1)]
+    assert acme.settle("b", inner)
+    assert acme.settle("a", outer)
+    assert [acme.balance(name) for name in ("eur", "calls", "inner")] == [(70, 0), (1, 0), (1, 0)]
+
+
+def test_it_takes_nothing_of_a_budget_that_is_used_up_by_then(acme: Protocol) -> None:
+    acme.budget("one", 1, "calls")
+    outer = acme.begin("a")
+    assert acme.begin("b")["verdict"] == "budget_exceeded"
+    assert acme.begin("c", **alias_of("a", outer))["verdict"] == "run"
+
+
+def test_nobody_is_believed_who_names_another_attempt_or_one_that_is_over(acme: Protocol, other: Protocol) -> None:
+    for tenant in (acme, other):
+        tenant.budget("two", 2, "calls")
+    outer = acme.begin("a")
+    acme.begin("b", **alias_of("a", {"attempt_id": new_attempt()}))
+    assert acme.balance("two") == (0, 2)
+    other.begin("b", **alias_of("a", outer))
+    assert other.balance("two") == (0, 1)
+    acme.settle("a", outer)
+    assert acme.begin("c", **alias_of("a", outer))["verdict"] == "budget_exceeded"
+
+
+def test_what_the_call_around_holds_for_somebody_else_is_not_held_for_this_one(acme: Protocol) -> None:
+    acme.budget("each", 2, "calls", per=["agent"])
+    outer = acme.begin("a", agent="ann")
+    acme.begin("b", agent="bob", **alias_of("a", outer))
+    assert [acme.balance("each", agent=agent) for agent in ("ann", "bob")] == [(0, 1), (0, 1)]
+
+
+def test_in_a_rolling_window_as_well_it_is_held_once(acme: Protocol) -> None:
+    acme.budget("hour", 1, "calls", window="rolling", window_s=3600)
+    outer = acme.begin("a")
+    inner = acme.begin("b", **alias_of("a", outer))
+    assert inner["verdict"] == "run"
+    acme.settle("b", inner)
+    acme.settle("a", outer)
+    assert acme.balance("hour") == (1, 0)

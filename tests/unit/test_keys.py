@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from spanledger import Config, Resource, Rule
 from spanledger.core.call import Call, Identity, ScopeSource
-from spanledger.core.keys import identify
+from spanledger.core.keys import identify, passes_on
 from spanledger.core.rules import terms_for
 from spanledger.errors import Undescribable
 
@@ -377,3 +377,37 @@ def test_a_resource_that_is_no_text_is_refused(resource: Resource) -> None:
 def test_a_tenant_that_postgres_cannot_hold_is_refused(tenant: str) -> None:
     with pytest.raises(Undescribable, match="tenant of"):
         identity(TOOL, tenant=tenant)
+
+
+# --- a call by another name
+
+SENT = replace(TOOL, sent=True)
+
+
+def is_passed_on_by(name: str, arguments: Any = TOOL.arguments, inner: Call = SENT) -> bool:
+    outer = identity(replace(TOOL, name=name, arguments=arguments))
+    return passes_on(name, outer.fingerprint, inner, identity(inner))
+
+
+@pytest.mark.parametrize("name", ["shop_refund", "mcp_shop__refund", "mcp__shop__refund", "shop.refund", "shop/refund"])
+def test_a_call_with_a_prefix_before_the_name_on_its_server_is_the_same_call(name):
+    assert is_passed_on_by(name)
+
+
+@pytest.mark.parametrize("name", ["refund", "prerefund", "research", "refund_shop", "shop_Refund", "", "_"])
+def test_a_call_by_any_other_name_is_another(name):
+    assert not is_passed_on_by(name)
+
+
+def test_names_that_a_model_may_not_see_are_spelled_with_underscores():
+    assert is_passed_on_by("mcp_shop__re_fund", inner=replace(SENT, name="re.fund"))
+    assert not is_passed_on_by("shop_refund", inner=replace(SENT, name="..."))
+
+
+def test_with_other_arguments_or_when_it_goes_to_no_server_it_is_another_call():
+    assert not is_passed_on_by("shop_refund", {"order_id": "o-2"})
+    assert not is_passed_on_by("shop_refund", inner=TOOL)
+
+
+def test_where_nothing_but_the_name_is_shown_on_the_way_the_name_has_to_do():
+    assert is_passed_on_by("shop_refund", inner=replace(SENT, arguments=None, opted_in=False))

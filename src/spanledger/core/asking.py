@@ -135,6 +135,8 @@ class Asking:
         on_approval_needed: The user's hook.
         shadow: Whatever the verdict, the call runs.
         lent: Unit → steps that a call around this one has reserved for both of them.
+        alias_of: Key and attempt of the call around, which is this one by another name: what that holds of a budget
+            is held for both of them.
         content: What may be seen of it.
         payload_codec: How its result is written into the ledger; None: as JSON.
         traced: Where the call is in the trace.
@@ -156,6 +158,7 @@ class Asking:
     on_approval_needed: Callable[[Approval], Any] | None = None
     shadow: bool = False
     lent: Mapping[str, int] = field(default_factory=dict)
+    alias_of: Mapping[str, str] | None = None
     content: Content = NOTHING
     payload_codec: PayloadCodec | None = field(default=None, repr=False)
     traced: Traced | None = None
@@ -221,6 +224,8 @@ class Asking:
         }
         if call.run_id is not None:
             item["run_id"] = call.run_id
+        if self.alias_of is not None:
+            item["alias_of"] = dict(self.alias_of)
         if self.approval is not False:
             item["approval"] = self.approval
         if self.stopped is not None:

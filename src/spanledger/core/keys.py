@@ -21,6 +21,7 @@ from spanledger.errors import Undescribable
 
 _DERIVED = (ScopeSource.FRAMEWORK, ScopeSource.CONVERSATION)
 _TEXTS = ("tenant", "name", "workflow_id", "turn", "call_id", "agent", "actor", "key")
+_UNSPOKEN = re.compile("[^0-9A-Za-z]")
 # NUL and halves of surrogate pairs, which a model's JSON can hold and Postgres cannot.
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
@@ -56,6 +57,29 @@ def scope_of(call: Call, terms: Terms) -> str:
     if not (call.turn or call.actor):
         return scope
     return canonical([scope, call.turn or None, call.actor or None]).decode()
+
+
+def passes_on(name: str, fingerprint: str | None, inner: Call, identity: Identity, secret: bytes | None = None) -> bool:
+    """Tell whether a running call passes itself on to a server, where it has a shorter name.
+
+    Frameworks put a prefix before the names that servers give their tools, and spell what models may not see of them
+    with an underscore. So the one name ends with the other, and the arguments are the same ones, if they are shown.
+
+    Args:
+        name: Name of the running call.
+        fingerprint: Of its arguments.
+        inner: A call that is made inside it.
+        identity: Which call that is.
+        secret: Keys the hashes, where one is configured.
+    """
+    suffix = _UNSPOKEN.sub("_", inner.name).strip("_")
+    longer = _UNSPOKEN.sub("_", name).strip("_")
+    if not inner.sent or not suffix or not longer.endswith(f"_{suffix}"):
+        return False
+    if inner.arguments is None:
+        return True
+    shown = identity.arguments
+    return shown is not None and fingerprint == digest((name.encode(), shown), secret)
 
 
 def report_of(tenant: str, record_id: str, secret: bytes | None = None) -> str:

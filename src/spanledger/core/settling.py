@@ -32,7 +32,8 @@ def finished(asking: Asking, begun: Begun, ended: Ended, codec: Codec) -> Steps[
     item |= {
         "key": begun.key,
         "attempt_id": begun.attempt_id,
-        "cost": cost_of(begun, ended.cost) if recorded == "succeeded" else dict(ended.cost),
+        # By another name it has reserved, and costs, nothing more.
+        "cost": cost_of(begun, ended.cost) if recorded == "succeeded" and not asking.alias_of else dict(ended.cost),
         "tool": asking.call.name,
     }
     if begun.would_have is not None:

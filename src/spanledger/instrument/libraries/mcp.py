@@ -23,7 +23,7 @@ from spanledger.instrument.library import Library, Wrap, also
 def describe_client(_session: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
     """Read a call of `ClientSession.call_tool`."""
     given = {**dict(zip(("name", "arguments"), args, strict=False)), **kwargs}
-    return Call(name=given["name"], arguments=given.get("arguments") or {})
+    return Call(name=given["name"], arguments=given.get("arguments") or {}, sent=True)
 
 
 def describe_server(tool: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:

@@ -64,7 +64,7 @@ begin
         end if;
         if v_fresh <> '{}' and v_open = '{}'
             and not p_items @? '$[*] ? (exists(@.stopped) || exists(@.approval) || exists(@.permission)
-                || exists(@.delegation))'
+                || exists(@.delegation) || exists(@.alias_of))'
             and not exists (select from spanledger.control c where c.tenant = p_tenant and c.active)
         then
             v_answers := spanledger.claim_fresh(p_tenant, p_items, v_fresh, v_answers);

@@ -30,6 +30,9 @@ begin
         if p_items @? '$[*].delegation' then
             v_wanted := spanledger.pools(p_tenant, p_items, v_open, v_wanted);
         end if;
+        if p_items @? '$[*].alias_of' then
+            v_wanted := spanledger.covered(p_tenant, p_items, v_wanted);
+        end if;
     end if;
     if v_wanted is not null or exists (select from unnest(p_calls) c where c.held <> '{}') then
         v_accounts := spanledger.lock_accounts(coalesce(v_wanted, '{}'), p_calls);

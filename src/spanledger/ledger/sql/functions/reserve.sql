@@ -42,6 +42,10 @@ begin
         v_amount := spanledger.amount_in(p_tenant, p_item -> 'reserve', v_wants ->> 'unit', p_now);
         v_foreign := case when v_amount is null and v_wants ->> 'unit' not in ('calls', 'tokens')
             then spanledger.currency_of(p_item -> 'reserve') end;
+        if v_wants ? 'covered' and v_foreign is null then
+            v_amount := greatest(0, coalesce(v_amount, 0) - (v_wants ->> 'covered')::bigint);
+            continue when v_amount = 0;
+        end if;
         if v_foreign is not null or coalesce(v_amount, 0) > v_limit - v_used
             or (v_amount is null and v_used >= v_limit) then
             return jsonb_build_object('refusal', jsonb_strip_nulls(jsonb_build_object(
