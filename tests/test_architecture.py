@@ -75,6 +75,7 @@ PUBLIC = [
     "tool",
     "tool_call",
     "uninstrument",
+    "webhook",
     "workflow",
 ]
 

@@ -33,6 +33,7 @@ from spanledger.ledger._ledger import Ledger
 from spanledger.telemetry.carrying import carried, carrier
 from spanledger.telemetry.decision import current_workflow, decide, step, workflow
 from spanledger.telemetry.sessions import session
+from spanledger.webhooks import webhook
 
 __all__ = [
     "Approval",
@@ -90,5 +91,6 @@ __all__ = [
     "tool",
     "tool_call",
     "uninstrument",
+    "webhook",
     "workflow",
 ]

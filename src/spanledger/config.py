@@ -22,6 +22,7 @@ from spanledger.core.budgets import Budget
 from spanledger.core.call import EXECUTE_TOOL, Call, ScopeSource
 from spanledger.core.content import CAPTURE_VARIABLE, Capture, Content, capture_said, captured
 from spanledger.core.controls import Rate, Switch, approval_controls, stopping, switch_controls
+from spanledger.core.deployed import deployed
 from spanledger.core.egress import EgressRule
 from spanledger.core.frozen import changed
 from spanledger.core.grants import Grant, permission_controls
@@ -75,6 +76,8 @@ _VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "embedded": (_is_text_or_none, "a text that is not empty"),
     "workflow_id": (_is_text_or_none, "a text that is not empty"),
     "agent": (_is_text_or_none, "a text that is not empty"),
+    "agent_version": (_is_text_or_none, "a text that is not empty"),
+    "environment": (_is_text_or_none, "a text that is not empty"),
     "trust_baggage": (lambda value: isinstance(value, bool), "true or false"),
     "secret": (_is_text_or_none, "a text that is not empty"),
     "capture_content": (
@@ -115,6 +118,8 @@ class Config:
             ``"off"``. None is auto.
         workflow_id: The scope of calls that have none of their own.
         agent: Name of the agent, where nothing nearer names it.
+        agent_version: Its version; `from_env` finds it in OTEL_RESOURCE_ATTRIBUTES as `service.version` as well.
+        environment: Where it runs, for example ``"staging"``; there, it is `deployment.environment.name`.
         trust_baggage: The workflow, the actor and the tenant that a caller's W3C baggage names count where nothing here
             says otherwise. Whoever can send baggage can then have recorded results of another given back.
         secret: Keys all hashes, so that a stolen ledger cannot be searched for guessed arguments.
@@ -143,6 +148,8 @@ class Config:
     embedded: str | None = None
     workflow_id: str | None = None
     agent: str | None = None
+    agent_version: str | None = None
+    environment: str | None = None
     trust_baggage: bool = False
     secret: str | None = dataclasses.field(default=None, repr=False)
     capture_content: bool | str | None = None
@@ -339,13 +346,16 @@ def _with_environment(config: Config, environ: Mapping[str, str]) -> Config:
     names = {
         "SPANLEDGER_TENANT": "tenant",
         "SPANLEDGER_AGENT": "agent",
+        "SPANLEDGER_AGENT_VERSION": "agent_version",
+        "SPANLEDGER_ENVIRONMENT": "environment",
         "SPANLEDGER_WORKFLOW_ID": "workflow_id",
         "SPANLEDGER_MODE": "mode",
         "SPANLEDGER_EMBEDDED": "embedded",
         "SPANLEDGER_SECRET": "secret",
         "SPANLEDGER_DELEGATION_KEYS": "delegation_keys",
     }
-    changes: dict[str, Any] = {field: environ[name] for name, field in names.items() if environ.get(name)}
+    deployment = {field: value for field, value in deployed(environ).items() if getattr(config, field) is None}
+    changes: dict[str, Any] = deployment | {field: environ[name] for name, field in names.items() if environ.get(name)}
     if environ.get(CAPTURE_VARIABLE):
         changes["capture_content"] = capture_said(environ[CAPTURE_VARIABLE])
     if environ.get("SPANLEDGER_PAYLOAD_KEYS_FILE"):

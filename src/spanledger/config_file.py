@@ -1,7 +1,7 @@
 """A TOML file as the values of a configuration.
 
 Rules: an unknown name is an error that lists the known ones, so that a mistyped guard is never silently absent.
-Amounts are text, callables are ``"module:function"``.
+Amounts are text, callables are ``"module:function"``, and a hook may be the address of a webhook.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from spanledger.core.redaction import Redact
 from spanledger.core.reserving import ArgumentAmount
 from spanledger.core.rules import Rule
 from spanledger.errors import ConfigError
+from spanledger.webhooks import webhook
 
 M = TypeVar("M")
 FILE_NAME = "spanledger.toml"
@@ -87,7 +88,8 @@ def values(data: Mapping[str, Any]) -> dict[str, Any]:
     }
     made_of: dict[str, Any] = {name: tuple(make(item) for item in _tables(data, name)) for name, make in tables.items()}
     if isinstance(data.get("on_approval_needed"), str):
-        made_of |= {"on_approval_needed": named(data["on_approval_needed"])}
+        hook = data["on_approval_needed"]
+        made_of |= {"on_approval_needed": webhook(hook) if hook.startswith(("http://", "https://")) else named(hook)}
     if isinstance(data.get("payload_codec"), str):
         codec = named(data["payload_codec"])
         made_of |= {"payload_codec": codec() if inspect.isroutine(codec) or inspect.isclass(codec) else codec}

@@ -351,3 +351,37 @@ def test_a_program_without_a_name_has_no_file_beside_it(monkeypatch: pytest.Monk
     for argv in ([], [""], ["-c"]):
         monkeypatch.setattr(sys, "argv", argv)
         assert Config.from_env({}) == Config()
+
+
+@pytest.mark.parametrize(
+    ("environ", "said"),
+    [
+        ({}, (None, None)),
+        (
+            {"OTEL_RESOURCE_ATTRIBUTES": "service.version=1.2%2B3, deployment.environment.name = prod,x"},
+            ("1.2+3", "prod"),
+        ),
+        ({"OTEL_RESOURCE_ATTRIBUTES": "deployment.environment=old"}, (None, "old")),
+        ({"OTEL_RESOURCE_ATTRIBUTES": "service.version="}, (None, None)),
+        (
+            {
+                "OTEL_RESOURCE_ATTRIBUTES": "service.version=1",
+                "SPANLEDGER_AGENT_VERSION": "2",
+                "SPANLEDGER_ENVIRONMENT": "b",
+            },
+            ("2", "b"),
+        ),
+    ],
+)
+def test_version_and_environment_are_those_of_the_resource_unless_said_otherwise(environ, said):
+    config = Config.from_env(environ)
+
+    assert (config.agent_version, config.environment) == said
+
+
+def test_what_the_file_says_of_version_and_environment_counts_before_the_resource(tmp_path):
+    file = tmp_path / "spanledger.toml"
+    file.write_text('agent_version = "3"\n')
+    environ = {"SPANLEDGER_CONFIG": str(file), "OTEL_RESOURCE_ATTRIBUTES": "service.version=1"}
+
+    assert Config.from_env(environ).agent_version == "3"

@@ -124,6 +124,21 @@ def count(text: str) -> int:
     return int(text)
 
 
+def share(text: str) -> float:
+    """Read a share of a whole.
+
+    Raises:
+        argparse.ArgumentTypeError: It is not a number between 0 and 1.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number between 0 and 1")
+    return value
+
+
 def found_call(ledger: Any, key: str) -> dict[str, Any]:
     """Find one call by its key or the beginning of it, as `spanledger calls` shows it."""
     calls = ledger.calls(key=key.lower(), limit=2)

@@ -1,4 +1,4 @@
-"""Evaluations: what is asked of an agent, how its answers are judged, and how two runs compare.
+"""Evaluations: what is asked of an agent, and how its answers are judged.
 
 Rules: pure. Nothing here is random. A case has passed where everybody who judged it says so. Whoever could not judge,
 because they raised, is an error of theirs: such a case counts neither as passed nor as failed.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -29,16 +29,20 @@ class Case:
         input: What the target is called with.
         expected: What evaluators may compare with.
         tags: To choose cases by.
+        weight: How much it counts in rates and means that are weighted, more than 0.
     """
 
     id: str
     input: Any = None
     expected: Any = field(default=None, kw_only=True)
     tags: tuple[str, ...] = field(default=(), kw_only=True)
+    weight: float = field(default=1.0, kw_only=True)
 
     def __post_init__(self) -> None:
         if not isinstance(self.id, str) or not self.id.strip() or self.id != storable(self.id):
             raise ConfigError(f"the id of a case is a text that is not empty, not {self.id!r}")
+        if not is_weight(self.weight):
+            raise ConfigError(f"the weight of case {self.id!r} is a number, more than 0, not {self.weight!r}")
         object.__setattr__(self, "tags", tuple(self.tags))
 
 
@@ -75,6 +79,8 @@ class Suite:
             a coroutine of that. Each is called by its own name; a mapping names them otherwise.
         passes_at: The least number that passes.
         agent: Name of the agent that is judged.
+        fail_under: A run of which fewer cases pass has failed: a pass rate between 0 and 1. None: no run fails.
+        on_failed: Called with the `Results` of a run that has failed, once; its errors are logged. See `webhook`.
     """
 
     name: str
@@ -82,9 +88,12 @@ class Suite:
     evaluators: Mapping[str, Evaluator] | Iterable[Evaluator]
     passes_at: float = field(default=0.5, kw_only=True)
     agent: str | None = field(default=None, kw_only=True)
+    fail_under: float | None = field(default=None, kw_only=True)
+    on_failed: Callable[[Results], Any] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cases", tuple(self.cases))
+        check_end(self.fail_under, self.on_failed)
         named = self.evaluators
         if not isinstance(named, Mapping):
             listed = tuple(named)
@@ -137,6 +146,10 @@ class Result:
         trace_id: Of the span that was judged, hexadecimal.
         span_id: Likewise.
         duration_s: How long the target took.
+        weight: How much its case counts in what is weighted.
+        tags: Those of its case.
+        tokens: So many the target used, where whoever handed it in said so.
+        metadata: What else they said.
     """
 
     case_id: str
@@ -150,6 +163,13 @@ class Result:
     trace_id: str | None = None
     span_id: str | None = None
     duration_s: float | None = None
+    weight: float = 1.0
+    tags: tuple[str, ...] = ()
+    tokens: int | None = None
+    metadata: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tags", tuple(self.tags))
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +181,12 @@ class Results:
         suite: The suite's name.
         suite_version: Runs of one version were asked the same.
         state: ``"running"``, ``"completed"`` or ``"interrupted"``.
-        cases: How many cases the suite has.
+        cases: How many cases the suite has; of a run elsewhere, if nobody said so, how many were handed in.
         results: How they were judged, by case and evaluator.
+        agent: Name of the agent that was judged.
+        agent_version: Its version.
+        environment: Where it runs, for example ``"staging"``.
+        elsewhere: It was run elsewhere, and its results were handed in.
     """
 
     run_id: str
@@ -171,6 +195,10 @@ class Results:
     state: str
     cases: int
     results: tuple[Result, ...]
+    agent: str | None = None
+    agent_version: str | None = None
+    environment: str | None = None
+    elsewhere: bool = False
 
     @property
     def by_case(self) -> dict[str, str]:
@@ -201,74 +229,57 @@ class Results:
         judged = self.passed + self.failed
         return self.passed / judged if judged else None
 
+    @property
+    def weighted_pass_rate(self) -> float | None:
+        """As `pass_rate`, each case by its weight."""
+        weights, by_case = self._weights(), self.by_case
+        judged = math.fsum(weights[case] for case, outcome in by_case.items() if outcome != ERROR)
+        return (
+            math.fsum(weights[case] for case, outcome in by_case.items() if outcome == PASSED) / judged
+            if judged
+            else None
+        )
+
+    @property
+    def mean_score(self) -> float | None:
+        """Mean over the cases that have a score, of the mean of what each was given."""
+        scores = self._scores()
+        return _mean(scores.values()) if scores else None
+
+    @property
+    def weighted_mean_score(self) -> float | None:
+        """As `mean_score`, each case by its weight."""
+        weights, scores = self._weights(), self._scores()
+        if not scores:
+            return None
+        return math.fsum(weights[c] * score for c, score in scores.items()) / math.fsum(weights[c] for c in scores)
+
+    def _weights(self) -> dict[str, float]:
+        return {one.case_id: one.weight for one in sorted(self.results, key=lambda one: one.weight)}
+
+    def _scores(self) -> dict[str, float]:
+        given: dict[str, list[float]] = {}
+        for one in self.results:
+            if one.score is not None:
+                given.setdefault(one.case_id, []).append(one.score)
+        return {case: _mean(scores) for case, scores in given.items()}
+
+    def only(self, *tags: str) -> Results:
+        """Return the results of the cases that have one of these tags, as if there were no others."""
+        chosen = tuple(one for one in self.results if set(tags) & set(one.tags))
+        return replace(self, results=chosen, cases=len({one.case_id for one in chosen}))
+
+    def failed_under(self, pass_rate: float) -> bool:
+        """Tell whether fewer of the cases passed, or none could be judged."""
+        return self.pass_rate is None or self.pass_rate < pass_rate - 1e-9
+
     def means(self) -> dict[str, float]:
         """Evaluator → mean of its scores."""
         scores: dict[str, list[float]] = {}
         for one in self.results:
             if one.evaluator is not None and one.score is not None:
                 scores.setdefault(one.evaluator, []).append(one.score)
-        return {name: math.fsum(found) / len(found) for name, found in sorted(scores.items())}
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """What changed from one run to another.
-
-    Attributes:
-        base: The run that is compared with.
-        new: The run that is compared.
-        broken: Cases that passed and fail now.
-        fixed: Cases that failed and pass now.
-        lost: Cases that were judged and are not now: not run, or nobody could judge them.
-        added: Cases that are judged now and were not.
-    """
-
-    base: Results
-    new: Results
-    broken: tuple[str, ...]
-    fixed: tuple[str, ...]
-    lost: tuple[str, ...]
-    added: tuple[str, ...]
-
-    @property
-    def same_suite(self) -> bool:
-        """Both runs were asked the same."""
-        return (self.base.suite, self.base.suite_version) == (self.new.suite, self.new.suite_version)
-
-    @property
-    def change(self) -> float | None:
-        """By how much the pass rate rose, between -1 and 1; None where one of them has none."""
-        if self.base.pass_rate is None or self.new.pass_rate is None:
-            return None
-        return self.new.pass_rate - self.base.pass_rate
-
-    def worse(self, than: float = 0.0) -> bool:
-        """Tell whether it got worse: a pass rate that fell by more, or cases of which nothing is known any more.
-
-        Args:
-            than: By how much the pass rate may fall, between 0 and 1.
-        """
-        return bool(self.lost) or (self.change is not None and self.change < -than - 1e-9)
-
-
-def compare(base: Results, new: Results) -> Comparison:
-    """Compare two runs, case by case.
-
-    Raises:
-        ConfigError: They are runs of different suites.
-    """
-    if base.suite != new.suite:
-        raise ConfigError(f"{base.suite!r} and {new.suite!r} are different suites and cannot be compared")
-    before, after = _judged(base), _judged(new)
-    both = sorted(before.keys() & after.keys())
-    return Comparison(
-        base,
-        new,
-        broken=tuple(case for case in both if before[case] == PASSED != after[case]),
-        fixed=tuple(case for case in both if before[case] != PASSED == after[case]),
-        lost=tuple(sorted(before.keys() - after.keys())),
-        added=tuple(sorted(after.keys() - before.keys())),
-    )
+        return {name: _mean(found) for name, found in sorted(scores.items())}
 
 
 def judged(suite: Suite, answer: Any) -> tuple[str, Score]:
@@ -313,8 +324,28 @@ def output_text(value: Any) -> str:
     return text if len(text) <= OUTPUT_CHARS_MAX else text[:OUTPUT_CHARS_MAX] + "…"
 
 
-def _judged(results: Results) -> dict[str, str]:
-    return {case: outcome for case, outcome in results.by_case.items() if outcome != ERROR}
+def check_end(fail_under: object, on_failed: object) -> None:
+    """Check what is said about the end of a run.
+
+    Raises:
+        ConfigError: It makes no sense.
+    """
+    number = isinstance(fail_under, int | float) and not isinstance(fail_under, bool)
+    if fail_under is not None and not (number and 0 <= fail_under <= 1):  # type: ignore[operator]
+        raise ConfigError(f"fail_under is a pass rate between 0 and 1, not {fail_under!r}")
+    if on_failed is not None and (fail_under is None or not callable(on_failed)):
+        raise ConfigError(
+            "on_failed is called with the results of a run that failed: say by fail_under which ones fail"
+        )
+
+
+def is_weight(value: object) -> bool:
+    """Tell whether a value can be a weight."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def _mean(values: Collection[float]) -> float:
+    return math.fsum(values) / len(values)
 
 
 def _name_of(evaluator: Evaluator) -> str:

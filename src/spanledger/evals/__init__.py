@@ -2,23 +2,34 @@
 
     from spanledger.evals import Case, Suite, run
 
+What was run elsewhere is handed in by `submit`.
+
 Rules: a case is a run of the agent, with a workflow of its own: its span is what is judged, and its side effects happen
 once, also where the run of the suite is interrupted and goes on. One bad case never loses its neighbours.
 """
 
-from spanledger.core.evaluations import Case, Comparison, Result, Results, Score, Suite, compare
-from spanledger.evals._running import load, run, run_async, wait
+from spanledger.core.comparing import Comparison, compare
+from spanledger.core.evaluations import Case, Result, Results, Score, Suite
+from spanledger.core.submitting import Rejected, Submission, Submitted
+from spanledger.evals._looking import latest, load, wait
+from spanledger.evals._running import run, run_async
+from spanledger.evals._submitting import submit
 
 __all__ = [
     "Case",
     "Comparison",
+    "Rejected",
     "Result",
     "Results",
     "Score",
+    "Submission",
+    "Submitted",
     "Suite",
     "compare",
+    "latest",
     "load",
     "run",
     "run_async",
+    "submit",
     "wait",
 ]

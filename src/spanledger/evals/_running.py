@@ -15,7 +15,7 @@ import itertools
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -35,9 +35,9 @@ from spanledger.core.evaluations import (
     words,
 )
 from spanledger.errors import ConfigError, LedgerUnavailable
-from spanledger.ledger._async_ledger import AsyncLedger
+from spanledger.evals import _ending
+from spanledger.evals._looking import AnyLedger, opened
 from spanledger.ledger._evaluations import LEASE_S, POLL_S, EvaluationStore
-from spanledger.ledger._ledger import Ledger
 from spanledger.telemetry import evaluations, record
 from spanledger.telemetry.decision import workflow
 
@@ -45,9 +45,6 @@ logger = logging.getLogger("spanledger.evals")
 
 CONCURRENCY: Final = 4
 CONCURRENCY_MAX: Final = 256
-TIMEOUT_S: Final = 300.0
-
-AnyLedger = Ledger | AsyncLedger
 
 
 def run(
@@ -96,42 +93,15 @@ async def run_async(
     if not 1 <= concurrency <= CONCURRENCY_MAX:
         raise ConfigError(f"concurrency is between 1 and {CONCURRENCY_MAX}, not {concurrency!r}")
     run_id = run_id or str(uuid.uuid4())
-    with _opened(ledger) as store:
+    with opened(ledger) as store:
         done = await asyncio.to_thread(store.begin, run_id, suite)
         if done is not None:
             asked = _Asked(suite, target, run_id, case_timeout_s)
             await _run(asked, store, [case for case in suite.cases if case.id not in done], concurrency)
-        return await asyncio.to_thread(store.load, run_id)
-
-
-def load(run_id: str, *, ledger: AnyLedger | None = None) -> Results:
-    """Read a run from the ledger, by its id or the beginning of it.
-
-    Raises:
-        SpanledgerError: There is none, or more than one.
-    """
-    with _opened(ledger) as store:
-        return store.load(run_id)
-
-
-def wait(run_id: str, *, timeout_s: float = TIMEOUT_S, ledger: AnyLedger | None = None) -> Results:
-    """Wait until a run that another process runs is completed or interrupted.
-
-    Raises:
-        TimeoutError: It runs still.
-        SpanledgerError: There is no such run.
-    """
-    with _opened(ledger) as store:
-        return store.wait(run_id, timeout_s)
-
-
-@contextlib.contextmanager
-def _opened(ledger: AnyLedger | None) -> Iterator[EvaluationStore]:
-    if ledger is not None:
-        yield EvaluationStore(ledger)
-        return
-    with Ledger() as own:
-        yield EvaluationStore(own)
+        results = await asyncio.to_thread(store.load, run_id)
+        if done is not None:
+            await asyncio.to_thread(_ending.tell, suite, results)
+        return results
 
 
 @dataclass(slots=True)
@@ -241,6 +211,8 @@ async def _case(asked: _Asked, case: Case) -> list[Result]:
         trace_id=None if traced is None else traced.trace_id,
         span_id=None if traced is None else traced.span_id,
         duration_s=time.monotonic() - begun_s,
+        weight=case.weight,
+        tags=case.tags,
     )
     if error is not None:
         result = replace(blank, label="fail", error=error_of(error))

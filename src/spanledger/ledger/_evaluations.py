@@ -1,15 +1,17 @@
 """Runs of evaluations in the ledger.
 
-Rules: a run belongs to the process that runs it, as long as that gives signs of life. What was kept of a case stays, so
-telling it again does no harm. It blocks; on an event loop, `asyncio.to_thread` takes it.
+Rules: a run belongs to the process that runs it, as long as that gives signs of life; one that was made elsewhere to
+whoever hands in its results. What was kept of a case stays, so telling it again does no harm. It blocks; on an event
+loop, `asyncio.to_thread` takes it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from spanledger.core.evaluations import Result, Results, Suite
@@ -21,6 +23,9 @@ from spanledger.ledger._ledger import Ledger
 
 LEASE_S: Final = 60.0
 POLL_S: Final = 1.0
+# How long a run stays open of which nothing more is handed in.
+OPEN_S: Final = 86_400.0
+SUBMITTED_MAX: Final = 500
 # All rows of a run are read, because some of them would tell a pass rate that is none.
 RESULTS_MAX: Final = 1_000_000
 
@@ -31,6 +36,7 @@ class EvaluationStore:
     def __init__(self, ledger: Ledger | AsyncLedger) -> None:
         self._driver = BlockingDriver(ledger._database)  # noqa: SLF001 - our own class
         self._tenant = ledger.config.tenant
+        self._ran_as = {"agent_version": ledger.config.agent_version, "environment": ledger.config.environment}
         self._runner = str(uuid.uuid4())
 
     def begin(self, run_id: str, suite: Suite) -> set[str] | None:
@@ -48,7 +54,7 @@ class EvaluationStore:
             "agent": suite.agent,
             "runner": self._runner,
             "lease_s": LEASE_S,
-        }
+        } | self._ran_as
         answer: Mapping[str, Any] = self._driver.query(Run("eval_begin", (self._tenant, item)))
         if answer["state"] == "changed":
             raise ConfigError(
@@ -78,6 +84,43 @@ class EvaluationStore:
         if not self._driver.query(Run("eval_record", (self._tenant, item)))["owned"]:
             raise ConfigError(f"another process has taken over the run {run_id!r}, or ended it")
 
+    def submit(
+        self, run: Mapping[str, Any], items: Iterable[Mapping[str, Any]], *, complete: bool
+    ) -> Iterator[tuple[list[Mapping[str, Any]], Mapping[str, Any]]]:
+        """Hand in results of a run that was made elsewhere, so many at a time; gives each batch and its answer.
+
+        Raises:
+            ConfigError: The run is another one, or is not this role's.
+            LedgerUnavailable: They could not be handed in; what was, stays.
+        """
+        waiting = iter(items)
+        batch = list(itertools.islice(waiting, SUBMITTED_MAX))
+        while True:
+            following = list(itertools.islice(waiting, SUBMITTED_MAX))
+            ran_as = {name: value for name, value in self._ran_as.items() if value is not None and "suite" in run}
+            item = {**ran_as, **run, "results": batch, "open_s": OPEN_S, "complete": complete and not following}
+            answer: Mapping[str, Any] = self._driver.query(Run("eval_submit", (self._tenant, item)))
+            if answer["state"] == "changed":
+                raise ConfigError(_changed(run, answer))
+            yield batch, answer
+            if not following:
+                return
+            batch = following
+
+    def latest(self, suite: str, agent_version: str | None = None, environment: str | None = None) -> Results:
+        """Read the newest run of a suite that is completed.
+
+        Raises:
+            SpanledgerError: There is none.
+        """
+        where: dict[str, Any] = {"tenant": self._tenant, "suite": suite, "state": "completed"}
+        where |= {"agent_version": agent_version, "environment": environment}
+        found = self._driver.query(Read("eval_runs", where, "started_at desc, id", 1))
+        if not found:
+            of = f" by agent version {agent_version}" if agent_version else ""
+            raise SpanledgerError(f"no run of suite {suite!r}{of} is completed")
+        return self.load(found[0]["id"])
+
     def load(self, run_id: str) -> Results:
         """Read a run by its id, or by the beginning of it.
 
@@ -93,7 +136,8 @@ class EvaluationStore:
         rows = self._driver.query(Read("eval_results", where, "case_id, evaluator nulls first", RESULTS_MAX))
         names = [one.name for one in dataclasses.fields(Result)]
         results = tuple(Result(**{name: row[name] for name in names}) for row in rows)
-        return Results(run["id"], run["suite"], run["suite_version"], run["state"], run["cases"], results)
+        told = [one.name for one in dataclasses.fields(Results) if one.name not in ("run_id", "results")]
+        return Results(run_id=run["id"], results=results, **{name: run[name] for name in told})
 
     def runs(self, suite: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
         """List runs, the newest first."""
@@ -114,3 +158,11 @@ class EvaluationStore:
                                    f"{len(results.by_case)} of {results.cases} cases are judged")  # fmt: skip
             time.sleep(min(POLL_S, left_s))
         return results
+
+
+def _changed(run: Mapping[str, Any], answer: Mapping[str, Any]) -> str:
+    if not answer["elsewhere"]:
+        return f"the run {run['id']!r} was made here, and takes no results from elsewhere: hand in under another id"
+    names = ("suite", "suite_version", "agent", "agent_version", "environment")
+    is_of = ", ".join(f"{name} {answer[name]!r}" for name in names if answer[name])
+    return f"the run {run['id']!r} is of {is_of}, and this one is not: hand in under another id"

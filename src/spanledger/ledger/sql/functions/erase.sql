@@ -54,7 +54,7 @@ begin
             and (not p_where ? 'workflow' or h.detail ->> 'workflow_id' = p_where ->> 'workflow'
                 or starts_with(h.detail ->> 'workflow_id', v_narrowed));
     if p_where = '{}' then
-        update spanledger.eval_result e set output = null, explanation = null, error = e.error - 'message'
+        update spanledger.eval_result e set output = null, explanation = null, error = e.error - 'message', metadata = null
             where e.tenant = p_tenant;
     end if;
     return jsonb_build_object(

@@ -1,6 +1,6 @@
--- Run a suite, or go on with a run that was interrupted: {id, suite, suite_version, cases, agent, runner, lease_s}. Asked
--- again by the same runner it is the same answer: {state, done, suite_version, left_s}; `done` are the ids of the cases
--- that have been judged.
+-- Run a suite, or go on with a run that was interrupted: {id, suite, suite_version, cases, agent, agent_version,
+-- environment, runner, lease_s}. Asked again by the same runner it is the same answer: {state, done, suite_version,
+-- left_s}; `done` are the ids of the cases that have been judged.
 create or replace function spanledger_v1.eval_begin(p_tenant text, p_item jsonb)
 returns jsonb
 language plpgsql volatile security definer
@@ -14,13 +14,16 @@ declare
     v_run spanledger.eval_run;
 begin
     perform spanledger.require(p_tenant, 'eval_begin');
-    insert into spanledger.eval_run (tenant, id, suite, suite_version, cases, agent, state, runner, alive_until, started_at)
+    insert into spanledger.eval_run (tenant, id, suite, suite_version, cases, agent, agent_version, environment, state,
+            runner, alive_until, started_at)
         values (p_tenant, p_item ->> 'id', p_item ->> 'suite', p_item ->> 'suite_version', (p_item ->> 'cases')::integer,
-            p_item ->> 'agent', 'running', v_runner, v_alive_until, v_now)
+            p_item ->> 'agent', p_item ->> 'agent_version', p_item ->> 'environment', 'running', v_runner, v_alive_until,
+            v_now)
         on conflict (tenant, id) do nothing;
     select * into v_run from spanledger.eval_run r where r.tenant = p_tenant and r.id = p_item ->> 'id' for update;
     perform spanledger.own_eval(v_run);
-    if (v_run.suite, v_run.suite_version) is distinct from (p_item ->> 'suite', p_item ->> 'suite_version') then
+    if v_run.elsewhere
+        or (v_run.suite, v_run.suite_version) is distinct from (p_item ->> 'suite', p_item ->> 'suite_version') then
         return jsonb_build_object('state', 'changed', 'suite', v_run.suite, 'suite_version', v_run.suite_version);
     end if;
     if v_run.state = 'running' and v_run.runner <> v_runner and v_run.alive_until > v_now then

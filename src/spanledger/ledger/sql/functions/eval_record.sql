@@ -22,12 +22,12 @@ begin
             and v_run.state = coalesce(p_item ->> 'state', ''));
     end if;
     insert into spanledger.eval_result (tenant, run_id, case_id, evaluator, outcome, score, label, explanation, error,
-        output, trace_id, span_id, duration_s, at)
+        output, trace_id, span_id, duration_s, weight, tags, at)
     select p_tenant, v_run.id, e.case_id, coalesce(e.evaluator, ''), e.outcome, e.score, e.label, e.explanation, e.error,
-        e.output, e.trace_id, e.span_id, e.duration_s, v_now
+        e.output, e.trace_id, e.span_id, e.duration_s, coalesce(e.weight, 1), coalesce(e.tags, '{}'), v_now
     from jsonb_to_recordset(coalesce(p_item -> 'results', '[]')) e (case_id text, evaluator text, outcome text,
         score double precision, label text, explanation text, error jsonb, output text, trace_id text, span_id text,
-        duration_s double precision)
+        duration_s double precision, weight double precision, tags text[])
     on conflict (tenant, run_id, case_id, evaluator) do nothing;
     update spanledger.eval_run r set
         alive_until = v_now + make_interval(secs => (p_item ->> 'lease_s')::double precision),

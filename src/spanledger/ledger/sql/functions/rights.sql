@@ -10,6 +10,6 @@ as $$
             'end_session', 'register_agent']
         when 'approver' then array['approve', 'deny', 'gauges']
         -- Who is judged does not write the marks.
-        when 'evaluator' then array['eval_begin', 'eval_record']
+        when 'evaluator' then array['eval_begin', 'eval_record', 'eval_submit']
     end
 $$;
