@@ -1,8 +1,9 @@
 """Commands that tell what happened: the decision trace of a workflow, and what happens now.
 
 Rules: nothing is changed, and all of it is read from the ledger, so that it is there when the traces are not. `tail`
-looks at intervals, and the less often the longer a look takes; it is ended by Ctrl-C, and not by a ledger that is away
-for a while.
+looks at intervals: often while things happen, seldom while nothing does, and the less often the longer a look takes. To
+be notified instead would cost whoever is watched: a notification takes a lock on the whole database at every commit.
+`tail` is ended by Ctrl-C, and not by a ledger that is away for a while.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from spanledger.errors import LedgerUnavailable
 from spanledger.ledger._line import jittered
 
 ROWS_MAX: Final = 10_000
-PAUSE_S: Final = 1.0
+PAUSE_S_MIN: Final = 0.1
+PAUSE_S_MAX: Final = 1.0
+PAUSE_GROWTH: Final = 1.3
 # A look may take this share of the time.
 LOOKS_SHARE: Final = 0.1
 # What is committed, or told, so much later is shown all the same.
@@ -93,9 +96,9 @@ def looks(read: Callable[..., Any], workflow: str | None, tool: str | None, befo
     since, first = (_at(rows[-1]), _at(rows[0])) if rows else (None, None)
     seen = {_identity(row) for row in rows}
     yield rows
-    pause_s = PAUSE_S
+    pause_s, took_s = PAUSE_S_MIN, 0.0
     while True:
-        time.sleep(jittered(pause_s))
+        time.sleep(jittered(max(pause_s, took_s / LOOKS_SHARE)))
         started_s = time.monotonic()
         # Never before what was shown first: that is the past.
         after = max(first, since - dt.timedelta(seconds=LATE_S)) if first and since else None
@@ -103,9 +106,11 @@ def looks(read: Callable[..., Any], workflow: str | None, tool: str | None, befo
             rows = read(workflow, tool=tool, since=after, rows_max=ROWS_MAX)
         except LedgerUnavailable as error:
             print(f"spanledger: {error}; trying again", file=sys.stderr)
+            pause_s = PAUSE_S_MAX
             continue
-        pause_s = max(PAUSE_S, (time.monotonic() - started_s) / LOOKS_SHARE)
+        took_s = time.monotonic() - started_s
         fresh = [row for row in rows if _identity(row) not in seen]
+        pause_s = PAUSE_S_MIN if fresh else min(pause_s * PAUSE_GROWTH, PAUSE_S_MAX)
         seen = {_identity(row) for row in rows}
         if rows:
             first = first or _at(rows[0])

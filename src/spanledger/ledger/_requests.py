@@ -242,7 +242,8 @@ def timeline(
 ) -> Read:
     """What happened in a workflow, of a tool, or since a moment: the first of it in order, or the last backwards."""
     wanted: dict[str, Any] = {"tenant": config.tenant, "workflow_id": workflow_id, "tool": tool}
-    wanted["at"] = None if since is None else Since(since.isoformat())
+    # What an entry is made of was touched when it happened, or later: that is what can be looked for.
+    wanted["at"] = wanted["touched_at"] = None if since is None else Since(since.isoformat())
     return Read("timeline", wanted, "at desc, seq desc" if newest else "at, seq", rows_max)
 
 

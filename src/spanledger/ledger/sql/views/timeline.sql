@@ -1,22 +1,24 @@
 -- What happened, an entry a row: attempts of calls as they begin and as they end, what people and clocks made of them,
 -- and what agents say of themselves. A lease that is over is an entry before anybody asks. The tenants are looked at
--- above the union, because the planner takes a union apart and the barrier with it.
+-- above the union, because the planner takes a union apart and the barrier with it. What an entry is made of was last
+-- touched at `touched_at`, never before the entry itself: by that, and by the indexes on it, what is new is found.
 create or replace view spanledger_v1.timeline with (security_barrier) as
 select v.* from (
     select a.tenant, m.at, 0::bigint as seq, 'call' as source, m.what, a.workflow_id, a.tool, a.operation,
         encode(a.key, 'hex') as key, a.attempt, null::uuid as run_id, a.agent, a.actor, null::text as by_name,
-        a.trace_id, a.span_id, m.detail
+        a.trace_id, a.span_id, m.detail, a.touched_at
     from (
         select c.tenant, c.key, c.workflow_id, c.tool, c.operation, c.agent, c.actor, c.state, c.attempt, c.arguments,
             c.rule, c.refusal, c.error, c.cost, to_jsonb(c.reserved) as reserved, to_jsonb(c.units) as units,
-            c.approval_id, c.trace_id, c.span_id, c.started_at, c.ended_at, c.lease_until
+            c.approval_id, c.trace_id, c.span_id, c.started_at, c.ended_at, c.lease_until,
+            greatest(c.started_at, c.ended_at, c.lease_until) as touched_at
         from spanledger.call c
         union all
         select h.tenant, h.key, c.workflow_id, c.tool, c.operation, c.agent, c.actor, h.detail ->> 'state', h.attempt,
             h.detail ->> 'arguments', h.detail ->> 'rule', h.detail -> 'refusal', h.detail -> 'error',
             h.detail -> 'cost', h.detail -> 'reserved', h.detail -> 'units', (h.detail ->> 'approval_id')::uuid,
             h.detail ->> 'trace_id', h.detail ->> 'span_id', (h.detail ->> 'started_at')::timestamptz,
-            (h.detail ->> 'ended_at')::timestamptz, null
+            (h.detail ->> 'ended_at')::timestamptz, null, h.at
         from spanledger.history h
         join spanledger.call c on c.tenant = h.tenant and c.key = h.key
         where h.event = 'superseded'
@@ -46,19 +48,22 @@ select v.* from (
     ) m
     union all
     select h.tenant, h.at, h.id, 'history', h.event, c.workflow_id, c.tool, c.operation, encode(h.key, 'hex'),
-        h.attempt, null, c.agent, c.actor, h.by_name, h.detail ->> 'trace_id', h.detail ->> 'span_id', h.detail
+        h.attempt, null, c.agent, c.actor, h.by_name, h.detail ->> 'trace_id', h.detail ->> 'span_id', h.detail,
+        h.at
     from spanledger.history h
     join spanledger.call c on c.tenant = h.tenant and c.key = h.key
     where h.event <> 'superseded'
     union all
     -- What was asked of no call in particular: whether something is permitted, and whether it may be passed on.
     select h.tenant, h.at, h.id, 'history', h.event, h.detail ->> 'workflow_id', null, null, encode(h.key, 'hex'), null,
-        null, h.detail ->> 'agent', h.detail ->> 'actor', null, h.detail ->> 'trace_id', h.detail ->> 'span_id', h.detail
+        null, h.detail ->> 'agent', h.detail ->> 'actor', null, h.detail ->> 'trace_id', h.detail ->> 'span_id', h.detail,
+        h.at
     from spanledger.history h
     where h.event in ('authorized', 'not_authorized', 'delegated', 'not_delegated')
     union all
     select t.tenant, t.at, t.n, 'trail', t.event, t.workflow_id, coalesce(c.tool, t.detail ->> 'tool'), c.operation,
-        encode(t.key, 'hex'), null, t.run_id, t.agent, t.actor, null, t.trace_id, t.span_id, t.detail
+        encode(t.key, 'hex'), null, t.run_id, t.agent, t.actor, null, t.trace_id, t.span_id, t.detail,
+        t.at
     from spanledger.trail t
     left join spanledger.call c on c.tenant = t.tenant and c.key = t.key
     where spanledger.sees_trail(t.tenant)
