@@ -5,8 +5,8 @@
 -- or refused. An item that makes no sense (an id that is no UUID) is an error of the whole statement, which then has
 -- done nothing: whoever asked asks again about each item alone.
 --
--- In every transaction, PL/pgSQL prepares each expression that it meets anew. So the two ways that nearly all calls
--- take, a replay and a fresh call that nothing restricts, are one statement each.
+-- In every transaction, PL/pgSQL prepares each expression and each statement that it meets anew. So a replay that comes
+-- alone is one statement and out, all items of a batch are looked at in one, and so are fresh calls claimed.
 --
 -- Plans are made once for all calls (generic), here and in what this calls: the planner takes one made for the items at
 -- hand to be cheaper, and would plan anew at each call. So no statement may leave it to estimates whether a key is
@@ -19,13 +19,13 @@ set lock_timeout = '10s'
 set plan_cache_mode = force_generic_plan
 as $$
 declare
-    v_answers jsonb[] := array_fill(null::jsonb, array[jsonb_array_length(p_items)]);
+    v_count integer := jsonb_array_length(p_items);
+    v_answers jsonb[];
     v_calls spanledger.call[];
-    v_fresh integer[] := '{}';
-    v_open integer[] := '{}';
+    v_fresh integer[];
+    v_open integer[];
     v_answer jsonb;
     v_call spanledger.call;
-    v_item jsonb;
     v_now timestamptz := clock_timestamp();
     v_i integer;
 begin
@@ -33,40 +33,45 @@ begin
         perform spanledger.require(p_tenant, 'begin');
     end if;
     -- First without a lock: a replay, and all else that changes nothing, shall cost no write.
-    for v_i in 1 .. cardinality(v_answers) loop
-        v_item := p_items -> (v_i - 1);
-        select case when c.state = 'succeeded' and not v_item ? 'delegation'
-                and (c.fingerprint = decode(v_item ->> 'fingerprint', 'hex') or v_item ->> 'on_mismatch' = 'replay')
-                and (v_item ->> 'replay_for_s' is null
-                    or c.ended_at + make_interval(secs => (v_item ->> 'replay_for_s')::double precision) > v_now)
-            then spanledger.answer(c, v_item) || jsonb_build_object(
-                'verdict', 'replay', 'result', c.result, 'result_kept', c.result_kept) end
-            into v_answer
-            from spanledger.call c where c.tenant = p_tenant and c.key = decode(v_item ->> 'key', 'hex');
-        if not found then
-            v_fresh := v_fresh || v_i;
-        elsif v_answer is not null then
-            v_answers[v_i] := v_answer;
-        else
-            select * into v_call from spanledger.call c where c.tenant = p_tenant and c.key = decode(v_item ->> 'key', 'hex');
-            v_answers[v_i] := spanledger.judge(v_call, v_item, v_now, false);
-            if v_answers[v_i] is null then
-                v_open := v_open || v_i;
-            end if;
+    if v_count = 1 then
+        select spanledger.replay(c, p_items -> 0, v_now) into v_answer
+            from spanledger.call c where c.tenant = p_tenant and c.key = decode(p_items -> 0 ->> 'key', 'hex');
+        if v_answer is not null then
+            return jsonb_build_array(v_answer);
         end if;
-    end loop;
-    if v_fresh <> '{}' or v_open <> '{}' then
+        v_answers := '{null}';
+        if found then
+            v_open := '{1}';
+        else
+            v_fresh := '{1}';
+        end if;
+    else
+        select array_agg(l.answer), array_agg(l.i) filter (where l.there is null),
+            array_agg(l.i) filter (where l.there and l.answer is null) into v_answers, v_fresh, v_open
+        from (
+            select e.i::integer, c.there, c.answer from jsonb_array_elements(p_items) with ordinality e (item, i)
+            left join lateral (
+                select true as there, spanledger.replay(c, e.item, v_now) as answer
+                from spanledger.call c where c.tenant = p_tenant and c.key = decode(e.item ->> 'key', 'hex') offset 0
+            ) c on true
+            order by e.i
+        ) l;
+    end if;
+    if v_open is not null then
+        foreach v_i in array v_open loop
+            select * into v_call from spanledger.call c
+                where c.tenant = p_tenant and c.key = decode(p_items -> (v_i - 1) ->> 'key', 'hex');
+            v_answers[v_i] := spanledger.judge(v_call, p_items -> (v_i - 1), v_now, false)
+                || jsonb_build_object('now_s', extract(epoch from v_now));
+        end loop;
+        v_open := array(select i from unnest(v_open) i where v_answers[i] is null);
+    end if;
+    if v_fresh is not null or v_open <> '{}' then
         -- One claim that nobody has takes no statement.
-        if cardinality(v_answers) > 1
-            or not pg_try_advisory_xact_lock(spanledger.claim_of(p_tenant, p_items -> 0 ->> 'key'))
-        then
+        if v_count > 1 or not pg_try_advisory_xact_lock(spanledger.claim_of(p_tenant, p_items -> 0 ->> 'key')) then
             perform spanledger.lock_claims(p_tenant, p_items, v_fresh || v_open);
         end if;
-        if v_fresh <> '{}' and v_open = '{}'
-            and not p_items @? '$[*] ? (exists(@.stopped) || exists(@.approval) || exists(@.permission)
-                || exists(@.delegation) || exists(@.alias_of))'
-            and not exists (select from spanledger.control c where c.tenant = p_tenant and c.active)
-        then
+        if coalesce(v_open, '{}') = '{}' then
             v_answers := spanledger.claim_fresh(p_tenant, p_items, v_fresh, v_answers);
         end if;
         if array_position(v_answers, null) is not null then
@@ -84,13 +89,14 @@ begin
                 end if;
             end loop;
             v_answers := spanledger.claim(p_tenant, p_items, v_calls, v_answers);
+            v_now := clock_timestamp();
+            for v_i in 1 .. v_count loop
+                if not v_answers[v_i] ? 'now_s' then
+                    v_answers[v_i] := v_answers[v_i] || jsonb_build_object('now_s', extract(epoch from v_now));
+                end if;
+            end loop;
         end if;
-        v_now := clock_timestamp();
     end if;
-    v_item := jsonb_build_object('now_s', extract(epoch from v_now));
-    for v_i in 1 .. cardinality(v_answers) loop
-        v_answers[v_i] := v_answers[v_i] || v_item;
-    end loop;
-    return to_jsonb(v_answers);
+    return coalesce(to_jsonb(v_answers), '[]');
 end
 $$;

@@ -1,30 +1,36 @@
--- Claim calls of which the first look found no row, where no operator's control is in force. Whatever is not claimed
--- here is left without an answer: somebody else was faster, or a budget has no room for all of them.
+-- Claim calls of which the first look found no row, where nothing but budgets restricts them. Whatever is not claimed
+-- here is left without an answer: an operator's control is in force, somebody else was faster, or a budget has no room
+-- for all of them.
 create or replace function spanledger.claim_fresh(
     p_tenant text, p_items jsonb, p_fresh integer[], p_answers jsonb[])
 returns jsonb[]
 language plpgsql volatile
 as $$
 declare
-    v_run constant jsonb := '{"verdict": "run", "attempt": 1, "attempts": 1, "budgets": []}';
+    v_run jsonb;
     v_found jsonb;
+    v_controlled boolean;
+    v_budgeted boolean;
     v_item integer;
 begin
-    if exists (select from spanledger.budget b where b.tenant = p_tenant) then
-        -- Behind the claims' locks: what is not there now is there before us no more.
-        -- A scalar subquery, because the planner would take a small table to be read faster as a whole.
-        if cardinality(p_fresh) > (
-            select count(distinct i.key) from (select p_items -> (f.i - 1) ->> 'key' as key from unnest(p_fresh) f (i)) i
-            where (select true from spanledger.call c
-                where c.tenant = p_tenant and c.key = decode(i.key, 'hex')) is null)
-        then
-            return p_answers;
-        end if;
+    select p_items @? '$[*] ? (exists(@.stopped) || exists(@.approval) || exists(@.permission)
+                || exists(@.delegation) || exists(@.alias_of))'
+            or exists (select from spanledger.control c where c.tenant = p_tenant and c.active),
+        exists (
+            select from spanledger.budget b cross join unnest(p_fresh) f (i)
+            where b.tenant = p_tenant and (p_items -> (f.i - 1) ->> 'tool') like b.match_like)
+        into v_controlled, v_budgeted;
+    if v_controlled then
+        return p_answers;
+    end if;
+    if v_budgeted then
         v_found := spanledger.claim_together(p_tenant, p_items, p_fresh);
         if v_found is null then
             return p_answers;
         end if;
     end if;
+    v_run := jsonb_build_object('verdict', 'run', 'attempt', 1, 'attempts', 1, 'budgets', '[]'::jsonb,
+        'now_s', extract(epoch from clock_timestamp()));
     foreach v_item in array spanledger.insert_calls(p_tenant, p_items, p_fresh, v_found) loop
         p_answers[v_item] := case when v_found ? v_item::text
             then v_run || jsonb_build_object('budgets', v_found -> v_item::text -> 'budgets') else v_run end;

@@ -6,26 +6,15 @@ returns jsonb
 language plpgsql volatile
 as $$
 declare
-    v_items integer[];
-    v_ids bigint[];
-    v_amounts bigint[];
-    v_budgets jsonb[];
+    v_now timestamptz := clock_timestamp();
     v_special boolean;
-    v_accounts bigint[] := '{}';
-    v_sums bigint[] := '{}';
-    v_used bigint[] := '{}';
-    v_topped_up bigint[] := '{}';
     v_fits boolean;
     v_found jsonb;
-    v_now timestamptz := clock_timestamp();
-    v_account record;
-    v_i integer;
+    v_sums jsonb;
+    v_sum record;
 begin
-    select array_agg(w.i), array_agg(w.id), array_agg(w.amount), array_agg(w.budget), bool_or(w.special)
-        into v_items, v_ids, v_amounts, v_budgets, v_special
-    from (
-        select f.i, k.id, (k.reserve ->> b.unit)::bigint as amount,
-            jsonb_build_object('name', b.name, 'unit', b.unit, 'limit', b.limit_steps, 'soft', b.soft_steps) as budget,
+    with wanted as materialized (
+        select f.i, k.id, b.name, b.unit, b.limit_steps, b.soft_steps, (k.reserve ->> b.unit)::bigint as amount,
             -- No account yet, a rolling window, a scope to be told, a currency to be converted, or no amount at all.
             k.id is null or b.window_kind = 'rolling' or b.per <> '{}' or (k.reserve ->> b.unit)::bigint < 0
                 or not k.reserve ? b.unit
@@ -37,47 +26,48 @@ begin
             (select a.id from spanledger.account a where a.tenant = p_tenant and a.budget = b.name and a.scope = ''
                 and a.window_start = case when b.window_kind is null then '-infinity' else spanledger.window_start(
                     b.window_kind, b.window_s, b.timezone, v_now) end) as id offset 0) k
-        order by f.i, b.name
-    ) w;
-    if v_items is null then
-        return '{}';
-    elsif v_special then
-        return null;
-    end if;
-    for v_account in select u.id, sum(coalesce(u.amount, 0))::bigint as amount
-        from unnest(v_ids, v_amounts) u (id, amount) group by u.id order by u.id
-    loop
-        v_accounts := v_accounts || v_account.id;
-        v_sums := v_sums || v_account.amount;
-        select v_used || (a.spent + a.held), v_topped_up || a.topped_up into v_used, v_topped_up
-            from spanledger.account a where a.id = v_account.id for update;
-    end loop;
-    select bool_and(r.fits), jsonb_object_agg(r.i, r.found) into v_fits, v_found
-    from (
+    ), locked as materialized (
+        select w.id, w.amount, a.used, a.topped_up
+        from (
+            select id, sum(coalesce(amount, 0))::bigint as amount from wanted
+            -- Behind the claims' locks: what is not there now is there before us no more. If something is, its lock comes
+            -- before those of accounts, so none is taken. Scalar subqueries, here and above, because the planner would
+            -- take a small table to be read faster as a whole.
+            where cardinality(p_fresh) = (
+                select count(distinct i.key) from (select p_items -> (n - 1) ->> 'key' as key from unnest(p_fresh) n) i
+                where (select true from spanledger.call c
+                    where c.tenant = p_tenant and c.key = decode(i.key, 'hex')) is null)
+            group by id order by id) w
+        cross join lateral (
+            select a.spent + a.held as used, a.topped_up from spanledger.account a where a.id = w.id for update) a
+    ), found as (
         select u.i, bool_and(u.used <= u.limit_steps and (u.amount is not null or u.used < u.limit_steps)) as fits,
             jsonb_build_object('ids', array_agg(u.id)::text, 'amounts', array_agg(coalesce(u.amount, 0))::text,
-                'units', array_agg(u.budget ->> 'unit')::text, 'budgets', jsonb_agg(jsonb_strip_nulls(jsonb_build_object(
-                    'name', u.budget -> 'name', 'unit', u.budget -> 'unit', 'reserved', coalesce(u.amount, 0),
+                'units', array_agg(u.unit)::text, 'budgets', jsonb_agg(jsonb_strip_nulls(jsonb_build_object(
+                    'name', u.name, 'unit', u.unit, 'reserved', coalesce(u.amount, 0),
                     'remaining', u.limit_steps - u.used,
-                    'soft', case when u.used - coalesce(u.amount, 0) <= u.soft and u.used > u.soft then u.soft end))))
+                    'soft', case when u.used - coalesce(u.amount, 0) <= u.soft_steps and u.used > u.soft_steps
+                        then u.soft_steps end))))
                 as found
         from (
-            select w.i, w.id, w.amount, w.budget, (w.budget ->> 'soft')::bigint as soft,
-                (w.budget ->> 'limit')::bigint + v_topped_up[k.n] as limit_steps,
-                v_used[k.n] + (sum(coalesce(w.amount, 0)) over (partition by w.id order by w.i))::bigint as used
-            from unnest(v_items, v_ids, v_amounts, v_budgets) with ordinality w (i, id, amount, budget, n)
-            cross join lateral (select array_position(v_accounts, w.id) as n offset 0) k
-            order by w.n
+            select w.i, w.id, w.name, w.unit, w.amount, w.soft_steps, w.limit_steps + l.topped_up as limit_steps,
+                l.used + (sum(coalesce(w.amount, 0)) over (partition by w.id order by w.i))::bigint as used
+            from wanted w join locked l on l.id = w.id
+            order by w.i, w.name
         ) u
         group by u.i
-    ) r;
-    if not v_fits then
+    )
+    select (select bool_or(coalesce(w.special, false)) from wanted w), bool_and(f.fits), jsonb_object_agg(f.i, f.found),
+        (select jsonb_object_agg(l.id, l.amount) from locked l where l.amount > 0)
+        into v_special, v_fits, v_found, v_sums
+        from found f;
+    if v_special is null then
+        return '{}';
+    elsif v_special or v_fits is not true then
         return null;
     end if;
-    for v_i in 1 .. cardinality(v_accounts) loop
-        if v_sums[v_i] > 0 then
-            update spanledger.account a set held = a.held + v_sums[v_i] where a.id = v_accounts[v_i];
-        end if;
+    for v_sum in select s.key::bigint as id, s.value::bigint as amount from jsonb_each(v_sums) s order by 1 loop
+        update spanledger.account a set held = a.held + v_sum.amount where a.id = v_sum.id;
     end loop;
     return v_found;
 end
