@@ -125,7 +125,9 @@ def alone(error: BaseException) -> BaseException:
 
 def storable(message: str) -> str:
     """Make a message one that Postgres can hold: not too long, without NUL and halves of surrogate pairs."""
-    text = message[:MESSAGE_CHARS_MAX].encode("utf-8", "replace").decode()
+    text = message[:MESSAGE_CHARS_MAX]
+    if not text.isascii():  # what is, as nearly all, takes no look at each character
+        text = text.encode("utf-8", "replace").decode()
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 

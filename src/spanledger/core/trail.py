@@ -6,12 +6,12 @@ than fits the limits here.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from spanledger.core.call import Holder
+from spanledger.core.ids import new_id
 from spanledger.core.outcomes import storable
 
 OPTIONS_MAX: Final = 50
@@ -55,14 +55,20 @@ class Entry:
     session: Mapping[str, Any] | None = None
     call: Mapping[str, Any] | None = None
     holder: Holder | None = field(default=None, repr=False, compare=False)
-    id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    id: str = field(default_factory=new_id)
 
     def item(self) -> dict[str, Any]:
         """The entry as the ledger takes it; what is None is left out."""
-        named = {name: getattr(self, name) for name in _TEXTS}
-        texts = {name: storable(str(value)) for name, value in named.items() if value is not None}
-        given = {name: value for name, value in (("session", self.session), ("call", self.call)) if value is not None}
-        return texts | given | {"id": self.id, "detail": within_limits(self.detail)}
+        item: dict[str, Any] = {"id": self.id, "detail": within_limits(self.detail)}
+        for name in _TEXTS:
+            value = getattr(self, name)
+            if value is not None:
+                item[name] = storable(str(value))
+        if self.session is not None:
+            item["session"] = self.session
+        if self.call is not None:
+            item["call"] = self.call
+        return item
 
 
 class Tells(Protocol):
@@ -86,6 +92,8 @@ def within_limits(detail: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _bounded(value: Any) -> Any:
+    if isinstance(value, str):
+        return storable(value)
     if isinstance(value, Mapping):
         return within_limits(value)
     if isinstance(value, bool | int | float):

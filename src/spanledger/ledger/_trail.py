@@ -79,8 +79,9 @@ class Trail:
             if workflow_id or entry.key or entry.event == "agent":
                 tenant = entry.tenant or self._config.tenant
                 agent = entry.agent or self._config.agent
-                told = replace(entry, workflow_id=workflow_id, agent=agent)
-                self._round().put((time.monotonic(), tenant, told, None))
+                if (workflow_id, agent) != (entry.workflow_id, entry.agent):
+                    entry = replace(entry, workflow_id=workflow_id, agent=agent)
+                self._round().put((time.monotonic(), tenant, entry, None))
         except Exception:
             self._lost_before += 1
             logger.exception("an entry of the decision trace is lost; nothing else is affected")
