@@ -42,12 +42,27 @@ class NotShown:
 
 NOT_SHOWN = NotShown()
 
-# Made once; `json.dumps` makes one at every call.
-_KEPT = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _quoted = json.encoder.encode_basestring
 
 _PLAIN = frozenset({str, int, bool, type(None)})
-_PLAIN_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+
+
+def _writer(*, sort_keys: bool = False) -> Callable[[Any], str]:
+    """Make what writes trees without floats that are no numbers, without spaces.
+
+    `json.dumps` makes an encoder at every call, and an encoder makes the one that does the work, which takes three
+    times as long as the work.
+    """
+    encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=sort_keys)
+    make = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:  # Python's own, where there is no other
+        return encoder.encode
+    parts = make(None, encoder.default, _quoted, None, ":", ",", sort_keys, False, False)
+    return lambda tree: "".join(parts(tree, 0))
+
+
+_kept_json = _writer()
+_plain_json = _writer(sort_keys=True)
 
 _TAGS_OUT: dict[type, tuple[str, Callable[[Any], Any]]] = {
     Decimal: ("$decimal", EXACT.to_sci_string),
@@ -98,9 +113,10 @@ def encode(value: Any, *, exact: bool = False, depth: int = 0) -> Any:
     Raises:
         NotJsonError: A type without a JSON form, a float that is no number, or nesting beyond `DEPTH_MAX`.
     """
-    if value is None or (isinstance(value, bool | str | int) and not isinstance(value, enum.Enum)):
+    if type(value) in _PLAIN or (depth == 0 and _is_plain(value)):
         return value
-    if depth == 0 and _is_plain(value):
+    # By a tuple: a union would be made anew each time.
+    if isinstance(value, (str, int)) and not isinstance(value, enum.Enum):
         return value
     if depth > DEPTH_MAX:
         raise NotJsonError(f"nested deeper than {DEPTH_MAX} levels")
@@ -182,7 +198,7 @@ def canonical_of(value: Any) -> bytes:
     Raises:
         NotJsonError: As `encode` and `canonical`.
     """
-    return _utf8(_PLAIN_JSON.encode, value) if _is_plain(value) else canonical(encode(value))
+    return _utf8(_plain_json, value) if _is_plain(value) else canonical(encode(value))
 
 
 def serialize(tree: Any) -> bytes:
@@ -191,10 +207,7 @@ def serialize(tree: Any) -> bytes:
     Raises:
         NotJsonError: A string that is not valid Unicode, or an integer too long to be written.
     """
-    try:
-        return _KEPT.encode(tree).encode()
-    except ValueError as error:
-        raise NotJsonError(str(error)) from None
+    return _utf8(_kept_json, tree)
 
 
 def _utf8(write: Callable[[Any], str], tree: Any) -> bytes:

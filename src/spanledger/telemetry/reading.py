@@ -19,6 +19,9 @@ MCP_CALL_TOOL: Final = "tools/call"
 # What the MCP SDK calls the span of a client; that of a server says that it executes a tool.
 SENT_PREFIX: Final = f"MCP send {MCP_CALL_TOOL} "
 _PREFIXES: Final = (TOOL_PREFIX, SENT_PREFIX)
+_JSON_SPACE: Final = " \t\n\r"
+
+_read = json.JSONDecoder().raw_decode
 
 
 def describe(name: str, attributes: Mapping[str, Any], *, waits: bool = True) -> Call | None:
@@ -50,10 +53,13 @@ def result_of(value: Any) -> Any:
     """Read an attribute that holds a value as JSON text, or as it is."""
     if not isinstance(value, str):
         return value
+    # As `json.loads` does, which takes twice as long.
+    text = value.strip(_JSON_SPACE)
     try:
-        return json.loads(value)
+        tree, end = _read(text)
     except (ValueError, RecursionError):
         return value
+    return tree if end == len(text) else value
 
 
 def may_be_tool(name: Any, attributes: Mapping[str, Any] | None) -> bool:
@@ -65,7 +71,7 @@ def may_be_tool(name: Any, attributes: Mapping[str, Any] | None) -> bool:
 
 def _arguments(value: Any) -> Mapping[str, Any] | str | None:
     parsed = result_of(value)
-    if parsed is None or isinstance(parsed, dict | str | Mapping):
+    if parsed is None or isinstance(parsed, (dict, str, Mapping)):
         return parsed
     try:
         return json.dumps(parsed)

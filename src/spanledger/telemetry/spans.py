@@ -228,11 +228,8 @@ class GuardedSpan(_SpanProxy):
 
 def on_loop() -> bool:
     """Tell whether whoever blocks here blocks an event loop."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
+    # The public one raises where there is none, which takes ten times as long.
+    return asyncio._get_running_loop() is not None  # noqa: SLF001
 
 
 def _came_through(error: BaseException | None, frame: FrameType) -> bool:
