@@ -8,6 +8,7 @@ redaction. A provider's call id is never trusted alone: whoever writes the model
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 import re
@@ -42,11 +43,11 @@ def identify(call: Call, terms: Terms, *, tenant: str, nonce: str, secret: bytes
     _check_texts(call, tenant)
     shown = _canonical_arguments(call)
     arguments = None if isinstance(shown, Undescribable) else shown
-    fingerprint = None if arguments is None else digest((call.name.encode(), arguments), secret)
+    fingerprint = None if arguments is None else _hashed(_stem(call.name) + _joined((arguments,)), secret)
     source, part = _identity_part(call, terms, shown, nonce)
     scope = scope_of(call, terms)
-    parts = (tenant.encode(), scope.encode(), call.name.encode(), source.encode(), *part)
-    return Identity(digest(parts, secret), source, fingerprint, scope, arguments)
+    key = _hashed(_stem(tenant, scope, call.name, source) + _joined(part), secret)
+    return Identity(key, source, fingerprint, scope, arguments)
 
 
 def scope_of(call: Call, terms: Terms) -> str:
@@ -95,8 +96,10 @@ def recorded_key(report: str) -> str:
 def _check_texts(call: Call, tenant: str) -> None:
     given = (tenant, call.name, call.workflow_id, call.turn, call.call_id, call.agent, call.actor, call.key)
     try:
-        # One search in all of them: nearly always there is nothing to find.
-        if call.resource is None and not _UNSTORABLE.search("".join([text for text in given if text is not None])):
+        # One look at all of them: nearly always there is nothing to find.
+        joined = "".join([text for text in given if text is not None])
+        fit = "\0" not in joined if joined.isascii() else not _UNSTORABLE.search(joined)
+        if fit and call.resource is None:
             return
     except TypeError:  # one of them is no text
         pass
@@ -166,7 +169,20 @@ def _canonical(value: Any, call: Call) -> bytes:
 
 def digest(parts: tuple[bytes, ...], secret: bytes | None) -> str:
     """Hash parts with their lengths, as hexadecimal text; keyed where there is a secret."""
-    message = b"".join([len(part).to_bytes(8, "big") + part for part in parts])
+    return _hashed(_joined(parts), secret)
+
+
+@functools.lru_cache(maxsize=1024)
+def _stem(*texts: str) -> bytes:
+    """Write the first parts, which are the same for many calls."""
+    return _joined(tuple([text.encode() for text in texts]))
+
+
+def _joined(parts: tuple[bytes, ...]) -> bytes:
+    return b"".join([len(part).to_bytes(8, "big") + part for part in parts])
+
+
+def _hashed(message: bytes, secret: bytes | None) -> str:
     if secret is None:
         return hashlib.sha256(message).hexdigest()
     return hmac.new(secret, message, hashlib.sha256).hexdigest()

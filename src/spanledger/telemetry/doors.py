@@ -127,12 +127,14 @@ def _door(start: StartSpan, through: Through) -> StartSpan:
 def _started(
     start: StartSpan, args: tuple[Any, ...], kwargs: dict[str, Any], context: Context | None, attributes: Any
 ) -> Span:
-    placed, named = list(args), dict(kwargs)
-    for place, name, value in ((_CONTEXT, "context", context), (_ATTRIBUTES, "attributes", attributes)):
-        if len(placed) > place:
-            placed[place] = value
-        else:
-            named[name] = value
+    if len(args) <= _CONTEXT:  # as the SDK itself gives them, and nearly everybody
+        return unshared(start(*args, **{**kwargs, "context": context, "attributes": attributes}))
+    placed, named = [*args], {**kwargs}
+    placed[_CONTEXT] = context
+    if len(placed) > _ATTRIBUTES:
+        placed[_ATTRIBUTES] = attributes
+    else:
+        named["attributes"] = attributes
     return unshared(start(*placed, **named))
 
 

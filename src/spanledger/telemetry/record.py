@@ -22,7 +22,7 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from spanledger.core.asking import Asking, Traced
 from spanledger.core.call import EXECUTE_TOOL, INVOKE_AGENT, Begun, Call, Outcome, Verdict
-from spanledger.core.content import NOTHING, Content
+from spanledger.core.content import NOTHING, Capture, Content
 from spanledger.core.grants import Authorization
 from spanledger.core.money import amount_of
 from spanledger.core.refusals import WRITTEN_BY_BEGIN, verdict_of
@@ -218,11 +218,8 @@ def finished(span: Span, outcome: Outcome, content: Content = NOTHING) -> None:
     """Record how the call ended; its result where and as far as `content` says."""
     ended = outcome.ended
     _set(span, attributes.of_outcome(outcome))
-    if ended.error is None and (text := content.for_span(ended.value)) is not None:
-        span.set_attribute(semconv.TOOL_CALL_RESULT, text)
-    if ended.error is None and (text := content.for_event(ended.value)) is not None:
-        returned = {semconv.TOOL_NAME: outcome.begun.tool, semconv.CALL_KEY: outcome.begun.key}
-        events.inform(semconv.EVENT_CONTENT, returned | {semconv.TOOL_CALL_RESULT: text}, trace_of(span))
+    if ended.error is None and content.capture is not Capture.NO_CONTENT:
+        _returned(span, outcome, content)
     if ended.paused:
         return
     if ended.failure is not None:
@@ -231,6 +228,15 @@ def finished(span: Span, outcome: Outcome, content: Content = NOTHING) -> None:
         span.set_attribute(semconv.ERROR_TYPE, "tool_error")
     elif ended.error is not None:
         failed(span, ended.error)
+
+
+def _returned(span: Span, outcome: Outcome, content: Content) -> None:
+    value = outcome.ended.value
+    if (text := content.for_span(value)) is not None:
+        span.set_attribute(semconv.TOOL_CALL_RESULT, text)
+    if (text := content.for_event(value)) is not None:
+        returned = {semconv.TOOL_NAME: outcome.begun.tool, semconv.CALL_KEY: outcome.begun.key}
+        events.inform(semconv.EVENT_CONTENT, returned | {semconv.TOOL_CALL_RESULT: text}, trace_of(span))
 
 
 @quietly
