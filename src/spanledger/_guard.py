@@ -151,6 +151,8 @@ class RunningCall:
 
     def cost(self, *, succeeded: bool) -> dict[str, int]:
         """What the call costs other than what it reserved, as unit → steps."""
+        if not (self._charged or self._lent or self.inside.booked):
+            return {}
         total = {**(self._lent if succeeded else {}), **self.inside.booked}
         charged: dict[str, int] = {}
         for amount in self._charged:

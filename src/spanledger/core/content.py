@@ -83,6 +83,8 @@ class Content:
 
     def hides(self, result: Any) -> bool:
         """Tell whether something of a result is not to be seen."""
+        if not self.redactor.redact:
+            return False
         if self.documents and isinstance(result, str):
             return self.redactor.text(result) != result
         return self.redactor.hides(result)

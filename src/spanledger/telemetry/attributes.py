@@ -25,18 +25,24 @@ def of_asking(asking: Asking) -> Attributes:
     said = {
         semconv.CALL_KEY: identity.key,
         semconv.KEY_SOURCE: identity.source,
-        semconv.WORKFLOW_ID: identity.scope or None,
         semconv.WORKFLOW_SOURCE: str(call.workflow_source),
-        semconv.RULE: asking.terms.rule,
-        semconv.AGENT_NAME: call.agent,
-        semconv.ACTOR: call.actor,
     }
+    if identity.scope:
+        said[semconv.WORKFLOW_ID] = identity.scope
+    if asking.terms.rule is not None:
+        said[semconv.RULE] = asking.terms.rule
+    if call.agent is not None:
+        said[semconv.AGENT_NAME] = call.agent
+    if call.actor is not None:
+        said[semconv.ACTOR] = call.actor
     return said if asking.authority is None else said | delegating.said(asking.authority)
 
 
 def of_answer(answer: Begun) -> Attributes:
     """Say what the ledger has said."""
-    said: Attributes = {semconv.VERDICT: str(answer.verdict), semconv.ATTEMPT: answer.attempt or None}
+    said: Attributes = {semconv.VERDICT: str(answer.verdict)}
+    if answer.attempt:
+        said[semconv.ATTEMPT] = answer.attempt
     if answer.verdict is Verdict.RUN and answer.reserved:
         said |= _of_reserved(answer.reserved)
     if answer.budgets:

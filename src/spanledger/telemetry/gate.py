@@ -14,7 +14,7 @@ import contextlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -204,7 +204,7 @@ def inside() -> AbstractContextManager[None]:
     """Where the span of a guarded call is the current one, make its call the running one."""
     span: Any = trace.get_current_span()
     # By its type, as in `unshared`.
-    return span.running() if type(span) is GuardedSpan else _NOWHERE  # type: ignore[no-any-return]
+    return span.running() if type(span) is GuardedSpan else _NOWHERE
 
 
 def _through(start: Start, name: str, context: Context | None, attributes: Any) -> Span:
@@ -218,13 +218,12 @@ def _through(start: Start, name: str, context: Context | None, attributes: Any) 
     redactor = guard.config.content(call).redactor
     seen = redacted(redactor, attributes) if redactor.redact else attributes
     span = start(otel_context.set_value(record.OWN_SPAN, value=True, context=context), seen)
-    asked = None if _is_own(name, attributes or {}) else decide(guard, call, span)
-    if redactor.redact:
-        span = cast("Span", RedactingSpan(span, redactor))
-    if asked is None:
-        return span
+    asked = None if _own_spans and _is_own(name, attributes or {}) else decide(guard, call, span)
     # A proxy is a span to everybody but the type checker.
-    return cast("Span", StoodForSpan(span, asked) if isinstance(asked, Inside) else GuardedSpan(span, guard, asked))
+    proxy: Any = RedactingSpan(span, redactor) if redactor.redact else span
+    if asked is not None:
+        proxy = StoodForSpan(proxy, asked) if isinstance(asked, Inside) else GuardedSpan(proxy, guard, asked)
+    return proxy  # type: ignore[no-any-return]
 
 
 def _is_own(name: str, attributes: Mapping[str, Any]) -> bool:

@@ -298,7 +298,9 @@ def end(span: Span) -> None:
 
 def _set(span: Span, said: Mapping[str, Any]) -> None:
     shown = with_proposed(said)
-    span.set_attributes({name: value for name, value in shown.items() if value is not None})
+    if None in shown.values():
+        shown = {name: value for name, value in shown.items() if value is not None}
+    span.set_attributes(shown)
 
 
 def _detach(token: Any) -> None:

@@ -193,9 +193,9 @@ def fitting(error: SpanledgerError, scope: Scope, *, tell: bool = False) -> Base
     return scope.tell(error) if tell and isinstance(error, CallRefused) else scope.stop(error)
 
 
-def pauses(error: BaseException | None) -> bool:
+def pauses(error: BaseException) -> bool:
     """Tell whether an exception says that the tool has done nothing yet."""
-    return error is not None and f"{type(error).__module__}.{type(error).__qualname__}" in _PAUSES
+    return f"{type(error).__module__}.{type(error).__qualname__}" in _PAUSES
 
 
 def _opener(frame: FrameType | None) -> str:

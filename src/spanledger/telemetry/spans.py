@@ -72,7 +72,7 @@ def settle(guard: Guard, asked: tuple[Asking, Begun], ended: Ended) -> Outcome |
         ended: How it ended.
     """
     asking, begun = asked
-    if scopes.pauses(ended.error):
+    if ended.error is not None and scopes.pauses(ended.error):
         ended = replace(ended, paused=True)
     steps = finished(asking, begun, ended, CODEC)
     try:
