@@ -277,6 +277,60 @@ def test_in_mode_shadow_a_bad_token_is_told_and_the_call_runs(governed, dsn, cap
     assert "enforced, it would be refused" in caplog.text
 
 
+@pytest.fixture
+def looking(governed, dsn):
+    """Make the process one that only looks, on a ledger of one's choice."""
+
+    def make(**fields) -> None:
+        spanledger.uninstrument()
+        given = {"dsn": dsn, "rules": [RULE], "mode": "shadow", "delegation_keys": KEYS}
+        spanledger.instrument(Config(**given | fields), libraries=[])
+
+    return make
+
+
+def test_in_mode_shadow_no_block_is_refused_and_what_is_in_it_acts_as_before(looking, caplog):
+    looking()
+    for hostile in ("x", "", "none", 7):
+        with delegated(hostile) as held, workflow("order-1", agent="support"):
+            assert held is None
+            assert refund("o-1", 10) == "refunded 10"
+    told = [
+        record.message for record in caplog.records if "what would act under a delegation goes on" in record.message
+    ]
+    assert len(told) == 4
+    assert "enforced, it would be refused: not permitted: the token cannot be read" in told[0]
+
+
+def test_in_mode_shadow_nothing_wider_is_passed_on_and_the_program_goes_on(governed, looking, caplog):
+    looking()
+    with workflow("order-1", agent="sales"):
+        token = delegate("billing", "payments:refund")
+        with delegated(token), delegated(delegate("refunds", "payments:refund")):
+            assert refund("o-1", 10) == "refunded 10"
+    assert governed.delegations.all() == []
+    assert "nothing is delegated to 'billing', and the program goes on; enforced, it would be refused" in caplog.text
+    assert "payments:refund: nobody has granted it" in caplog.text
+    with workflow("order-1", agent="support"), delegated(delegate("billing", "payments:refund")) as held:
+        assert held.agent == "billing"
+
+
+def test_in_mode_shadow_a_ledger_that_is_down_stops_nobody_who_passes_authority_on(looking, caplog):
+    looking(dsn="postgresql://nobody@127.0.0.1:1/none")
+    with workflow("order-1", agent="support"), delegated(delegate("billing", "payments:refund")):
+        assert refund("o-1", 10) == "refunded 10"
+        assert not spanledger.ensure_authorized("payments:refund")
+    assert "nothing is delegated to 'billing'" in caplog.text
+
+
+def test_in_mode_shadow_what_can_never_be_right_is_said_all_the_same(looking):
+    looking(delegation_keys=())
+    with pytest.raises(ConfigError, match="there is no key to sign a delegation with"):
+        delegate("billing", "payments:refund")
+    with pytest.raises(ConfigError, match="a permission is a name"):
+        delegate("billing", "pay ments")
+
+
 def test_in_mode_off_nothing_is_asked_and_nothing_looked_at(dsn):
     spanledger.instrument(Config(dsn="postgresql://nobody@127.0.0.1:1/none", mode="off"), libraries=[])
     with delegated(delegate("billing", "payments:refund")) as held:

@@ -110,18 +110,27 @@ def _shown(config: Config, context: Mapping[str, Any]) -> str:
 
 
 def ensure_authorized(permission: str, amount: Amount | None = None, **context: Any) -> Authorization:
-    """As `authorize`, where nothing shall go on without it. In mode "shadow" all goes on, and what would not is logged.
+    """As `authorize`, where nothing shall go on without it.
+
+    In mode "shadow" all goes on, also where nobody can say, and what would not is logged.
 
     Raises:
         NotAuthorized: It is not granted; or only with a person's approval, which is given to a call: guard the function
             that does it, with a rule that names the permission.
+        LedgerUnavailable: Nobody can say.
     """
-    answer = authorize(permission, amount, **context)
+    engine = _runtime.engine()
+    shadow = engine is not None and engine.guard.config.mode == "shadow"
+    try:
+        answer = authorize(permission, amount, **context)
+    except LedgerUnavailable as error:
+        if not shadow:
+            raise
+        answer = Authorization(permission, allowed=False, reason=str(error))
     if answer and not answer.approval:
         return answer
     reason = answer.reason or "a person has to approve each call"
-    engine = _runtime.engine()
-    if engine is not None and engine.guard.config.mode == "shadow":
+    if shadow:
         logger.warning("shadow: %s goes on; enforced, it would be refused: %s", permission, reason)
         return answer
     raise NotAuthorized(f"not permitted: {permission!r}: {reason}", permission=permission, reason=reason,

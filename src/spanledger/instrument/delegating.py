@@ -2,15 +2,19 @@
 
 Rules: who passes it on, for whom and in which workflow is what is around the code, and so is what it comes from: the
 delegation around it, else what is granted to its agent. `delegated` looks at the token itself; whether it is still in
-force the ledger says to every call. In mode "off" nothing is asked and nothing looked at.
+force the ledger says to every call. In mode "shadow" nothing is refused: what would be is logged, nothing is passed on,
+and who would act under it acts as before; what no run of the program can do, to name no permission or to have no key to
+sign with, is raised as ever. In mode "off" nothing is asked and nothing looked at.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from types import TracebackType
+from typing import Final
 
 from opentelemetry import trace
 
@@ -20,8 +24,14 @@ from spanledger.core.authority import Authority
 from spanledger.core.delegations import Delegation
 from spanledger.core.delegations import delegated as made
 from spanledger.core.money import Amount
+from spanledger.errors import LedgerUnavailable, NotAuthorized
 from spanledger.instrument import _runtime
 from spanledger.telemetry import record
+
+logger = logging.getLogger("spanledger.instrument")
+
+# Instead of a token, where none was made: whoever enforces takes it for what it is.
+NO_TOKEN: Final = "none"  # noqa: S105 - none
 
 
 def delegate(
@@ -44,21 +54,26 @@ def delegate(
         reason: What for, kept in the ledger.
 
     Returns:
-        A token. Whoever has it can act under the delegation: keep it out of logs and prompts.
+        A token. Whoever has it can act under the delegation: keep it out of logs and prompts. ``"none"`` in mode "off",
+        and in mode "shadow" where it would have been refused.
 
     Raises:
         NotAuthorized: It would not be narrower than what is around this code, or that is not in force any more.
-        ConfigError: That makes no sense, or there is no key to sign with.
-        LedgerUnavailable: Nobody can say.
+        LedgerUnavailable: Nobody can say. Neither of the two in mode "shadow".
+        ConfigError: That makes no sense, or there is no key to sign with; in mode "shadow" as well.
     """
     wanted = Delegation(to_agent, permissions, max_amount, expires_in_s, reason)
     engine = _runtime.engine()
     if engine is None:
-        return "off"
-    tenant, whose, above = whose_authority(engine.guard)
+        return NO_TOKEN
     keys = engine.guard.config.delegation_keys
     keys.ready()
-    return engine.guard.blocking.drive(made(tenant, wanted, whose | _where(), above, keys.sign))
+    try:
+        tenant, whose, above = whose_authority(engine.guard)
+        return engine.guard.blocking.drive(made(tenant, wanted, whose | _where(), above, keys.sign))
+    except (NotAuthorized, LedgerUnavailable) as error:
+        _refuse(engine.guard, f"nothing is delegated to {wanted.to_agent!r}, and the program", error)
+        return NO_TOKEN
 
 
 class delegated:  # noqa: N801 - used as a block, as `tool_call` is
@@ -75,12 +90,19 @@ class delegated:  # noqa: N801 - used as a block, as `tool_call` is
             token: What `delegate` returned.
 
         Raises:
-            NotAuthorized: It cannot be read: it was changed, is signed by a key that is not known here, or is over.
+            NotAuthorized: It cannot be read: it was changed, is signed by a key that is not known here, or is over. In
+                mode "shadow" that is logged, and the block is as if it were not there.
         """
         self._token = token
         self._block: AbstractContextManager[None] = contextlib.nullcontext()
         engine = _runtime.engine()
-        self.authority: Authority | None = None if engine is None else engine.guard.config.delegation_keys.read(token)
+        self.authority: Authority | None = None
+        if engine is None:
+            return
+        try:
+            self.authority = engine.guard.config.delegation_keys.read(token)
+        except NotAuthorized as error:
+            _refuse(engine.guard, "what would act under a delegation", error)
 
     def __enter__(self) -> Authority | None:
         if self.authority is not None:
@@ -98,6 +120,12 @@ class delegated:  # noqa: N801 - used as a block, as `tool_call` is
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
         self.__exit__(kind, error, tb)
+
+
+def _refuse(guard: Guard, what: str, error: NotAuthorized | LedgerUnavailable) -> None:
+    if guard.config.mode != "shadow":
+        raise error
+    logger.warning("shadow: %s goes on; enforced, it would be refused: %s", what, error)
 
 
 def whose_authority(guard: Guard) -> tuple[str, dict[str, str | None], Authority | None]:
