@@ -17,7 +17,9 @@ import spanledger
 from spanledger.telemetry import _declared, conventions, instruments, proposals, semconv
 
 SRC = Path(spanledger.__file__).parent
-DECLARING = [SRC / "telemetry" / f"{module}.py" for module in ("semconv", "_genai", "_evaluated", "instruments")]
+DECLARING = [
+    SRC / "telemetry" / f"{module}.py" for module in ("semconv", "_genai", "_evaluated", "_leaving", "instruments")
+]
 PROPOSED = {value for name, value in vars(proposals).items() if name.startswith(("GUARDRAIL_", "COST_"))}
 NAMES = {
     f"{module.__name__.rpartition('.')[2]}.{constant}": value
