@@ -11,6 +11,7 @@ from spanledger.config import Config
 from spanledger.core.approvals import Approval, over
 from spanledger.core.budgets import Balance, Budget
 from spanledger.core.call import Begun, Call, Codec, Resolution, Resource, ToolCall, Usage, Verdict
+from spanledger.core.connectors import Connector, Credential
 from spanledger.core.controls import Rate, Switch
 from spanledger.core.delegations import Delegation
 from spanledger.core.egress import EgressRule
@@ -22,6 +23,13 @@ from spanledger.core.rules import Rule
 from spanledger.encryption import EncryptingCodec
 from spanledger.instrument._patch import Report
 from spanledger.instrument.authority import authorize, ensure_authorized, has_permission
+from spanledger.instrument.connecting import (
+    connectors,
+    invoke,
+    invoke_awaiting,
+    mint_credential,
+    mint_credential_awaiting,
+)
 from spanledger.instrument.delegating import delegate, delegated
 from spanledger.instrument.gateway import guard
 from spanledger.instrument.governing import governed_client
@@ -46,6 +54,8 @@ __all__ = [
     "Calls",
     "Codec",
     "Config",
+    "Connector",
+    "Credential",
     "Delegation",
     "EgressRule",
     "EncryptingCodec",
@@ -70,6 +80,7 @@ __all__ = [
     "authorize",
     "carried",
     "carrier",
+    "connectors",
     "current_call",
     "current_workflow",
     "decide",
@@ -81,6 +92,10 @@ __all__ = [
     "guard",
     "has_permission",
     "instrument",
+    "invoke",
+    "invoke_awaiting",
+    "mint_credential",
+    "mint_credential_awaiting",
     "over",
     "record_event",
     "record_llm_call",

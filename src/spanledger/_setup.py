@@ -127,7 +127,7 @@ def instrument(config: Config | None = None, *, libraries: Iterable[str | Librar
     uninstrument()
     config = config or Config.from_env()
     if config.mode == "off":
-        _runtime.use(None)
+        _runtime.use(None, config)
         return Report()
     guard, connected = _guard(config)
     engine = Engine(guard)
@@ -141,7 +141,7 @@ def instrument(config: Config | None = None, *, libraries: Iterable[str | Librar
     except BaseException:
         uninstrument()
         raise
-    _runtime.use(engine)
+    _runtime.use(engine, config)
     scopes.leave_to(report.attached)
     logger.info(
         "spanledger guards this process: %s; libraries %s%s%s",
@@ -276,13 +276,13 @@ def _known(names: Iterable[str | Library]) -> list[str | Library]:
     return wanted
 
 
-def _default_engine() -> Engine | None:
+def _default_engine() -> tuple[Engine | None, Config]:
     global _unasked
     config = Config.from_env()
     if config.mode == "off":
-        return None
+        return None, config
     guard, _unasked = _guard(config)
-    return Engine(guard)
+    return Engine(guard), config
 
 
 _runtime.made_by(_default_engine)

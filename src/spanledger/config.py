@@ -20,6 +20,7 @@ from spanledger.core.approvals import Approval, asked_for
 from spanledger.core.asking import Asking, Traced
 from spanledger.core.budgets import Budget
 from spanledger.core.call import EXECUTE_TOOL, Call, ScopeSource
+from spanledger.core.connectors import Connector
 from spanledger.core.content import CAPTURE_VARIABLE, Capture, Content, capture_said, captured
 from spanledger.core.controls import Rate, Switch, approval_controls, stopping, switch_controls
 from spanledger.core.deployed import deployed
@@ -67,6 +68,7 @@ _VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "budgets": (lambda value: all(isinstance(budget, Budget) for budget in value), "a list of Budget"),
     "grants": (lambda value: all(isinstance(grant, Grant) for grant in value), "a list of Grant"),
     "egress": (lambda value: all(isinstance(rule, EgressRule) for rule in value), "a list of EgressRule"),
+    "connectors": (lambda value: all(isinstance(one, Connector) for one in value), "a list of Connector"),
     "switches": (lambda value: all(isinstance(switch, Switch) for switch in value), "a list of Switch"),
     "rates": (lambda value: all(isinstance(rate, Rate) for rate in value), "a list of Rate"),
     "prices": (lambda value: all(isinstance(price, Price) for price in value), "a list of Price"),
@@ -106,6 +108,7 @@ class Config:
         budgets: What may be spent.
         grants: Who may do what, where a rule names a permission.
         egress: Which HTTP requests may leave a guarded tool, and as what; the first rule that matches counts.
+        connectors: Places outside that are called with a credential which the program does not have.
         switches: Which tools are stopped.
         rates: What currencies are worth in others.
         prices: What models cost that the public price lists do not know, or price otherwise.
@@ -139,6 +142,7 @@ class Config:
     budgets: tuple[Budget, ...] = ()
     grants: tuple[Grant, ...] = ()
     egress: tuple[EgressRule, ...] = ()
+    connectors: tuple[Connector, ...] = ()
     switches: tuple[Switch, ...] = ()
     rates: tuple[Rate, ...] = ()
     prices: tuple[Price, ...] = ()
@@ -164,7 +168,7 @@ class Config:
     _contents: tuple[Content, Content] = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for name in ("rules", "budgets", "grants", "egress", "switches", "rates", "prices"):
+        for name in ("rules", "budgets", "grants", "egress", "connectors", "switches", "rates", "prices"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for name, (admits, meant) in _VALUES.items():
             if not admits(getattr(self, name)):
@@ -178,10 +182,11 @@ class Config:
         object.__setattr__(self, "_contents", contents)
         for redact in [rule.redact for rule in self.rules] + [rule.redact for rule in self.egress]:
             self.redactor(redact)
-        names = [budget.name for budget in self.budgets]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ConfigError(f"two budgets are named {twice[0]!r}")
+        for kind in ("budgets", "connectors"):
+            names = [one.name for one in getattr(self, kind)]
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ConfigError(f"two {kind} are named {twice[0]!r}")
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Config:

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from spanledger.core.approvals import ApprovalRule, over
 from spanledger.core.budgets import Budget
+from spanledger.core.connectors import Connector
 from spanledger.core.controls import Rate, Switch
 from spanledger.core.egress import EgressRule
 from spanledger.core.grants import Grant
@@ -82,6 +83,7 @@ def values(data: Mapping[str, Any]) -> dict[str, Any]:
         "budgets": _budget,
         "grants": _grant,
         "egress": _egress,
+        "connectors": _connector,
         "switches": _switch,
         "rates": _rate,
         "prices": _price,
@@ -169,6 +171,11 @@ def _egress(item: dict[str, Any]) -> EgressRule:
     if isinstance(item.get("redact"), list):
         item = item | {"redact": tuple(_redact(one, where) for one in item["redact"])}
     return made(EgressRule, item, where)
+
+
+def _connector(item: dict[str, Any]) -> Connector:
+    called = {name: named(item[name]) for name in ("credential", "mint") if isinstance(item.get(name), str)}
+    return made(Connector, item | called, f"connector {item.get('name')!r}")
 
 
 def _switch(item: dict[str, Any]) -> Switch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -47,7 +48,7 @@ class Server:
 
 @contextlib.contextmanager
 def serving() -> Iterator[Server]:
-    """Serve: /here and /there redirect, /flaky answers 500 as often as `failures` says, all else is 200."""
+    """Serve: /here and /there redirect, /flaky answers 500 as often as `failures` says, /echo tells the headers."""
     server = Server()
 
     class Handler(BaseHTTPRequestHandler):
@@ -67,9 +68,10 @@ def serving() -> Iterator[Server]:
             if place:
                 self.send_header("Location", place)
             self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", "2")
+            said = json.dumps(dict(self.headers)).encode() if self.path.startswith("/echo") else b"{}"
+            self.send_header("Content-Length", str(len(said)))
             self.end_headers()
-            self.wfile.write(b"{}")
+            self.wfile.write(said)
 
         do_GET = do_POST = do_PUT = do_DELETE = answer
 

@@ -15,6 +15,8 @@ from typing import Any, TypeVar, overload
 
 from spanledger import jsonpaths
 from spanledger.core.call import Call, Codec
+from spanledger.core.connectors import Answer
+from spanledger.core.outgoing import FAILED_FROM_STATUS
 from spanledger.core.rules import Rule
 from spanledger.errors import ConfigError
 from spanledger.instrument import _runtime
@@ -146,6 +148,8 @@ def _is_of_mcp(kind: Any) -> bool:
 
 
 def _failure(result: Any) -> str | None:
+    if isinstance(result, Answer):
+        return f"HTTP status {result.status}" if result.status >= FAILED_FROM_STATUS else None
     return mcp.failure(result) if _is_of_mcp(type(result)) else None
 
 

@@ -1,0 +1,453 @@
+"""Connectors: what is called with a credential that the program never has; on a real ledger and real servers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import pickle
+import socket
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from egress_world import Server, serving
+
+import spanledger
+from spanledger import (
+    Budget,
+    Config,
+    Connector,
+    Credential,
+    EgressRule,
+    Grant,
+    Money,
+    Redact,
+    Rule,
+    connectors,
+    errors,
+    invoke,
+    invoke_awaiting,
+    mint_credential,
+    mint_credential_awaiting,
+    workflow,
+)
+
+CANARY = "canary-5f3c9a71d2"
+GRANT = Grant("payments:refund")
+
+pytestmark = pytest.mark.usefixtures("in_workflow")
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[Server]:
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def site(elsewhere: Server) -> Iterator[Server]:
+    with serving() as server:
+        server.there = elsewhere.url
+        yield server
+
+
+@pytest.fixture
+def door(site: Server, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Connector]:
+    """Make a connector to the site, whose credential is in the environment."""
+    monkeypatch.setenv("SITE_KEY", CANARY)
+
+    def make(**fields: Any) -> Connector:
+        given = {
+            "credential_env": "SITE_KEY",
+            "methods": ("GET", "POST"),
+            "paths": ("/v1/*", "/echo", "/there", "/flaky*"),
+        }
+        return Connector("refunds", site.url, "payments:refund", **given | fields)
+
+    return make
+
+
+@pytest.fixture
+def connected(instrument, door) -> Callable[..., None]:
+    """Instrument with one connector, which everybody may call."""
+
+    def make(*, door_has: dict[str, Any] | None = None, **fields: Any) -> None:
+        instrument(**{"connectors": [door(**door_has or {})], "grants": [GRANT], "capture_content": True} | fields)
+
+    return make
+
+
+def refund(**sent: Any) -> Any:
+    return invoke("refunds", "POST", "/v1/refunds", json={"order": "o-1"}, **sent)
+
+
+def test_the_place_is_given_the_credential_and_the_call_is_made_once(connected, site, ledger, spans):
+    connected()
+    answers = [refund(params={"expand": "charge"}) for _ in range(3)]
+
+    (seen,) = site.seen
+    assert (seen.method, seen.path, json.loads(seen.body)) == ("POST", "/v1/refunds?expand=charge", {"order": "o-1"})
+    assert seen.headers["Authorization"] == f"Bearer {CANARY}"
+    assert seen.key is not None
+    assert [(one.status, one.json(), one.text) for one in answers] == [(200, {}, "{}")] * 3
+    assert [call["state"] for call in ledger.calls(tool="refunds")] == ["succeeded"]
+    assert [span.attributes["spanledger.verdict"] for span in spans.all("execute_tool refunds")] == [
+        *("run", "replay", "replay"),
+    ]
+
+
+def everything(sql: psycopg.Connection) -> str:
+    """All that is in the ledger, as text."""
+    names = sql.execute(
+        "select relname from pg_class where relnamespace = 'spanledger'::regnamespace and relkind in ('r', 'p')"
+    ).fetchall()
+    return "".join(str(sql.execute(f"select t::text from spanledger.{name} t").fetchall()) for (name,) in names)
+
+
+def test_the_credential_is_nowhere_else(connected, site, spans, sql, caplog):
+    caplog.set_level(logging.DEBUG)
+    connected()
+    echoed = invoke("refunds", "GET", "/echo")
+    assert site.seen[0].headers["Authorization"] == f"Bearer {CANARY}"
+    assert "Authorization" in echoed.json()
+    refund()
+    with pytest.raises(errors.EgressRefused) as refused:
+        invoke("refunds", "DELETE", "/v1/refunds")
+    spanledger.uninstrument()
+
+    shown = [repr(echoed), repr(connectors()), repr(refused.value), "".join(span.to_json() for span in spans.all())]
+    shown += [caplog.text, everything(sql), str([record.__dict__ for record in caplog.records])]
+    assert "refunds" in shown[3]
+    assert "o-1" in shown[5]
+    for text in shown:
+        assert CANARY not in text
+
+
+@pytest.mark.parametrize("broken", ["refused", "cut"])
+def test_no_error_and_no_frame_of_one_holds_it(connected, broken):
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        if broken == "cut":
+            listening.listen()
+        own = Connector(
+            *("slow", url, "payments:refund"),
+            credential=lambda: CANARY,
+            methods=("POST",),
+            paths=("/*",),
+            timeout_s=0.2,
+        )
+        connected(connectors=[own])
+        with pytest.raises(Exception, match=r"(?i)refused|timed out") as failed:
+            invoke("slow", "POST", "/v1/refunds")
+    told = "".join(traceback.TracebackException.from_exception(failed.value, capture_locals=True).format())
+    assert CANARY not in told + repr(vars(failed.value))
+
+
+def test_whether_it_arrived_is_unknown_after_a_timeout_and_known_where_nobody_listened(connected, ledger):
+    with socket.socket() as listening, socket.socket() as closed:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        closed.bind(("127.0.0.1", 0))
+        given = {"credential": lambda: CANARY, "methods": ("POST",), "paths": ("/*",), "timeout_s": 0.2}
+        doors = [
+            Connector(name, f"http://127.0.0.1:{one.getsockname()[1]}", "payments:refund", **given)
+            for name, one in (("slow", listening), ("closed", closed))
+        ]
+        connected(connectors=doors)
+        for name in ("slow", "closed"):
+            with pytest.raises(Exception, match=r"(?i)refused|timed out"):
+                invoke(name, "POST", "/v1/refunds")
+    assert {call["tool"]: call["state"] for call in ledger.calls()} == {"slow": "unknown", "closed": "failed"}
+
+
+def test_a_redirect_is_an_answer_and_the_credential_does_not_follow_it(connected, site, elsewhere):
+    connected()
+    answer = invoke("refunds", "POST", "/there")
+    assert (answer.status, answer.headers["location"]) == (307, f"{elsewhere.url}/arrived")
+    assert elsewhere.seen == []
+
+
+def test_a_status_of_failure_is_given_back_and_the_call_is_made_again_with_the_same_key(connected, site, ledger):
+    connected()
+    site.failures = 1
+    assert [invoke("refunds", "POST", "/flaky").status for _ in range(3)] == [500, 200, 200]
+    assert len(site.seen) == 2
+    assert len(set(site.keys)) == 1
+    assert [call["state"] for call in ledger.calls()] == ["succeeded"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("DELETE", "/v1/refunds"),
+        ("POST", "/v2/refunds"),
+        ("POST", "/v1/../admin"),
+        ("POST", "/v1/%2e%2e/admin"),
+        ("POST", "/v1/%252e%252e/admin"),
+        ("POST", "//evil.example/v1/refunds"),
+    ],
+)
+@pytest.mark.parametrize("mode", ["enforce", "shadow", "off"])
+def test_for_what_it_does_not_name_a_connector_is_not_good_in_any_mode(connected, site, ledger, mode, method, path):
+    connected(mode=mode)
+    with pytest.raises(errors.EgressRefused, match="the connector is for GET, POST of /v1/"):
+        invoke("refunds", method, path)
+    assert site.seen == []
+    assert ledger.calls() == []
+
+
+@pytest.mark.parametrize(
+    "path", ["v1/refunds", "/v1/refunds?x=1", "/v1/re funds", "/v1\\refunds", "/v1/\r\nHost: evil", 7]
+)
+def test_what_is_no_path_is_said(connected, path):
+    connected()
+    with pytest.raises(errors.ConfigError, match="a path begins with '/' and has no query"):
+        invoke("refunds", "POST", path)
+
+
+def test_permission_budget_switch_and_egress_rules_decide_before_anything_is_sent(connected, site, ledger):
+    connected(
+        grants=[Grant("payments:refund", limit=Money(50, "EUR"))],
+        budgets=[Budget("refunds", Money(60, "EUR"))],
+        egress=[EgressRule("127.0.0.1", "deny", path="/v1/payouts*", name="no payouts")],
+    )
+    with pytest.raises(errors.NotAuthorized, match=r"at most 50\.00 EUR"):
+        refund(amount=Money(51, "EUR"))
+    refund(amount=Money(40, "EUR"))
+    with pytest.raises(errors.BudgetExceeded):
+        refund(amount=Money(40, "EUR"), key="another")
+    with pytest.raises(errors.EgressRefused, match="no payouts"):
+        invoke("refunds", "POST", "/v1/payouts", amount=Money(1, "EUR"))
+    assert [seen.path for seen in site.seen] == ["/v1/refunds"]
+    assert ledger.budget("refunds").spent == Money(40, "EUR")
+
+
+def test_a_rule_of_the_connectors_name_asks_a_person_and_no_person_reads_the_credential(connected, site, ledger):
+    connected(rules=[Rule("refunds", approval=True, wait_timeout_s=0)])
+    with pytest.raises(errors.ApprovalPending) as pending:
+        refund()
+    assert site.seen == []
+    (asked,) = ledger.approvals()
+    assert asked.arguments == {"method": "POST", "path": "/v1/refunds", "json": {"order": "o-1"}}
+    ledger.approve(pending.value.approval_id, by="ops")
+    assert refund().status == 200
+
+
+def test_what_a_grant_redacts_is_not_sent(connected, site):
+    connected(grants=[Grant("payments:refund", redact=[Redact("iban", "remove")])])
+    invoke("refunds", "POST", "/v1/refunds", json={"order": "o-1", "iban": "DE02"})
+    assert json.loads(site.seen[0].body) == {"order": "o-1"}
+
+
+def test_awaited_it_is_the_same(connected, site, ledger):
+    connected()
+
+    async def main() -> list[Any]:
+        return [await invoke_awaiting("refunds", "POST", "/v1/refunds", data={"order": "o 1"}) for _ in range(2)]
+
+    assert [one.status for one in asyncio.run(main())] == [200, 200]
+    (seen,) = site.seen
+    assert (seen.body, seen.headers["Content-Type"]) == (b"order=o+1", "application/x-www-form-urlencoded")
+    assert (seen.headers["Authorization"], seen.key is None) == (f"Bearer {CANARY}", False)
+    assert len(ledger.calls()) == 1
+
+
+def test_it_is_read_for_each_request_from_where_the_connector_says(connected, site, tmp_path):
+    file = tmp_path / "key"
+    file.write_text("first\n")
+    headers = {"Site-Version": "2026-11"}
+    connected(door_has={"credential_env": None, "credential_file": file, "header": "X-Api-Key: {}", "headers": headers})
+    invoke("refunds", "GET", "/v1/a")
+    file.write_text("second\n")
+    invoke("refunds", "GET", "/v1/b")
+    assert [seen.headers["X-Api-Key"] for seen in site.seen] == ["first", "second"]
+    assert site.seen[0].headers["Site-Version"] == "2026-11"
+
+
+@pytest.mark.parametrize("broken", ["missing", "no file", "two lines", "none"])
+def test_without_a_credential_nothing_is_sent_and_the_call_has_failed(
+    connected, site, ledger, monkeypatch, tmp_path, broken
+):
+    monkeypatch.delenv("SITE_KEY")
+    door_has = {
+        "missing": {},
+        "no file": {"credential_env": None, "credential_file": tmp_path / "none"},
+        "two lines": {"credential_env": None, "credential": lambda: f"{CANARY}\r\nHost: evil"},
+        "none": {"credential_env": None, "credential": lambda: None},
+    }[broken]
+    connected(door_has=door_has)
+    with pytest.raises(errors.ConfigError, match="connector 'refunds': its credential") as failed:
+        refund()
+    told = "".join(traceback.TracebackException.from_exception(failed.value, capture_locals=True).format())
+    assert CANARY not in told
+    assert site.seen == []
+    assert [call["state"] for call in ledger.calls()] == ["failed"]
+
+
+def test_connectors_are_listed_without_what_they_know(connected):
+    connected(
+        connectors=[
+            Connector("a", "https://a.example", "a:use", credential=lambda: CANARY, methods=("GET",), paths=("/*",))
+        ]
+    )
+    (listed,) = connectors()
+    assert (listed.name, listed.base_url, listed.permission, listed.paths) == (
+        "a",
+        "https://a.example",
+        "a:use",
+        ("/*",),
+    )
+    with pytest.raises(errors.ConfigError, match="there is no connector 'b'; there are a"):
+        invoke("b", "GET", "/")
+
+
+def test_in_mode_off_it_is_sent_as_often_as_it_is_asked(connected, site):
+    connected(mode="off")
+    refund()
+    refund()
+    assert [seen.headers["Authorization"] for seen in site.seen] == [f"Bearer {CANARY}"] * 2
+
+
+def test_connectors_of_a_file_are_read(tmp_path):
+    file = tmp_path / "spanledger.toml"
+    file.write_text(
+        "[[connectors]]\nname = 'refunds'\nbase_url = 'https://api.stripe.com'\npermission = 'payments:refund'\n"
+        "credential_env = 'STRIPE_KEY'\nmethods = ['POST']\npaths = ['/v1/refunds*']\nmint = 'os:getenv'\n"
+        "[connectors.headers]\nStripe-Version = '2026-10-01'\n"
+    )
+    (read,) = Config.from_file(file).connectors
+    assert (read.methods, read.paths, read.headers) == (("POST",), ("/v1/refunds*",), {"Stripe-Version": "2026-10-01"})
+
+
+# --- credentials for a short while
+
+
+@pytest.fixture
+def minting(connected) -> Callable[..., list[dict[str, Any]]]:
+    """Instrument with a connector that makes credentials; returns what it was asked for."""
+
+    def make(**fields: Any) -> list[dict[str, Any]]:
+        asked: list[dict[str, Any]] = []
+
+        def mint(**given: Any) -> str:
+            asked.append(given)
+            return f"{CANARY}-{len(asked)}"
+
+        connected(door_has={"mint": mint}, **fields)
+        return asked
+
+    return make
+
+
+def test_a_credential_is_made_for_who_is_permitted_and_is_recorded_nowhere(minting, ledger, spans, sql, caplog):
+    caplog.set_level(logging.DEBUG)
+    asked = minting(budgets=[Budget("refunds", Money(60, "EUR"))])
+    made = [mint_credential("refunds", amount=Money(20, "EUR"), expires_in_s=60) for _ in range(2)]
+
+    assert [one.value for one in made] == [f"{CANARY}-1", f"{CANARY}-2"]
+    assert asked == [{"permission": "payments:refund", "amount": Money(20, "EUR"), "expires_in_s": 60}] * 2
+    assert ledger.budget("refunds").spent == Money(40, "EUR")
+    with pytest.raises(errors.BudgetExceeded):
+        mint_credential("refunds", amount=Money(21, "EUR"))
+    spanledger.uninstrument()
+
+    assert len(ledger.calls(tool="refunds.mint")) == 2
+    shown = [repr(made), str(made[0]), everything(sql), caplog.text, "".join(span.to_json() for span in spans.all())]
+    assert "expires_at" in shown[2]
+    for text in shown:
+        assert CANARY not in text
+    with pytest.raises(TypeError, match="a credential is not pickled"):
+        pickle.dumps(made[0])
+
+
+def test_awaited_one_is_made_as_well(minting):
+    minting()
+    made = asyncio.run(mint_credential_awaiting("refunds", permission="payments:refund"))
+    assert isinstance(made, Credential)
+    assert made.value == f"{CANARY}-1"
+
+
+def test_none_is_made_for_what_is_not_granted_or_not_the_connectors(minting, instrument):
+    asked = minting(grants=[])
+    with pytest.raises(errors.NotAuthorized, match="nobody has granted it"):
+        mint_credential("refunds")
+    with pytest.raises(errors.NotAuthorized, match="'payments:refund:eu'"):
+        mint_credential("refunds", permission="payments:refund:eu")
+    for wider in ("payments", "payments:*", "payments:refunds", "mail:send"):
+        with pytest.raises(errors.ConfigError, match="a credential is for 'payments:refund' or for what is below it"):
+            mint_credential("refunds", permission=wider)
+    for too_long in (0, -1, 1e9, float("nan"), True):
+        with pytest.raises(errors.ConfigError, match="expires_in_s"):
+            mint_credential("refunds", expires_in_s=too_long)
+    assert asked == []
+
+
+def test_a_person_may_have_to_allow_it(minting, ledger):
+    asked = minting(rules=[Rule("refunds.mint", approval=True, wait_timeout_s=0)])
+    with pytest.raises(errors.ApprovalPending) as pending:
+        mint_credential("refunds")
+    ledger.approve(pending.value.approval_id, by="ops")
+    assert mint_credential("refunds").value == f"{CANARY}-1"
+    assert len(asked) == 1
+
+
+def test_one_that_a_rule_wants_replayed_is_not_there_to_be_given(minting):
+    minting(rules=[Rule("refunds.mint", replay_for_s=3600)])
+    mint_credential("refunds")
+    with pytest.raises(errors.ResultNotKept, match="credentials are not kept"):
+        mint_credential("refunds")
+
+
+def test_what_makes_none_is_said(connected, ledger):
+    connected()
+    with pytest.raises(errors.ConfigError, match="it has no mint"):
+        mint_credential("refunds")
+    connected(door_has={"mint": lambda **_: None})
+    with pytest.raises(errors.ConfigError, match="returned no text"):
+        mint_credential("refunds")
+    connected(door_has={"credential_env": None, "methods": (), "paths": (), "mint": lambda **_: CANARY})
+    with workflow("another"):
+        assert mint_credential("refunds").value == CANARY
+    with pytest.raises(errors.EgressRefused, match="the connector is for nothing that is sent"):
+        refund()
+
+
+@pytest.mark.parametrize(
+    ("fields", "complaint"),
+    [
+        ({"name": ""}, "a name is a text"),
+        ({"permission": "payments:*"}, "a permission is a name such as"),
+        ({"base_url": "http://api.stripe.com"}, "base_url begins with https://"),
+        ({"base_url": "https://user:pw@api.stripe.com"}, "without a user"),
+        ({"base_url": "https://api.stripe.com/?a=b"}, "base_url has no query"),
+        ({"base_url": "https://"}, "base_url is such as"),
+        ({"base_url": None}, "base_url is such as"),
+        ({"credential_file": "/run/key"}, "give one of credential"),
+        ({"credential_env": None}, "give one of credential"),
+        ({"credential_env": None, "credential": CANARY}, "credential and mint are callables"),
+        ({"methods": ()}, "its credential is good for nothing"),
+        ({"paths": ()}, "its credential is good for nothing"),
+        ({"methods": "POST"}, "methods is a list"),
+        ({"header": "Authorization"}, "header is such as"),
+        ({"header": "Authorization: Bearer"}, "header is such as"),
+        ({"headers": {"authorization": "x"}}, "header is such as"),
+        ({"headers": {"Host": "evil"}}, "header is such as"),
+        ({"headers": {"A": "x\r\nB: y"}}, "headers are texts of plain characters"),
+        ({"timeout_s": 0}, "timeout_s is a number of seconds"),
+    ],
+)
+def test_a_connector_that_cannot_work_is_refused(fields, complaint):
+    given = {"name": "refunds", "base_url": "https://api.stripe.com", "permission": "payments:refund"}
+    given |= {"credential_env": "STRIPE_KEY", "methods": ("POST",), "paths": ("/v1/refunds*",)}
+    with pytest.raises(errors.ConfigError, match=complaint) as refused:
+        Connector(**given | fields)
+    assert CANARY not in str(refused.value)
+
+
+def test_two_of_one_name_are_refused(door):
+    with pytest.raises(errors.ConfigError, match="two connectors are named 'refunds'"):
+        Config(connectors=[door(), door()])
