@@ -81,6 +81,7 @@ PUBLIC = [
     "step",
     "tool",
     "tool_call",
+    "tracked_client",
     "uninstrument",
     "webhook",
     "workflow",

@@ -32,7 +32,7 @@ from spanledger.instrument.connecting import (
 )
 from spanledger.instrument.delegating import delegate, delegated
 from spanledger.instrument.gateway import guard
-from spanledger.instrument.governing import governed_client
+from spanledger.instrument.governing import governed_client, tracked_client
 from spanledger.instrument.library import Library, Wrap
 from spanledger.instrument.recording import record_event, record_llm_call, record_tool_call
 from spanledger.instrument.tool import tool, tool_call
@@ -105,6 +105,7 @@ __all__ = [
     "step",
     "tool",
     "tool_call",
+    "tracked_client",
     "uninstrument",
     "webhook",
     "workflow",

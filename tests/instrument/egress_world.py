@@ -90,55 +90,68 @@ def serving() -> Iterator[Server]:
 
 
 Request = tuple[str, str, dict[str, Any]]
+Put = Callable[[Any], Any]
 
 
-def by_httpx(requests: list[Request]) -> list[int]:
+def bare(client: Any) -> Any:
+    """Put nothing around a client."""
+    return client
+
+
+def by_httpx(requests: list[Request], put: Put = bare) -> list[int]:
     import httpx
 
     with httpx.Client(follow_redirects=True, trust_env=False) as client:
+        put(client)
         return [client.request(method, url, **more).status_code for method, url, more in requests]
 
 
-async def by_httpx_awaiting(requests: list[Request]) -> list[int]:
+async def by_httpx_awaiting(requests: list[Request], put: Put = bare) -> list[int]:
     import httpx
 
     async with httpx.AsyncClient(follow_redirects=True, trust_env=False) as client:
+        put(client)
         return [(await client.request(method, url, **more)).status_code for method, url, more in requests]
 
 
-def by_httpx2(requests: list[Request]) -> list[int]:
+def by_httpx2(requests: list[Request], put: Put = bare) -> list[int]:
     import httpx2
 
     with httpx2.Client(follow_redirects=True, trust_env=False) as client:
+        put(client)
         return [client.request(method, url, **more).status_code for method, url, more in requests]
 
 
-async def by_httpx2_awaiting(requests: list[Request]) -> list[int]:
+async def by_httpx2_awaiting(requests: list[Request], put: Put = bare) -> list[int]:
     import httpx2
 
     async with httpx2.AsyncClient(follow_redirects=True, trust_env=False) as client:
+        put(client)
         return [(await client.request(method, url, **more)).status_code for method, url, more in requests]
 
 
-def by_requests(requests: list[Request]) -> list[int]:
+def by_requests(requests: list[Request], put: Put = bare) -> list[int]:
     from requests import Session
 
     with Session() as session:
+        put(session)
         session.trust_env = False
         return [session.request(method, url, **more).status_code for method, url, more in requests]
 
 
-def by_urllib3(requests: list[Request]) -> list[int]:
+def by_urllib3(requests: list[Request], put: Put = bare) -> list[int]:
     import urllib3
 
     with urllib3.PoolManager(retries=urllib3.Retry(redirect=3)) as pools:
+        put(pools)
         return [pools.request(method, url, **more).status for method, url, more in requests]
 
 
-async def by_aiohttp(requests: list[Request]) -> list[int]:
+async def by_aiohttp(requests: list[Request], put: Put = bare) -> list[int]:
     import aiohttp
 
     async with aiohttp.ClientSession() as session:
+        put(session)
         statuses = []
         for method, url, more in requests:
             async with session.request(method, url, **more) as response:
@@ -146,7 +159,7 @@ async def by_aiohttp(requests: list[Request]) -> list[int]:
         return statuses
 
 
-CLIENTS: dict[str, Callable[[list[Request]], Any]] = {
+CLIENTS: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
         *(by_httpx, by_httpx_awaiting, by_httpx2, by_httpx2_awaiting),

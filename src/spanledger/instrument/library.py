@@ -62,6 +62,7 @@ class Egress:
             shows no request yet.
         write: (instance, args, kwargs, change) → arguments with which it sends the changed request. What the caller
             holds stays as it is.
+        asked: What `read` reads, of a function that shows a request without its being decided there. None: as `read`.
         whole: One request of the program comes once, however often it is redirected: ``"each"`` call is one;
             ``"outer"``, where the client calls the function itself for redirects; ``"alone"``, where no function above
             has seen it whole; ``"never"``.
@@ -72,6 +73,7 @@ class Egress:
     status: Callable[[Any], int | None]
     read: Callable[[Any, Arguments, Mapping[str, Any]], Request] | None = None
     write: Callable[[Any, Arguments, Mapping[str, Any], Change], tuple[Arguments, Mapping[str, Any]]] | None = None
+    asked: Callable[[Any, Arguments, Mapping[str, Any]], Request] | None = None
     whole: str = "each"
     hop: bool = True
     bare: bool = False

@@ -131,6 +131,11 @@ def record_tool_call(
     return _recorded(_Said(call, Usage(), cost, _checked_s(latency_s), error, record_id, result))
 
 
+def tell_call(call: Call, took_s: float, error: BaseException | str | None) -> None:
+    """Tell a call of a tool that something of ours has seen, as `record_tool_call` does."""
+    _recorded(_Said(call, Usage(), None, took_s, error, None))
+
+
 def record_event(name: str, detail: Mapping[str, Any] | None = None) -> None:
     """Record that something happened, in words of your own: on the span around this code and in the decision trace.
 

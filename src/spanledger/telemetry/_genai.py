@@ -135,19 +135,32 @@ ERROR_TYPE = attribute(
 SERVER_ADDRESS = attribute(
     "server.address",
     "string",
-    "spans of model calls, and the event of a request",
+    "spans of model calls, the event of a request, and requests of tracked clients",
     "api.openai.com",
     "Host of the provider, or whom a request is for.",
     stability="stable",
 )
 HTTP_METHOD = attribute(
-    "http.request.method", "string", "the event of a request", "POST", "The method.", stability="stable"
+    "http.request.method",
+    "string",
+    "the event of a request, and requests of tracked clients",
+    "POST",
+    "The method.",
+    stability="stable",
+)
+URL_FULL = attribute(
+    "url.full",
+    "string",
+    "requests of tracked clients",
+    "https://api.example.com/v1/orders?limit=[redacted]",
+    "Where it went: without a user, and of the query only the names.",
+    stability="stable",
 )
 URL_TEMPLATE = attribute(
     "url.template", "string", "the event of a request that a rule is about", "/v1/refunds*", "The path in the rule."
 )
 HTTP_STATUS_CODE = attribute(
-    "http.response.status_code", "int", "spans of failed model calls", "429", "What the provider answered instead."
+    "http.response.status_code", "int", "spans of failed model calls, requests of tracked clients", "429", "The answer."
 )
 SERVER_PORT = attribute(
     "server.port", "int", "spans of model calls, where it is not the usual one", "8443", "Its port.", stability="stable"

@@ -18,6 +18,12 @@ def read(_connector: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> R
     return Request(request.method, str(request.url), tuple(request.headers.items()), _body(request.body))
 
 
+def asked(session: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Request:
+    """Read what is asked of `ClientSession._request`, without what it adds."""
+    given = {**dict(zip(("method", "str_or_url"), args, strict=False)), **kwargs}
+    return Request(given["method"], str(session._build_url(given["str_or_url"])))  # noqa: SLF001 - its base
+
+
 def write(
     _connector: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], change: Change
 ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
@@ -55,7 +61,7 @@ LIBRARY = Library(
     name="aiohttp",
     requires="aiohttp>=3.10,<4",
     wraps=(
-        Wrap("aiohttp.client:ClientSession._request", no_call, EGRESS, egress=Egress(status, hop=False)),
+        Wrap("aiohttp.client:ClientSession._request", no_call, EGRESS, egress=Egress(status, asked=asked, hop=False)),
         Wrap(
             target="aiohttp.connector:BaseConnector.connect",
             describe=no_call,

@@ -1,0 +1,168 @@
+"""Clients whose requests are recorded as calls, whichever client it is; on a real ledger and real servers."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+from collections.abc import Callable, Iterator
+
+import httpx
+import pytest
+from egress_world import CLIENTS, Server, serving
+from opentelemetry.trace import StatusCode
+
+from spanledger import EgressRule, Ledger, governed_client, tool, tracked_client, workflow
+from spanledger import _setup as setup
+from spanledger.errors import ConfigError, EgressRefused
+from spanledger.instrument import _tracking
+
+LIBRARIES = ["httpx"]
+Send = Callable[..., list[int]]
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[Server]:
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def site(elsewhere: Server) -> Iterator[Server]:
+    with serving() as server:
+        server.there = elsewhere.url
+        yield server
+
+
+@pytest.fixture
+def told(ledger: Ledger) -> Callable[[], Ledger]:
+    """The ledger, when all that was said so far is told."""
+
+    def flushed() -> Ledger:
+        assert setup._installed.connected.trail.flush(20)
+        return ledger
+
+    return flushed
+
+
+@pytest.fixture(params=CLIENTS.values(), ids=CLIENTS)
+def send(request: pytest.FixtureRequest) -> Send:
+    """Send requests with a client that something was put around."""
+    sends = request.param
+    if inspect.iscoroutinefunction(sends):
+        return lambda requests, put: asyncio.run(sends(requests, put))
+    return sends
+
+
+pytestmark = pytest.mark.usefixtures("in_workflow")
+
+
+def test_a_request_outside_of_tools_is_a_call_that_was_made(send, site, instrument, told, spans):
+    instrument()
+    url = f"{site.url.replace('//', '//user:secret@')}/v1/orders?limit=3&token=secret#secret"
+    assert send([("GET", url, {})], tracked_client) == [200]
+
+    name, seen = f"GET 127.0.0.1:{site.port}/v1/orders", f"{site.url}/v1/orders?limit=[redacted]&token=[redacted]"
+    span = spans.one(f"execute_tool {name}")
+    assert {
+        key: span.attributes.get(key) for key in ("http.request.method", "url.full", "http.response.status_code")
+    } == {
+        "http.request.method": "GET",
+        "url.full": seen,
+        "http.response.status_code": 200,
+    }
+    (row,) = told().calls("w")
+    assert (row["tool"], row["state"]) == (name, "succeeded")
+    assert json.loads(told().get(row["key"])["arguments"]) == {"method": "GET", "url": seen, "status": 200}
+    assert "secret" not in span.to_json() + str(row)
+
+
+def test_a_status_from_400_on_and_no_answer_are_failures(send, site, instrument, told, spans):
+    instrument()
+    site.failures = 1
+    assert send([("POST", f"{site.url}/flaky", {}), ("POST", f"{site.url}/flaky", {})], tracked_client) == [500, 200]
+    with pytest.raises(Exception, match=r"(?i)connect|refused|retries"):
+        send([("GET", "http://127.0.0.1:9/none", {})], tracked_client)
+    assert [(row["tool"].partition("/")[2], row["state"]) for row in reversed(told().calls("w"))] == [
+        ("flaky", "failed"),
+        ("flaky", "succeeded"),
+        ("none", "failed"),
+    ]
+    assert [span.status.status_code for span in spans.all()] == [StatusCode.ERROR, StatusCode.UNSET, StatusCode.ERROR]
+
+
+def test_however_often_it_is_redirected_it_is_one_request(send, site, elsewhere, instrument, told):
+    instrument()
+    assert send([("GET", f"{site.url}/there", {})], tracked_client) == [200]
+    assert len(elsewhere.seen) == 1
+    assert [row["tool"] for row in told().calls("w")] == [f"GET 127.0.0.1:{site.port}/there"]
+
+
+def test_put_around_twice_it_is_told_once(send, site, instrument, told):
+    instrument()
+    send([("GET", f"{site.url}/ok", {})], lambda client: tracked_client(governed_client(tracked_client(client))))
+    assert len(told().calls("w")) == 1
+
+
+def test_inside_of_a_guarded_tool_it_is_an_event_of_that_call(site, instrument, told, spans):
+    instrument()
+
+    @tool
+    def act() -> int:
+        with httpx.Client(trust_env=False) as client:
+            return tracked_client(client).get(f"{site.url}/ok?a=b").status_code
+
+    with workflow("w2"):
+        assert act() == 200
+    assert [row["tool"] for row in told().calls()] == ["act"]
+    (event,) = [entry for entry in told().timeline("w2") if entry["what"] == "event"]
+    assert event["detail"]["name"] == f"GET 127.0.0.1:{site.port}/ok"
+    assert event["detail"]["detail"]["url"] == f"{site.url}/ok?a=[redacted]"
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_a_tracked_client_is_under_rules_for_everything_where_it_is_governed_as_well(both, site, instrument, told):
+    instrument(egress=[EgressRule("127.0.0.1", "deny", path="/secret")])
+    with httpx.Client(trust_env=False) as client:
+        tracked_client(governed_client(client) if both else client)
+        if both:
+            with pytest.raises(EgressRefused):
+                client.get(f"{site.url}/secret")
+        else:
+            client.get(f"{site.url}/secret")
+    # What was refused was not made.
+    assert len(told().calls("w")) == len(site.seen) == (0 if both else 1)
+
+
+def test_tracked_before_its_library_is_instrumented_it_is_under_the_rules_of_tools_all_the_same(site, instrument):
+    with httpx.Client(trust_env=False) as client:
+        tracked_client(client)
+        instrument(egress=[EgressRule("127.0.0.1", "deny", path="/secret")])
+
+        @tool
+        def act() -> int:
+            return client.get(f"{site.url}/secret").status_code
+
+        with pytest.raises(EgressRefused):
+            act()
+    assert site.seen == []
+
+
+def test_in_mode_off_nothing_is_told(site, instrument, ledger, spans):
+    instrument(mode="off")
+    with httpx.Client(trust_env=False) as client:
+        assert tracked_client(client).get(f"{site.url}/ok").status_code == 200
+    assert (ledger.calls(), spans.all()) == ([], [])
+
+
+def test_what_cannot_be_told_is_counted_and_the_request_goes_on(site, instrument, monkeypatch):
+    instrument()
+    monkeypatch.setattr(_tracking, "shown", lambda url: 1 / 0)
+    with httpx.Client(trust_env=False) as client:
+        assert tracked_client(client).get(f"{site.url}/ok").status_code == 200
+    assert setup._installed.connected.trail.lost == 1
+
+
+def test_what_is_no_client_is_refused():
+    with pytest.raises(ConfigError, match=r"tracked_client takes a client of httpx.*, not builtins\.dict"):
+        tracked_client({})
