@@ -8,15 +8,17 @@ became of what is in the README.md beside it.
 
 import asyncio
 import contextlib
+import os
 from typing import Any
 
 from openai import AsyncOpenAI, OpenAI
 
 import spanledger
-from spanledger import Config, Ledger, Money, Price
-from spanledger.testing import ModelServer, Say
+from spanledger import Calls, Config, Connector, Grant, Ledger, Money, Price, errors, invoke, workflow
+from spanledger.testing import ModelServer, PaymentProvider, Say
 
 CONFIG = Config(prices=(Price("gpt-5*", input=Money(1, "USD"), output=Money(8, "USD")),))
+REFUND = {"order_id": "o-1", "amount": "20.00", "currency": "EUR"}
 QUESTIONS = ("Where is my order?", "And when does it come?")
 
 
@@ -54,8 +56,43 @@ def converse(url: str) -> None:
         raise ConnectionResetError("the customer is gone")
 
 
+def mint(**wanted: Any) -> str:
+    """Stand for what makes short-lived credentials where you are."""
+    return f"good for {wanted['expires_in_s']} s"
+
+
+def governed(url: str) -> None:
+    """Act through a gateway under a mandate: `connectors`, `invoke`, `mint_credential` there and here."""
+    door = Connector(
+        "refunds",
+        url,
+        "payments:refund",
+        credential_env="PROVIDER_KEY",
+        methods=("POST",),
+        paths=("/refunds",),
+        mint=mint,
+    )
+    rate = spanledger.Budget("rate", Calls(60), window=60, per=("agent",), operations=("execute_tool",))
+    mandate = (
+        Grant("payments:refund", agent="support", limit=Money(50, "EUR"), hours="00:00-24:00"),
+        Grant("payments:refund", agent="night", allowed=False, reason="not at night"),
+    )
+    spanledger.instrument(Config(connectors=(door,), grants=mandate, budgets=(rate,)), libraries=[])
+    print("connectors:", [one.name for one in spanledger.connectors()])
+    with workflow("order-1", agent="support"):
+        answers = {invoke("refunds", "POST", "/refunds", json=REFUND, amount=Money(20, "EUR")).text for _ in range(3)}
+        print(f"asked three times, paid {len(answers)} time")
+        print("minted:", spanledger.mint_credential("refunds", amount=Money(5, "EUR"), expires_in_s=60))
+        with contextlib.suppress(errors.NotAuthorized):
+            invoke("refunds", "POST", "/refunds", json=REFUND, amount=Money(51, "EUR"), key="too dear")
+    with workflow("order-2", agent="night"):
+        answer = spanledger.authorize("payments:refund", Money(20, "EUR"))
+        print(f"night may refund: {answer.allowed}, {answer.reason}")
+    spanledger.uninstrument()
+
+
 def main() -> None:
-    """Talk, and look at what is known of it."""
+    """Talk, and look at what is known of it; then act."""
     with ModelServer(lambda _request: Say("It is on its way.")) as model:
         spanledger.instrument(CONFIG, libraries=["openai"])
         converse(model.url)
@@ -68,6 +105,9 @@ def main() -> None:
         print(f"every turn has its tokens: {all(turn['tokens'] > 0 for turn in turns)}")
         agent = ledger.agent("support") or {}
         print(f"agent {agent['name']}: {agent['sessions']} sessions, {agent['spent']['calls']} calls")
+    os.environ["PROVIDER_KEY"] = "sk_live_7"  # of your deployment; no agent has it
+    with PaymentProvider() as provider:
+        governed(provider.url)
 
 
 main()

@@ -27,6 +27,10 @@ SAID = {
         "chat-9: done, 3 turns, 3 calls",
         "every turn has its tokens: True",
         "agent support: 2 sessions, 3 calls",
+        "connectors: ['refunds']",
+        "asked three times, paid 1 time",
+        "minted: <credential of refunds for payments:refund>",
+        "night may refund: False, not at night",
     ],
 }
 
