@@ -174,8 +174,15 @@ def _egress(item: dict[str, Any]) -> EgressRule:
 
 
 def _connector(item: dict[str, Any]) -> Connector:
-    called = {name: named(item[name]) for name in ("credential", "mint") if isinstance(item.get(name), str)}
-    return made(Connector, item | called, f"connector {item.get('name')!r}")
+    where = f"connector {item.get('name')!r}"
+    given = {name: item[name] for name in ("credential", "mint") if isinstance(item.get(name), str)}
+    called: dict[str, Any] = {}
+    # What stands there may be the credential itself: no error repeats it, nor comes of one that does.
+    with contextlib.suppress(ConfigError):
+        called = {name: named(text) for name, text in given.items()}
+    if called.keys() != given.keys():
+        raise ConfigError(f"{where}: credential or mint is no 'module:function' that can be found")
+    return made(Connector, item | called, where)
 
 
 def _switch(item: dict[str, Any]) -> Switch:

@@ -34,6 +34,8 @@ from spanledger import (
     mint_credential_awaiting,
     workflow,
 )
+from spanledger.doctor.connectors import of_connectors
+from spanledger.doctor.finding import BAD, OK
 
 CANARY = "canary-5f3c9a71d2"
 GRANT = Grant("payments:refund")
@@ -305,6 +307,19 @@ def test_connectors_are_listed_without_what_they_know(connected):
         invoke("b", "GET", "/")
 
 
+def test_the_doctor_says_which_credential_is_missing(door, monkeypatch):
+    both = [
+        door(),
+        Connector("later", "https://a.example", "a", credential=pytest.fail, methods=("GET",), paths=("/*",)),
+    ]
+    found = [(one.state, one.says) for one in of_connectors(Config(connectors=both))]
+    assert [level for level, _ in found] == [OK, OK]
+    assert CANARY not in str(found)
+    monkeypatch.delenv("SITE_KEY")
+    (missing,) = of_connectors(Config(connectors=[door()]))
+    assert missing.state == BAD
+
+
 def test_in_mode_off_it_is_sent_as_often_as_it_is_asked(connected, site):
     connected(mode="off")
     refund()
@@ -321,6 +336,17 @@ def test_connectors_of_a_file_are_read(tmp_path):
     )
     (read,) = Config.from_file(file).connectors
     assert (read.methods, read.paths, read.headers) == (("POST",), ("/v1/refunds*",), {"Stripe-Version": "2026-10-01"})
+
+
+def test_a_credential_that_stands_in_a_file_is_not_repeated(tmp_path):
+    file = tmp_path / "spanledger.toml"
+    for written in (CANARY, f"user:{CANARY}"):
+        file.write_text(
+            f"[[connectors]]\nname = 'a'\nbase_url = 'https://a.example'\npermission = 'a'\ncredential = '{written}'\n"
+        )
+        with pytest.raises(errors.ConfigError, match="credential or mint is no 'module:function'") as refused:
+            Config.from_file(file)
+        assert CANARY not in "".join(traceback.format_exception(refused.value))
 
 
 # --- credentials for a short while
@@ -432,6 +458,8 @@ def test_what_makes_none_is_said(connected, ledger):
         ({"methods": ()}, "its credential is good for nothing"),
         ({"paths": ()}, "its credential is good for nothing"),
         ({"methods": "POST"}, "methods is a list"),
+        ({"paths": ("*",)}, "paths is a list such as"),
+        ({"paths": "/v1"}, "paths is a list such as"),
         ({"header": "Authorization"}, "header is such as"),
         ({"header": "Authorization: Bearer"}, "header is such as"),
         ({"headers": {"authorization": "x"}}, "header is such as"),

@@ -81,6 +81,8 @@ class Connector:
         self._check_headers(where)
         if given and not (self.methods and self.paths):
             raise ConfigError(f"{where}: its credential is good for nothing: name methods and paths")
+        if not all(isinstance(path, str) and path.startswith("/") for path in self.paths):
+            raise ConfigError(f"{where}: paths is a list such as ['/v1/refunds*']")
         prefix = urlsplit(base).path
         doors = tuple(
             EgressRule(_authority(base), methods=self.methods, path=prefix + path, name=self.name)

@@ -13,6 +13,7 @@ import importlib.metadata
 from collections.abc import Callable, Iterator
 
 from spanledger.config import Config, shown
+from spanledger.doctor.connectors import of_connectors
 from spanledger.doctor.finding import BAD, OK, WARN, Finding
 from spanledger.doctor.spans import of_spans
 from spanledger.doctor.start import of_export, of_required
@@ -38,6 +39,7 @@ def examine(tenant: str | None = None) -> list[Finding]:
     parts = {
         "ledger": _ledger,
         "libraries": _libraries,
+        "connectors": of_connectors,
         "spans": of_spans,
         "required": of_required,
         "export": of_export,

@@ -174,7 +174,7 @@ class _Line:
     def __init__(self, door: Connector) -> None:
         import urllib3
 
-        secret, base = _credential(door), urlsplit(door.base_url)
+        secret, base = credential_of(door), urlsplit(door.base_url)
         kind = urllib3.HTTPSConnectionPool if base.scheme == "https" else urllib3.HTTPConnectionPool
         pool: Any = kind(str(base.hostname), base.port, timeout=door.timeout_s)
         pool.ConnectionCls = _carrying(pool.ConnectionCls, door.credential_header(secret))
@@ -212,7 +212,7 @@ def _carrying(kind: Any, header: tuple[str, str]) -> Callable[..., Any]:
     return connection
 
 
-def _credential(door: Connector) -> str:
+def credential_of(door: Connector) -> str:
     """Read a credential; what is wrong with it is said without it."""
     said: object = None
     if door.credential is not None:
