@@ -15,9 +15,7 @@ SAME = {
     "reply_awaiting": "reply",
     "forget_loop_connections": "forget_connections",
     "deliver_awaiting": "deliver",
-    "tell_first_awaiting": "tell_first",
 }
-SAME_NAMES = {"AsyncExitStack": "ExitStack"}
 
 
 class WithoutAwait(ast.NodeTransformer):
@@ -32,10 +30,6 @@ class WithoutAwait(ast.NodeTransformer):
 
     def visit_Await(self, node: ast.Await) -> ast.AST:
         return self.visit(node.value)
-
-    def visit_Name(self, node: ast.Name) -> ast.AST:
-        node.id = SAME_NAMES.get(node.id, node.id)
-        return node
 
     def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
         node.attr = SAME.get(node.attr, node.attr)

@@ -159,32 +159,29 @@ class Database:
         self._courier.start()
         return True
 
-    def deliver(self, query: Query) -> None:
-        """Before a call begins: tell the ledger what waits on disk of the same call; the rest in the background.
+    def deliver(self, begin: Ask) -> None:
+        """Before a call begins: tell the ledger what is queued or waits on disk of it; the rest in the background.
 
         Raises:
             LedgerUnavailable: It does not answer; likewise a `psycopg.OperationalError`.
         """
-        if not isinstance(query, Ask) or not query.begins:
-            return
+        self.later.tell_first(begin)
         self.prepare()
-        if self._controls.due(query.tenant):
+        if self._controls.due(begin.tenant):
             with self._alone(), self.connect() as connection:
-                self._controls.apply(connection, query.tenant)
-        self._saw(query)
+                self._controls.apply(connection, begin.tenant)
+        self._saw(begin)
         if self.spool is not None and self.spool.waiting():
             self._courier.start()
-            self.spool.deliver(self._tell, self.spool.waiting(query), wait_s=self.timeout_s)
+            self.spool.deliver(self._tell, self.spool.waiting(begin), wait_s=self.timeout_s)
 
-    async def deliver_awaiting(self, query: Query) -> None:
+    async def deliver_awaiting(self, begin: Ask) -> None:
         """As `deliver`; the loop is blocked by a look into a folder and no more."""
-        if not isinstance(query, Ask) or not query.begins:
-            return
-        prepared = self.prepared_pid == os.getpid() and not self._controls.due(query.tenant)
-        if not prepared or (self.spool is not None and self.spool.waiting()):
-            await asyncio.to_thread(self.deliver, query)
+        prepared = self.prepared_pid == os.getpid() and not self._controls.due(begin.tenant)
+        if not prepared or self.later.works or (self.spool is not None and self.spool.waiting()):
+            await asyncio.to_thread(self.deliver, begin)
         else:
-            self._saw(query)
+            self._saw(begin)
 
     def _saw(self, ask: Ask) -> None:
         if self.trail is not None and self.spool is not None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack, ExitStack
 from typing import Any, TypeVar
 
 import psycopg
@@ -22,6 +21,7 @@ from spanledger.core.call import Begun, Ended, Outcome
 from spanledger.errors import ConfigError, LedgerUnavailable
 from spanledger.ledger._database import Database
 from spanledger.ledger._functions import Query, asked_before, lost, translated
+from spanledger.ledger._watchman import Waiter
 
 T = TypeVar("T")
 
@@ -36,7 +36,8 @@ class BlockingDriver:
         """Run `steps` to their end and return what they return."""
         reply: Any = None
         error: BaseException | None = None
-        with ExitStack() as waits:
+        waiters: list[Waiter] = []
+        try:
             while True:
                 try:
                     step = steps.send(reply) if error is None else steps.throw(error)
@@ -44,18 +45,22 @@ class BlockingDriver:
                     return stop.value  # type: ignore[no-any-return]
                 reply, error = None, None
                 try:
-                    reply = self._carry_out(step, invoke, waits)
+                    reply = self._carry_out(step, invoke, waiters)
                 except BaseException as raised:  # noqa: BLE001 - the generator decides, and raises it again
                     error = raised
+        finally:
+            for waiter in waiters:
+                waiter.leave()
 
-    def _carry_out(self, step: Any, invoke: Callable[[Begun], Ended] | None, waits: ExitStack) -> Any:
+    def _carry_out(self, step: Any, invoke: Callable[[Begun], Ended] | None, waiters: list[Waiter]) -> Any:
         match step:
             case Ask():
                 return self.query(step)
             case Invoke():
                 return invoke(step.begun) if invoke else None
             case Listen():
-                return waits.enter_context(self._database.wakeups.waiting(step.tenant, step.key))
+                waiters.append(waiter := self._database.wakeups.waiting(step.tenant, step.key))
+                return waiter.enter()
             case Wait():
                 return step.waiter.wait(step.wait_s, step.left_s)
             case Look():
@@ -88,8 +93,8 @@ class BlockingDriver:
 
     def _query(self, query: Query) -> Any:
         try:
-            self._database.later.tell_first(query)
-            self._database.deliver(query)
+            if isinstance(query, Ask) and query.begins:
+                self._database.deliver(query)
             return self._database.reply(query)
         except psycopg.Error as error:
             raise translated(error) from error
@@ -105,7 +110,8 @@ class AwaitingDriver:
         """Run `steps` to their end and return what they return."""
         reply: Any = None
         error: BaseException | None = None
-        async with AsyncExitStack() as waits:
+        waiters: list[Waiter] = []
+        try:
             while True:
                 try:
                     step = steps.send(reply) if error is None else steps.throw(error)
@@ -113,12 +119,15 @@ class AwaitingDriver:
                     return stop.value  # type: ignore[no-any-return]
                 reply, error = None, None
                 try:
-                    reply = await self._carry_out(step, invoke, waits)
+                    reply = await self._carry_out(step, invoke, waiters)
                 except BaseException as raised:  # noqa: BLE001 - the generator decides, and raises it again
                     error = raised
+        finally:
+            for waiter in waiters:
+                waiter.leave()
 
     async def _carry_out(
-        self, step: Any, invoke: Callable[[Begun], Awaitable[Ended]] | None, waits: AsyncExitStack
+        self, step: Any, invoke: Callable[[Begun], Awaitable[Ended]] | None, waiters: list[Waiter]
     ) -> Any:
         match step:
             case Ask(shielded=False):
@@ -128,7 +137,8 @@ class AwaitingDriver:
             case Invoke():
                 return await invoke(step.begun) if invoke else None
             case Listen():
-                return await waits.enter_async_context(self._database.wakeups.waiting_awaiting(step.tenant, step.key))
+                waiters.append(waiter := self._database.wakeups.waiting_awaiting(step.tenant, step.key))
+                return await waiter.enter()
             case Wait():
                 return await step.waiter.wait(step.wait_s, step.left_s)
             case Look():
@@ -161,8 +171,8 @@ class AwaitingDriver:
 
     async def _query(self, query: Query) -> Any:
         try:
-            await self._database.later.tell_first_awaiting(query)
-            await self._database.deliver_awaiting(query)
+            if isinstance(query, Ask) and query.begins:
+                await self._database.deliver_awaiting(query)
             return await self._database.reply_awaiting(query)
         except psycopg.Error as error:
             raise translated(error) from error

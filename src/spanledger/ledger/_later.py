@@ -13,7 +13,6 @@ a begin that its caller waited for, so one thread keeps up.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import threading
@@ -67,15 +66,14 @@ class Later:
         """
         self._queue().add(_Entry(begun.tenant, begun.key, steps, drive))
 
-    def tell_first(self, query: object) -> None:
-        """Before a call begins: see to it that its outcome is told, if it is queued."""
-        if isinstance(query, Ask) and query.begins:
-            self._queue().tell_first(query.tenant, query.item["key"], self._timeout_s)
+    @property
+    def works(self) -> bool:
+        """Some is queued, or being told."""
+        return self._queue().works
 
-    async def tell_first_awaiting(self, query: object) -> None:
-        """As `tell_first`, in the running loop."""
-        if isinstance(query, Ask) and query.begins and self._queue().works:
-            await asyncio.to_thread(self.tell_first, query)
+    def tell_first(self, ask: Ask) -> None:
+        """Before a call begins: see to it that its outcome is told, if it is queued."""
+        self._queue().tell_first(ask.tenant, ask.item["key"], self._timeout_s)
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until all is told; False where some is not after so long."""

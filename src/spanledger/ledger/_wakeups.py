@@ -79,8 +79,8 @@ class Wakeups:
 class BlockingWaiter(Waiter):
     """A thread that waits."""
 
-    def __enter__(self) -> Self:
-        """Be woken from now on."""
+    def enter(self) -> Self:
+        """Be woken from now on, until it leaves."""
         self._bell = threading.Event()
         try:
             self._watchman.enter(self)
@@ -91,9 +91,11 @@ class BlockingWaiter(Waiter):
             raise
         return self
 
+    def __enter__(self) -> Self:
+        return self.enter()
+
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Be forgotten."""
-        self._watchman.leave(self)
+        self.leave()
 
     def wait(self, wait_s: float, left_s: float | None = None) -> bool:
         """Wait until the call may have changed since the last wait (or since entering).
@@ -124,8 +126,8 @@ class BlockingWaiter(Waiter):
 class AwaitingWaiter(Waiter):
     """A task that waits; its loop goes on."""
 
-    async def __aenter__(self) -> Self:
-        """Be woken from now on."""
+    async def enter(self) -> Self:
+        """Be woken from now on, until it leaves."""
         self._bell = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         try:
@@ -137,11 +139,13 @@ class AwaitingWaiter(Waiter):
             raise
         return self
 
+    async def __aenter__(self) -> Self:
+        return await self.enter()
+
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
-        """Be forgotten."""
-        self._watchman.leave(self)
+        self.leave()
 
     async def wait(self, wait_s: float, left_s: float | None = None) -> bool:
         """Wait until the call may have changed since the last wait (or since entering).

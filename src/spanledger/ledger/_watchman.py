@@ -58,6 +58,10 @@ class Waiter:
         """Let it look at `ready` and `woken`. Called by any thread."""
         raise NotImplementedError
 
+    def leave(self) -> None:
+        """Be forgotten."""
+        self._watchman.leave(self)
+
     def gone(self) -> bool:
         """It can never be woken again."""
         return False
