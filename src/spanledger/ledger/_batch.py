@@ -23,20 +23,21 @@ import functools
 import json
 import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any
 
 import psycopg
 
 from spanledger.core.asking import Ask
+from spanledger.ledger._pools import AwaitingPool, BlockingPool
 from spanledger.ledger._queues import Batch, Member, Queue, Queues
-from spanledger.ledger._wire import Answer, AwaitingWire, BlockingWire
+from spanledger.ledger._wire import Answer, AwaitingWire
 
 PATIENCE_S = 0.05
 # A loop goes round between them, so that many who are answered at once do not hold up everybody else. These take it
 # some 2 ms; with fewer, a crowd scatters, and goes in more statements and more rounds of the loop than it has to.
 ROUSED_MAX = 32
+# An item is made by ourselves, for this, and goes round in no circle.
+_written = json.JSONEncoder(check_circular=False, separators=(",", ":")).encode
 # What a sender that was interrupted before it had an answer has for the others.
 _UNASKED = Answer(error=InterruptedError(), interrupted=InterruptedError())
 
@@ -45,18 +46,18 @@ class BlockingBatches:
     """The questions of the threads of one process.
 
     Args:
-        lend: Lends a connection for one statement.
+        pool: Lends a connection for one statement.
         timeout_s: How long a statement may take.
     """
 
-    def __init__(self, lend: Callable[[], AbstractContextManager[BlockingWire]], *, timeout_s: float) -> None:
-        self._lend = lend
+    def __init__(self, pool: BlockingPool, *, timeout_s: float) -> None:
+        self._pool = pool
         self._timeout_s = timeout_s
         self._queues = Queues()
 
     def ask(self, ask: Ask) -> Any:
         """Ask, perhaps together with others, and return the answer to this question."""
-        member = Member(ask, json.dumps(ask.item), alone=ask.function == "shadow")
+        member = Member(ask, _written(ask.item), alone=ask.function == "shadow")
         queue = self._queues.join(member)
         try:
             while not member.done:
@@ -82,10 +83,12 @@ class BlockingBatches:
 
     def _exchange(self, batch: Batch) -> tuple[Answer, bool]:
         try:
-            with self._lend() as wire:
-                batch.wire = wire
+            batch.wire = wire = self._pool.borrow()
+            try:
                 answer = wire.ask(batch.question(), self._timeout_s)
                 return answer, isinstance(answer.error, psycopg.Error) and wire.usable
+            finally:
+                self._pool.take_back(wire)
         except Exception as error:  # noqa: BLE001 - whoever asked raises it
             return Answer(error=error), False
 
@@ -115,18 +118,18 @@ class AwaitingBatches:
     """The questions of the tasks of one event loop.
 
     Args:
-        lend: Lends a connection for one statement.
+        pool: Lends a connection for one statement.
         timeout_s: How long a statement may take.
     """
 
-    def __init__(self, lend: Callable[[], AbstractAsyncContextManager[AwaitingWire]], *, timeout_s: float) -> None:
-        self._lend = lend
+    def __init__(self, pool: AwaitingPool, *, timeout_s: float) -> None:
+        self._pool = pool
         self._timeout_s = timeout_s
         self._queues = Queues()
 
     async def ask(self, ask: Ask) -> Any:
         """Ask, perhaps together with others, and return the answer to this question."""
-        member = Member(ask, json.dumps(ask.item), alone=ask.function == "shadow")
+        member = Member(ask, _written(ask.item), alone=ask.function == "shadow")
         queue = self._queues.join(member)
         try:
             while not member.done:
@@ -152,10 +155,12 @@ class AwaitingBatches:
 
     async def _exchange(self, batch: Batch) -> tuple[Answer, bool]:
         try:
-            async with self._lend() as wire:
-                batch.wire = wire
+            batch.wire = wire = await self._pool.borrow()
+            try:
                 answer = await wire.ask(batch.question(), self._timeout_s, batch.wanted_by_others)
                 return answer, isinstance(answer.error, psycopg.Error) and wire.usable
+            finally:
+                await self._pool.take_back(wire)
         except Exception as error:  # noqa: BLE001 - whoever asked raises it
             return Answer(error=error), False
 
@@ -165,7 +170,7 @@ class AwaitingBatches:
     def _rouse(self, members: list[Member]) -> None:
         for member in members[:ROUSED_MAX]:
             member.rouse()
-        if members[ROUSED_MAX:]:
+        if len(members) > ROUSED_MAX:
             asyncio.get_running_loop().call_soon(self._rouse, members[ROUSED_MAX:])
 
     async def _sleep(self, queue: Queue, member: Member) -> None:

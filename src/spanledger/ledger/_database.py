@@ -96,6 +96,7 @@ class Database:
         self._threads: _Threads | None = None
         self.prepared_pid = 0
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop] = weakref.WeakKeyDictionary()
+        self._latest: _Loop | None = None  # of the loop that asked last; nearly always it asks next
 
     @property
     def embedded(self) -> bool:
@@ -258,16 +259,19 @@ class Database:
 
     def forget_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         """Forget the connections of a loop; they were closed."""
+        self._latest = None
         self._loops.pop(loop, None)
 
     def _loop(self) -> _Loop:
-        loop = asyncio.get_running_loop()
-        found = self._loops.get(loop)
+        loop, found = asyncio.get_running_loop(), self._latest
+        if found is None or found.loop() is not loop:
+            found = self._loops.get(loop)
         if found is None or found.pool.pid != os.getpid():
             # By a weak reference: what the loop is the key to must not keep it alive.
             forget = functools.partial(_forget, weakref.ref(self), weakref.ref(loop))
             pool = AwaitingPool(self._connect_awaiting, timeout_s=self.timeout_s, closed=forget)
-            found = self._loops[loop] = _Loop(pool, AwaitingBatches(pool.lent, timeout_s=self.timeout_s))
+            found = self._loops[loop] = _Loop(pool, AwaitingBatches(pool, timeout_s=self.timeout_s), weakref.ref(loop))
+        self._latest = found
         return found
 
     def _connect_listening(self) -> psycopg.Connection:
@@ -287,8 +291,7 @@ class Database:
         self.forget_connections()
 
     def _peek(self, tenant: str, keys: list[str]) -> list[dict[str, Any]]:
-        answers: list[dict[str, Any]] = self.reply(Run("peek", (tenant, [{"key": key} for key in keys])))
-        return answers
+        return self.reply(Run("peek", (tenant, [{"key": key} for key in keys])))  # type: ignore[no-any-return]
 
     async def _connect_awaiting(self) -> AwaitingWire:
         conninfo = await asyncio.to_thread(self.conninfo)
@@ -326,7 +329,7 @@ class Database:
         with self._alone():
             if self._threads is None or self._threads.pool.pid != os.getpid():
                 pool = BlockingPool(self.conninfo, is_pooled, timeout_s=self.timeout_s)
-                self._threads = _Threads(pool, BlockingBatches(pool.lent, timeout_s=self.timeout_s))
+                self._threads = _Threads(pool, BlockingBatches(pool, timeout_s=self.timeout_s))
             return self._threads
 
     def prepare(self) -> None:
@@ -388,6 +391,7 @@ class _Loop(NamedTuple):
 
     pool: AwaitingPool
     batches: AwaitingBatches
+    loop: weakref.ref[asyncio.AbstractEventLoop]
 
 
 def _forget(database: weakref.ref[Database], loop: weakref.ref[asyncio.AbstractEventLoop]) -> None:

@@ -82,21 +82,33 @@ class BlockingPool:
 
     @contextlib.contextmanager
     def lent(self) -> Iterator[BlockingWire]:
-        """Lend a connection.
+        """Lend a connection; a generator costs more than `borrow` and `take_back`, which every call pays for.
+
+        Raises:
+            LedgerUnavailable: None was to be had in time.
+        """
+        wire = self.borrow()
+        try:
+            yield wire
+        finally:
+            self.take_back(wire)
+
+    def borrow(self) -> BlockingWire:
+        """Give a connection to somebody who will `take_back` it.
 
         Raises:
             LedgerUnavailable: None was to be had in time.
         """
         try:
-            connection = self._pool.getconn()
+            return self._pool.getconn().wire
         except (psycopg_pool.PoolTimeout, psycopg_pool.PoolClosed) as error:
             raise no_connection() from error
-        try:
-            yield connection.wire
-        finally:
-            if not connection.wire.usable:
-                connection.close()
-            self._pool.putconn(connection)
+
+    def take_back(self, wire: BlockingWire) -> None:
+        """Take back what was borrowed."""
+        if not wire.usable:
+            wire.close()
+        self._pool.putconn(wire.connection)  # type: ignore[arg-type]  # it is of this pool
 
     def forget(self) -> None:
         """Replace the connections that are broken: one was found to be, so may be the others."""
@@ -147,7 +159,12 @@ class AwaitingPool:
         else:
             await self._free.acquire()
         try:
-            return await self._idle_one() or await self._opened()
+            while self._idle:
+                wire = self._idle.pop()
+                if wire.usable and not _is_old(wire):
+                    return wire
+                await wire.close()
+            return await self._opened()
         except BaseException:
             self._free.release()
             raise
@@ -155,7 +172,13 @@ class AwaitingPool:
     async def take_back(self, wire: AwaitingWire) -> None:
         """Take back what was borrowed."""
         try:
-            await self._keep(wire)
+            if not wire.usable or self._keeper is None:
+                await wire.close()
+                return
+            wire.idle_since_s = time.monotonic()
+            self._idle.append(wire)
+            if _is_old(self._idle[0]):
+                await self._idle.pop(0).close()
         finally:
             self._free.release()
 
@@ -178,31 +201,14 @@ class AwaitingPool:
             raise no_connection() from None
 
     async def _opened(self) -> AwaitingWire:
+        if self._keeper is None:
+            self._keeper = self._until_closed()
+            await anext(self._keeper)
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await self._connect()
         except TimeoutError as error:
             raise no_connection() from error
-
-    async def _idle_one(self) -> AwaitingWire | None:
-        if self._keeper is None:
-            self._keeper = self._until_closed()
-            await anext(self._keeper)
-        while self._idle:
-            wire = self._idle.pop()
-            if wire.usable and not _is_old(wire):
-                return wire
-            await wire.close()
-        return None
-
-    async def _keep(self, wire: AwaitingWire) -> None:
-        if not wire.usable or self._keeper is None:
-            await wire.close()
-            return
-        wire.idle_since_s = time.monotonic()
-        self._idle.append(wire)
-        if _is_old(self._idle[0]):
-            await self._idle.pop(0).close()
 
     async def _until_closed(self) -> AsyncGenerator[None, None]:
         try:

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -135,7 +135,8 @@ class BlockingWire(_Wire):
 
     def __init__(self, connection: psycopg.Connection[Any], *, prepares: bool) -> None:
         super().__init__(connection, prepares=prepares)
-        self._connection = connection
+        self.connection = connection
+        self._poll = _reading(self._libpq.socket)
 
     def ask(self, question: Question, timeout_s: float) -> Answer:
         """Ask, and wait for the answer at most `timeout_s`."""
@@ -148,7 +149,7 @@ class BlockingWire(_Wire):
 
     def close(self) -> None:
         """Close the connection."""
-        self._connection.close()
+        self.connection.close()
 
     def _exchange(self, question: Question, timeout_s: float, *, prepare: bool) -> Answer:
         try:
@@ -163,16 +164,28 @@ class BlockingWire(_Wire):
         while True:
             unsent = bool(self._libpq.flush())
             left_s = deadline_s - time.monotonic()
-            if left_s <= 0 or not _ready(self._libpq.socket, left_s, writing=unsent):
+            if left_s <= 0 or not self._ready(left_s, writing=unsent):
                 return None
             answer = self._heard()
             if answer is not None:
                 return answer
 
+    def _ready(self, timeout_s: float, *, writing: bool) -> bool:
+        """Wait until something has come, or, if `writing`, can be sent."""
+        if self._poll is not None and not writing:
+            return bool(self._poll.poll(timeout_s * 1e3))
+        socket = self._libpq.socket
+        if self._poll is None:
+            return any(select.select([socket], [socket] if writing else [], [], timeout_s))
+        self._poll.modify(socket, select.POLLIN | select.POLLOUT)
+        ready = self._poll.poll(timeout_s * 1e3)
+        self._poll.modify(socket, select.POLLIN)
+        return bool(ready)
+
     def _given_up(self, answer: Answer) -> Answer:
         self._gave_up = True
         with contextlib.suppress(psycopg.Error):
-            self._connection.cancel_safe(timeout=CANCEL_TIMEOUT_S)
+            self.connection.cancel_safe(timeout=CANCEL_TIMEOUT_S)
             self._wait(time.monotonic() + CANCEL_TIMEOUT_S)
         return answer
 
@@ -192,10 +205,12 @@ class AwaitingWire(_Wire):
         self._answer: Answer | None = Answer()
         self._woken: asyncio.Future[None] | None = None
         self._taking_back: asyncio.Task[None] | None = None
+        self._late_s = 0.0
+        self._alarm: asyncio.TimerHandle | None = None
         self._socket = self._libpq.socket
         self._loop.add_reader(self._socket, self._readable)
 
-    async def ask(self, question: Question, timeout_s: float, wanted: Callable[[], bool] = bool) -> Answer:
+    def ask(self, question: Question, timeout_s: float, wanted: Callable[[], bool] = bool) -> Awaitable[Answer]:
         """Ask, and wait for the answer at most `timeout_s`.
 
         Args:
@@ -204,38 +219,35 @@ class AwaitingWire(_Wire):
             wanted: Tells, where the caller is cancelled, whether somebody else still wants the answer.
         """
         if self._worth_preparing(question):
-            answer = await self._exchange(question, timeout_s, wanted, prepare=True)
-            if answer.error or answer.interrupted or question.name is None:
-                return answer
-            self._prepared.add(question.name)
-        return await self._exchange(question, timeout_s, wanted, prepare=False)
+            return self._prepare_and_ask(question, timeout_s, wanted)
+        return self._exchange(question, timeout_s, wanted)
 
     async def close(self) -> None:
         """Close the connection."""
         self._unwatch()
+        if self._alarm is not None:
+            self._alarm.cancel()
         await self._connection.close()
 
+    async def _prepare_and_ask(self, question: Question, timeout_s: float, wanted: Callable[[], bool]) -> Answer:
+        answer = await self._exchange(question, timeout_s, wanted, prepare=True)
+        if answer.error or answer.interrupted or question.name is None:
+            return answer
+        self._prepared.add(question.name)
+        return await self._exchange(question, timeout_s, wanted)
+
     async def _exchange(
-        self, question: Question, timeout_s: float, wanted: Callable[[], bool], *, prepare: bool
+        self, question: Question, timeout_s: float, wanted: Callable[[], bool], *, prepare: bool = False
     ) -> Answer:
-        self._answer = None
-        late = self._loop.call_later(timeout_s, self.give_up)
+        """Wait to the end, cancelled or not."""
+        self._answer, interrupted = None, None
+        self._set_alarm(timeout_s)
         try:
             self._send(question, prepare=prepare)
             self._flush()
-            interrupted = await self._wait(wanted)
         except psycopg.Error as error:
             self._answer = Answer(error=error)
             return self._answer
-        finally:
-            late.cancel()
-        # What comes after it was given up is no answer, even where it is one.
-        answer = Answer(error=no_answer(timeout_s)) if self._gave_up or self._answer is None else self._answer
-        return answer if interrupted is None else replace(answer, interrupted=interrupted)
-
-    async def _wait(self, wanted: Callable[[], bool]) -> BaseException | None:
-        """Wait to the end, cancelled or not, and return the cancellation."""
-        interrupted = None
         while self._answer is None:
             self._woken = self._loop.create_future()
             try:
@@ -244,7 +256,26 @@ class AwaitingWire(_Wire):
                 interrupted = cancellation
                 if not wanted():
                     self.give_up()
-        return interrupted
+        # What comes after it was given up is no answer, even where it is one.
+        answer = Answer(error=no_answer(timeout_s)) if self._gave_up or self._answer is None else self._answer
+        return answer if interrupted is None else replace(answer, interrupted=interrupted)
+
+    def _set_alarm(self, timeout_s: float) -> None:
+        """Give up after so long. The alarm goes on from question to question: one for each would cost too much."""
+        self._late_s = self._loop.time() + timeout_s
+        if self._alarm is None or self._alarm.when() > self._late_s:
+            if self._alarm is not None:
+                self._alarm.cancel()
+            self._alarm = self._loop.call_at(self._late_s, self._ring)
+
+    def _ring(self) -> None:
+        self._alarm = None
+        if self._answer is not None:
+            return
+        if self._loop.time() < self._late_s:
+            self._alarm = self._loop.call_at(self._late_s, self._ring)
+        else:
+            self.give_up()
 
     def give_up(self) -> None:
         """Take the question back; who waits for the answer will have none."""
@@ -302,10 +333,10 @@ def _note_doubt(doubts: list[str], notice: psycopg.errors.Diagnostic) -> None:
         doubts.append(str(notice.message_primary))
 
 
-def _ready(socket: int, timeout_s: float, *, writing: bool) -> bool:
-    """Wait until something has come, or, if `writing`, can be sent."""
+def _reading(socket: int) -> select.poll | None:
+    """Watch a socket for what comes; None where only `select.select` can."""
     if not hasattr(select, "poll"):
-        return any(select.select([socket], [socket] if writing else [], [], timeout_s))
-    poll = select.poll()
-    poll.register(socket, select.POLLIN | (select.POLLOUT if writing else 0))
-    return bool(poll.poll(timeout_s * 1e3))
+        return None
+    watched = select.poll()
+    watched.register(socket, select.POLLIN)
+    return watched
