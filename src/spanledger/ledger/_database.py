@@ -138,9 +138,9 @@ class Database:
 
     async def reply_awaiting(self, query: Query) -> Any:
         """As `reply`, in the running loop."""
-        if self.prepared_pid != os.getpid():
-            await asyncio.to_thread(self.prepare)
         loop = self._loop()
+        if self.prepared_pid != loop.pool.pid:
+            await asyncio.to_thread(self.prepare)
         if isinstance(query, Ask):
             return await loop.batches.ask(query)
         async with loop.pool.lent() as wire:

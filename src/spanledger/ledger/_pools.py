@@ -15,6 +15,7 @@ import contextlib
 import logging
 import os
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -140,7 +141,9 @@ class AwaitingPool:
         self._connect = connect
         self._timeout_s = timeout_s
         self._closed = closed
-        self._free = asyncio.Semaphore(CONNECTIONS_MAX)
+        # Counted here: a semaphore of asyncio takes nine calls to say that there is room.
+        self._lent = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
         self._idle: list[AwaitingWire] = []
         self._keeper: AsyncGenerator[None, None] | None = None
 
@@ -154,19 +157,19 @@ class AwaitingPool:
 
     async def borrow(self) -> AwaitingWire:
         """Give a connection to somebody who will `take_back` it."""
-        if self._free.locked():
-            await self._wait_for_one()
+        if self._lent < CONNECTIONS_MAX:
+            self._lent += 1
         else:
-            await self._free.acquire()
+            await self._wait_for_a_place()
         try:
             while self._idle:
                 wire = self._idle.pop()
-                if wire.usable and not _is_old(wire):
+                if wire.usable and not _is_old(wire, time.monotonic()):
                     return wire
                 await wire.close()
             return await self._opened()
         except BaseException:
-            self._free.release()
+            self._leave_a_place()
             raise
 
     async def take_back(self, wire: AwaitingWire) -> None:
@@ -175,12 +178,12 @@ class AwaitingPool:
             if not wire.usable or self._keeper is None:
                 await wire.close()
                 return
-            wire.idle_since_s = time.monotonic()
+            wire.idle_since_s = now_s = time.monotonic()
             self._idle.append(wire)
-            if _is_old(self._idle[0]):
+            if _is_old(self._idle[0], now_s):
                 await self._idle.pop(0).close()
         finally:
-            self._free.release()
+            self._leave_a_place()
 
     async def forget(self) -> None:
         """Close the connections that nobody uses: one was found broken, so may be the others."""
@@ -193,12 +196,27 @@ class AwaitingPool:
         if self._keeper is not None:
             await self._keeper.aclose()
 
-    async def _wait_for_one(self) -> None:
+    async def _wait_for_a_place(self) -> None:
+        place = asyncio.get_running_loop().create_future()
+        self._waiting.append(place)
         try:
             async with asyncio.timeout(self._timeout_s):
-                await self._free.acquire()
-        except TimeoutError:
-            raise no_connection() from None
+                await place
+        except BaseException as error:
+            if place.done() and not place.cancelled():  # it was left to somebody who had just gone
+                self._leave_a_place()
+            if isinstance(error, TimeoutError):
+                raise no_connection() from None
+            raise
+
+    def _leave_a_place(self) -> None:
+        """Leave it to whoever has waited longest."""
+        while self._waiting:
+            place = self._waiting.popleft()
+            if not place.done():
+                place.set_result(None)
+                return
+        self._lent -= 1
 
     async def _opened(self) -> AwaitingWire:
         if self._keeper is None:
@@ -235,5 +253,5 @@ class _Lent(AbstractAsyncContextManager[AwaitingWire]):
         await self._pool.take_back(self._wire)
 
 
-def _is_old(wire: AwaitingWire) -> bool:
-    return time.monotonic() - wire.idle_since_s > IDLE_MAX_S
+def _is_old(wire: AwaitingWire, now_s: float) -> bool:
+    return now_s - wire.idle_since_s > IDLE_MAX_S

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import json
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +25,8 @@ SENDERS_MAX = 1
 HURRIED_MAX = 4
 ITEMS_MAX = 64
 BYTES_MAX = 1024 * 1024
+# What the server writes has no space around it; `loads` looks for some.
+_read = json.JSONDecoder().raw_decode
 
 
 @dataclass(slots=True, eq=False)
@@ -35,7 +36,6 @@ class Member:
     Attributes:
         ask: The question.
         text: Its item, as JSON.
-        since_s: When it came.
         turn: Whoever asked it sends it.
         alone: It goes in no company: it was refused in it, or its function takes none.
         wanted: Nobody has interrupted whoever asked it.
@@ -46,7 +46,6 @@ class Member:
 
     ask: Ask
     text: str
-    since_s: float = field(default_factory=time.monotonic)
     turn: bool = False
     alone: bool = False
     wanted: bool = True
@@ -200,7 +199,7 @@ class Queues:
             if not member.turn:
                 return
             queue.senders -= 1
-            heir = queue.heir()
+            heir = queue.heir() if queue.waiting else None
             if heir is not None:
                 self._give_turn(queue, heir, SENDERS_MAX)
                 if not heir.turn:
@@ -220,7 +219,7 @@ def _values(answer: Answer, count: int) -> tuple[list[Any], Exception | None]:
     if answer.error is not None or answer.result is None:
         return [None] * count, answer.error
     # As text: of bytes, `loads` would first find out how they are encoded.
-    values = json.loads((answer.result.get_value(0, 0) or b"[]").decode())
+    values, _ = _read((answer.result.get_value(0, 0) or b"[]").decode())
     if len(values) != count:
         return [None] * count, LedgerUnavailable(f"the ledger gave {len(values)} answers to {count} questions")
     return values, None
