@@ -53,6 +53,38 @@ def told_by(spool: Spool) -> list[str]:
     return [ask.item["key"] for ask in told]
 
 
+# whether something waits
+
+
+def test_what_is_kept_is_seen_by_whoever_looked_before_and_so_is_that_it_is_told(spool: Spool) -> None:
+    assert not spool.holds_some()
+    assert spool.keep(outcome())
+    assert spool.holds_some()
+    assert told_by(spool) == ["aa"]
+    for _ in range(3):
+        assert not spool.holds_some()
+
+
+def test_what_another_process_keeps_in_an_old_folder_is_seen(spool: Spool) -> None:
+    assert spool.keep(outcome("bb"))
+    assert told_by(spool) == ["bb"]
+    os.utime(spool.directory, (1_000_000_000, 1_000_000_000))
+    for _ in range(2):
+        assert not spool.holds_some()
+    assert Spool(spool.directory.parents[1], "a").keep(outcome())
+    assert spool.holds_some()
+
+
+def test_what_is_kept_at_the_same_time_by_a_coarse_clock_is_seen(spool: Spool) -> None:
+    assert spool.keep(outcome("bb"))
+    assert told_by(spool) == ["bb"]
+    assert not spool.holds_some()
+    changed_ns = spool.directory.stat().st_mtime_ns
+    assert spool.keep(outcome())
+    os.utime(spool.directory, ns=(changed_ns, changed_ns))
+    assert spool.holds_some()
+
+
 # the whole way
 
 

@@ -172,14 +172,14 @@ class Database:
             with self._alone(), self.connect() as connection:
                 self._controls.apply(connection, begin.tenant)
         self._saw(begin)
-        if self.spool is not None and self.spool.waiting():
+        if self.spool is not None and self.spool.holds_some():
             self._courier.start()
             self.spool.deliver(self._tell, self.spool.waiting(begin), wait_s=self.timeout_s)
 
     async def deliver_awaiting(self, begin: Ask) -> None:
-        """As `deliver`; the loop is blocked by a look into a folder and no more."""
+        """As `deliver`; the loop is blocked by a look at a folder and no more."""
         prepared = self.prepared_pid == os.getpid() and not self._controls.due(begin.tenant)
-        if not prepared or self.later.works or (self.spool is not None and self.spool.waiting()):
+        if not prepared or self.later.works or (self.spool is not None and self.spool.holds_some()):
             await asyncio.to_thread(self.deliver, begin)
         else:
             self._saw(begin)

@@ -58,6 +58,8 @@ VERSION = 1
 # What of an entry is told to the ledger.
 PARTS = frozenset({"item", "begin"})
 ERASE_WAIT_S = 10.0
+# No clock of a file system is coarser.
+SETTLED_NS = 3_000_000_000
 FUNCTIONS = frozenset({"settle", "fail"})
 # What the ledger will say of this entry however often it is asked.
 REFUSALS = (psycopg.DataError, psycopg.IntegrityError)
@@ -111,6 +113,8 @@ class Spool:
 
     def __init__(self, state_dir: Path, ledger: str) -> None:
         self.directory = state_dir.absolute() / "spool" / ledger
+        self._folder = str(self.directory)
+        self._empty_since_ns: int | None = None
         self._refused = 0
 
     def keep(self, ask: Ask, begin: Ask | None = None) -> bool:
@@ -127,6 +131,20 @@ class Spool:
             logger.exception("an outcome could not be kept in %s either", self.directory, exc_info=alone(error))
             return False
         return True
+
+    def holds_some(self) -> bool:
+        """Tell whether something waits; at every begin, so what is empty is not looked into again before it changes."""
+        try:
+            changed_ns = os.stat(self._folder).st_mtime_ns  # noqa: PTH116 - likewise
+        except OSError:
+            return False
+        if changed_ns == self._empty_since_ns:
+            return False
+        holds = bool(self.waiting())
+        # A folder that has just changed may change again at what its clock takes for the same time.
+        settled = time.time_ns() - changed_ns > SETTLED_NS
+        self._empty_since_ns = changed_ns if settled and not holds else None
+        return holds
 
     def waiting(self, ask: Ask | None = None) -> list[Path]:
         """Return the entries that wait, the oldest first: all, or those of the call of `ask`."""
