@@ -27,6 +27,7 @@ from spanledger.ledger._delegations import AsyncDelegations
 from spanledger.ledger._drivers import AwaitingDriver
 from spanledger.ledger._functions import Run, applying
 from spanledger.ledger._opening import open_database
+from spanledger.ledger._turns import turn
 
 
 class AsyncLedger:
@@ -75,10 +76,12 @@ class AsyncLedger:
             except BaseException as error:  # noqa: BLE001 - raised again below
                 return Ended(error=error)
 
+        await _set_out()
         return requests.result_of(await self._driver.drive(self._by_hand.run(call), invoke))
 
     async def begin(self, call: ToolCall) -> Begun:
         """As `Ledger.begin`."""
+        await _set_out()
         return requests.shown_begun(self.config, await self._driver.drive(self._by_hand.begin(call)))
 
     async def settle(self, begun: Begun, result: Any, cost: Amount | None = None) -> bool:
@@ -245,3 +248,9 @@ class AsyncLedger:
     async def unbind_role(self, role: str, *, tenant: str) -> bool:
         """As `Ledger.unbind_role`."""
         return bool(await self._driver.query(Run("unbind_role", (role, tenant))))
+
+
+async def _set_out() -> None:
+    """Begin in one's turn; never with an outcome, which has to be told even if its caller is cancelled here."""
+    if (mine := turn()) is not None:
+        await mine
