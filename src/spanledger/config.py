@@ -1,7 +1,7 @@
 """Configuration: frozen, checked when it is made, from code, a TOML file and the environment.
 
 Rules: the environment wins over the file. An unknown name is an error that lists the known ones, so that a
-mistyped guard is never silently absent. `config_file` reads the file.
+mistyped guard is never silently absent. `config_file` reads the one, `config_environment` the other.
 """
 
 from __future__ import annotations
@@ -15,15 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spanledger import config_file, jsonpaths
+from spanledger import config_environment, config_file, jsonpaths
 from spanledger.core.approvals import Approval, asked_for
 from spanledger.core.asking import Asking, Traced
 from spanledger.core.budgets import Budget
 from spanledger.core.call import EXECUTE_TOOL, Call, ScopeSource
 from spanledger.core.connectors import Connector
-from spanledger.core.content import CAPTURE_VARIABLE, Capture, Content, capture_said, captured
+from spanledger.core.content import Capture, Content, captured, events_said
 from spanledger.core.controls import Rate, Switch, approval_controls, stopping, switch_controls
-from spanledger.core.deployed import deployed
 from spanledger.core.egress import EgressRule
 from spanledger.core.frozen import changed
 from spanledger.core.grants import Grant, permission_controls
@@ -33,8 +32,7 @@ from spanledger.core.payload import Kept, PayloadCodec
 from spanledger.core.prices import Price
 from spanledger.core.redaction import Redact, Redactor
 from spanledger.core.rules import Rule, Terms, reserved_amounts
-from spanledger.encryption import EncryptingCodec
-from spanledger.errors import ConfigError, LedgerUnavailable
+from spanledger.errors import ConfigError
 from spanledger.tokens import Keys
 
 Dsn = str | Callable[[], str]
@@ -86,6 +84,7 @@ _VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: value is None or isinstance(value, bool) or value in set(Capture),
         f"true, false or one of {', '.join(Capture)}",
     ),
+    "model_events": (lambda value: value is None or isinstance(value, bool), "true or false"),
     "payload_codec": (
         lambda value: value is None or all(hasattr(value, name) for name in ("seal", "open", "reads_plain")),
         "an EncryptingCodec, or what else seals and opens",
@@ -129,6 +128,8 @@ class Config:
         capture_content: Where arguments, results and messages are recorded: ``"no_content"``, ``"span_only"`` (or
             True), ``"event_only"`` or ``"span_and_event"``; never what a rule redacts. None: what
             OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT says, else no content.
+        model_events: Each model call is told in an event, with what was said if `capture_content` has that in events.
+            None: what OTEL_INSTRUMENTATION_GENAI_EMIT_EVENT says, else where `capture_content` has events.
         payload_codec: Seals results in the ledger, for example `EncryptingCodec`. None: they are plain JSON there.
         delegation_keys: What signs and verifies tokens of delegations, as `Keys` says; the first signs.
         ledger_timeout_s: How long to wait for a connection to the ledger.
@@ -157,6 +158,7 @@ class Config:
     trust_baggage: bool = False
     secret: str | None = dataclasses.field(default=None, repr=False)
     capture_content: bool | str | None = None
+    model_events: bool | None = None
     # Made anew by whoever reads the same settings again.
     payload_codec: PayloadCodec | None = dataclasses.field(default=None, repr=False, compare=False)
     delegation_keys: Keys = dataclasses.field(default=Keys(), repr=False)
@@ -177,6 +179,8 @@ class Config:
         object.__setattr__(self, "_known_terms", KnownTerms(self.rules))
         capture = captured(self.capture_content, os.environ)
         object.__setattr__(self, "capture_content", capture)
+        if self.model_events is None:
+            object.__setattr__(self, "model_events", events_said(os.environ))
         redactor = self.redactor(())
         contents = tuple(Content(redactor, capture, documents) for documents in (False, True))
         object.__setattr__(self, "_contents", contents)
@@ -201,7 +205,7 @@ class Config:
         environ = os.environ if environ is None else environ
         path = config_file.find(environ)
         config = cls(capture_content=False) if path is None else cls._from_file(path, environ)
-        return _with_environment(config, environ)
+        return config_environment.applied(config, environ)
 
     @classmethod
     def from_file(cls, path: str | Path) -> Config:
@@ -274,6 +278,17 @@ class Config:
         """Where the content of calls is recorded."""
         return self._contents[False].capture
 
+    @property
+    def tells_model_calls(self) -> bool:
+        """Whether each model call is told in an event."""
+        return self.content_capture.on_events if self.model_events is None else self.model_events
+
+    @property
+    def message_capture(self) -> Capture:
+        """Where messages are recorded."""
+        capture = self.content_capture
+        return capture if self.tells_model_calls else capture.but_events
+
     def kept(self, name: str, tenant: str, key: str) -> Kept:
         """Say how the result of a call is kept."""
         return Kept(name, tenant, key, self.payload_codec, self.result_bytes_max)
@@ -345,47 +360,6 @@ class Config:
         if (scope, source) == (call.workflow_id, call.workflow_source) and (call.agent or not self.agent):
             return call
         return changed(call, agent=call.agent or self.agent, workflow_id=scope, workflow_source=source)
-
-
-def _with_environment(config: Config, environ: Mapping[str, str]) -> Config:
-    names = {
-        "SPANLEDGER_TENANT": "tenant",
-        "SPANLEDGER_AGENT": "agent",
-        "SPANLEDGER_AGENT_VERSION": "agent_version",
-        "SPANLEDGER_ENVIRONMENT": "environment",
-        "SPANLEDGER_WORKFLOW_ID": "workflow_id",
-        "SPANLEDGER_MODE": "mode",
-        "SPANLEDGER_EMBEDDED": "embedded",
-        "SPANLEDGER_SECRET": "secret",
-        "SPANLEDGER_DELEGATION_KEYS": "delegation_keys",
-    }
-    deployment = {field: value for field, value in deployed(environ).items() if getattr(config, field) is None}
-    changes: dict[str, Any] = deployment | {field: environ[name] for name, field in names.items() if environ.get(name)}
-    if environ.get(CAPTURE_VARIABLE):
-        changes["capture_content"] = capture_said(environ[CAPTURE_VARIABLE])
-    if environ.get("SPANLEDGER_PAYLOAD_KEYS_FILE"):
-        changes["payload_codec"] = EncryptingCodec.from_file(environ["SPANLEDGER_PAYLOAD_KEYS_FILE"])
-    return dataclasses.replace(config, dsn=dsn_of(environ) or config.dsn, **changes)
-
-
-def dsn_of(environ: Mapping[str, str]) -> Dsn | None:
-    """Return what the environment says about where the ledger is."""
-    file = environ.get("SPANLEDGER_DSN_FILE")
-    return environ.get("SPANLEDGER_DSN") or (_DsnFile(Path(file)) if file else None)
-
-
-@dataclass(frozen=True, slots=True)
-class _DsnFile:
-    """Read at every connection: what is in the file may expire. The same file is the same ledger."""
-
-    path: Path
-
-    def __call__(self) -> str:
-        try:
-            return self.path.read_text("utf-8").strip()
-        except (OSError, UnicodeError) as error:
-            # Not for ever: whoever renews the file may be about to write it.
-            raise LedgerUnavailable(f"cannot read SPANLEDGER_DSN_FILE: {error}") from error
 
 
 def shown(config: Config) -> str:

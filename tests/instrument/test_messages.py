@@ -106,6 +106,35 @@ def test_messages_are_where_they_were_asked_for(
         assert attributes["gen_ai.usage.output_tokens"] > 0
 
 
+@pytest.mark.parametrize(
+    ("capture", "events", "on_spans", "told", "with_messages"),
+    [
+        ("no_content", True, False, True, False),
+        ("span_only", True, True, True, False),
+        ("event_only", True, False, True, True),
+        ("event_only", False, False, False, False),
+        ("span_and_event", False, True, False, False),
+        ("no_content", None, False, False, False),
+    ],
+)
+def test_whether_model_calls_are_told_in_events_can_be_said_apart_from_content(
+    capture, events, on_spans, told, with_messages, capturing, ask, spans, measured: Measured
+):
+    capturing(capture, model_events=events)
+    ask.chat.completions.create(**chat())
+    with pytest.raises(openai.RateLimitError):
+        ask.chat.completions.create(**chat("busy"))
+
+    found = [event.attributes for event in measured.events() if event.event_name == EVENT]
+    assert [attributes.get("error.type") for attributes in found] == [None, "openai.RateLimitError"][: 2 * told]
+    assert [any(name.endswith("messages") for name in attributes) for attributes in found] == [with_messages][
+        : 2 * told
+    ] * 2
+    if told:
+        assert found[0]["gen_ai.usage.output_tokens"] > 0
+    assert any("gen_ai.input.messages" in span.attributes for span in spans.all()) == on_spans
+
+
 def plain(value: Any) -> Any:
     """What the SDK keeps of a structure, as lists and dicts."""
     if isinstance(value, tuple | list):

@@ -316,6 +316,22 @@ def test_a_word_that_is_not_known_captures_nothing_and_says_so(caplog):
     assert "NO_CONTENT, SPAN_ONLY, EVENT_ONLY, SPAN_AND_EVENT" in caplog.text
 
 
+@pytest.mark.parametrize(("said", "events"), [("true", True), (" FALSE ", False), ("", None), ("yes", None)])
+def test_the_environment_says_whether_model_calls_are_told_in_events(said, events, monkeypatch, caplog):
+    monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_EMIT_EVENT", said)
+
+    assert [config.model_events for config in (Config(), Config.from_env())] == [events, events]
+    assert ("neither true nor false" in caplog.text) == (said == "yes")
+    assert Config(model_events=True).tells_model_calls
+
+
+def test_the_environment_s_word_on_events_wins_over_the_file(tmp_path, monkeypatch):
+    (tmp_path / "spanledger.toml").write_text('model_events = true\ncapture_content = "event_only"')
+    assert Config.from_env().tells_model_calls
+    monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_EMIT_EVENT", "false")
+    assert not Config.from_env().tells_model_calls
+
+
 def test_the_configuration_says_it_by_the_same_words(tmp_path):
     (tmp_path / "spanledger.toml").write_text('capture_content = "event_only"')
     config = Config.from_env()

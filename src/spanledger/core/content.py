@@ -25,6 +25,7 @@ T = TypeVar("T")
 logger = logging.getLogger("spanledger")
 
 CAPTURE_VARIABLE: Final = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+EVENTS_VARIABLE: Final = "OTEL_INSTRUMENTATION_GENAI_EMIT_EVENT"
 
 
 class Capture(enum.StrEnum):
@@ -44,6 +45,11 @@ class Capture(enum.StrEnum):
     def on_events(self) -> bool:
         """Whether content is recorded in events."""
         return self in (Capture.EVENT_ONLY, Capture.SPAN_AND_EVENT)
+
+    @property
+    def but_events(self) -> Capture:
+        """The same without events."""
+        return Capture.SPAN_ONLY if self.on_spans else Capture.NO_CONTENT
 
 
 _WORDS: Final = {"": Capture.NO_CONTENT, "false": Capture.NO_CONTENT, "true": Capture.SPAN_ONLY}
@@ -65,6 +71,15 @@ def captured(said: bool | str | None, environ: Mapping[str, str]) -> Capture:
     if said is None:
         return capture_said(environ.get(CAPTURE_VARIABLE, ""))
     return _WORDS[str(said).lower()] if isinstance(said, bool) else Capture(said)
+
+
+def events_said(environ: Mapping[str, str]) -> bool | None:
+    """Read the environment's word on events of model calls: true, false, or None where it says nothing."""
+    text = environ.get(EVENTS_VARIABLE, "")
+    word = text.strip().lower()
+    if word not in ("", "true", "false"):
+        logger.warning("%s is %r and neither true nor false; events are told where content is", EVENTS_VARIABLE, text)
+    return {"true": True, "false": False}.get(word)
 
 
 @value

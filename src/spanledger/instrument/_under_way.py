@@ -108,7 +108,7 @@ class UnderWay:
 
     def _hear(self) -> None:
         """Read what is asked, where anybody takes it and whoever has made the span does not record it."""
-        capture, messages = self._guard.config.content_capture, self._wrap.messages
+        capture, messages = self._guard.config.message_capture, self._wrap.messages
         if messages is None or model_spans.is_counted(self._span) or not inference.is_recorded(self._span, capture):
             return
         self.request = _bounds.kept(self.request)
@@ -245,7 +245,7 @@ class UnderWay:
             self._explain(error)
         elif error is not None:
             record.failed(self._span, error)
-        if self._heard is not None:
+        if self._heard is not None or self._is_told():
             self._tell(self._heard, error)
         if self._begun_s and metrics.recorded() and not model_spans.is_counted(self._span):
             # Whoever has made the span counts what it used.
@@ -261,17 +261,23 @@ class UnderWay:
             answered = _counted.Answered(self._usage, self._took_s, error)
             _counted.tell(self._guard.config, self._job.call, answered, self._span, self._around)
 
-    def _tell(self, heard: Heard, error: BaseException | None) -> None:
+    def _is_told(self) -> bool:
+        """Whether an event tells of the call, which was made, though nobody has looked at what was said."""
+        counts = bool(self._begun_s) and not model_spans.is_counted(self._span)
+        return counts and self._wrap.messages is not None and self._guard.config.tells_model_calls
+
+    def _tell(self, heard: Heard | None, error: BaseException | None) -> None:
         """Record what was said."""
         call, config = self._job.call, self._guard.config
         try:
-            said = heard.said(call, config)
+            said = None if heard is None else heard.said(call, config)
         except Exception as failed:  # noqa: BLE001 - logged
             # What it says may be what nobody is to see, so nothing is recorded.
             logger.error("what was said in a model call cannot be recorded: %s", type(failed).__name__)  # noqa: TRY400
             return
         failure = {} if error is None else {semconv.ERROR_TYPE: record.type_of(error)}
-        inference.told(self._span, call, {**self._used, **failure}, said, config.content_capture)
+        known = {**self._used, **failure}
+        inference.told(self._span, call, known, said, config.message_capture, event=config.tells_model_calls)
 
     def _explain(self, error: SpanledgerError) -> None:
         if isinstance(error, BudgetExceeded) and self._reserve.names_no_maximum:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from spanledger._guard import ambient
@@ -184,7 +185,9 @@ def _tell(engine: Engine, said: _Said) -> str:
         cost = {unit: steps for unit, steps in cost.items() if unit == "tokens"} | {said.cost.unit: said.cost.steps}
     error = _error(said.error, content)
     messages = _messages.told(said.prompt, said.response, call, config)
-    made = Made(asking, report, said.usage, cost, said.latency_s, said.result, error, messages, config.content_capture)
+    made = Made(asking, report, said.usage, cost, said.latency_s, said.result, error, messages, config.message_capture)
+    if call.operation != EXECUTE_TOOL:
+        made = replace(made, event=config.tells_model_calls)
     span = recorded.show(made)
     recorded.tell(made, span, ambient())
     if call.operation != EXECUTE_TOOL:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 
-from spanledger.config import Config, Dsn, dsn_of
+from spanledger.config import Config, Dsn
+from spanledger.config_environment import dsn_of
 from spanledger.ledger._database import Database
 from spanledger.ledger._embedded import EmbeddedPostgres, embedded_server
 from spanledger.ledger._functions import starting

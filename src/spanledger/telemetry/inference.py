@@ -1,4 +1,4 @@
-"""What a model call used and what was said in it: on its span and, where events with content are asked for, in one.
+"""What a model call used and what was said in it: on its span and, where events are asked for, in one.
 
 Rules: as in `record`. What was said is given as it may be seen, and is recorded up to a size. On a span it is JSON
 text, in an event it is structured, as the conventions want it.
@@ -42,16 +42,31 @@ def is_recorded(span: Span, capture: Capture) -> bool:
 
 
 @quietly
-def told(span: Span, call: Call, attributes: Mapping[str, Any], said: Said, capture: Capture) -> None:
+def told(
+    span: Span, call: Call, attributes: Mapping[str, Any], said: Said | None, capture: Capture, *, event: bool
+) -> None:
     """Record what was said in a model call that has ended.
 
     Args:
         span: Its span.
         call: The call.
         attributes: What else is known of how it ended.
-        said: What was said, as it may be seen.
+        said: What was said, as it may be seen; None where nobody has looked at it.
         capture: Where it is recorded.
+        event: The call is told in an event, too.
     """
+    trees, shown = ({}, {}) if said is None else shown_of(said)
+    if capture.on_spans:
+        texts = {name: json.dumps(tree, ensure_ascii=False) for name, tree in trees.items()}
+        span.set_attributes(texts | shown)
+    if event:
+        known = {**record.start_attributes(call), **attributes}
+        content = {**trees, **shown} if capture.on_events else {}
+        events.inform(semconv.EVENT_INFERENCE, {**known, **content}, record.trace_of(span))
+
+
+def shown_of(said: Said) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what was said as attributes that are trees, as much as is recorded; and what there is to say of that."""
     cut = []
     trees: dict[str, Any] = {}
     for name, messages in (
@@ -63,9 +78,4 @@ def told(span: Span, call: Call, attributes: Mapping[str, Any], said: Said, capt
         if messages:
             trees[name], short = fitting(messages)
             cut += [name] if short else []
-    shown: dict[str, Any] = {semconv.MESSAGES_CUT: cut} if cut else {}
-    if capture.on_spans:
-        span.set_attributes({name: json.dumps(tree, ensure_ascii=False) for name, tree in trees.items()} | shown)
-    if capture.on_events:
-        known = {**record.start_attributes(call), **attributes}
-        events.inform(semconv.EVENT_INFERENCE, {**known, **trees, **shown}, record.trace_of(span))
+    return trees, {semconv.MESSAGES_CUT: cut} if cut else {}

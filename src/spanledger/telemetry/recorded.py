@@ -42,6 +42,7 @@ class Made:
         error: Type and message of what went wrong.
         said: What a model was asked and answered, as it may be seen; None where that is not told.
         capture: Where it is recorded.
+        event: It is told in an event, too.
     """
 
     asking: Asking
@@ -53,6 +54,7 @@ class Made:
     error: Mapping[str, str] | None = None
     said: Said | None = None
     capture: Capture = Capture.NO_CONTENT
+    event: bool = False
 
     @property
     def key(self) -> str:
@@ -112,8 +114,8 @@ def show(made: Made) -> Span:
     cost = [str(amount_of(unit, steps)) for unit, steps in made.cost.items() if unit != "tokens"]
     used = inference.used(made.usage, cost=cost[0] if cost else None)
     span.set_attributes(used)
-    if made.said is not None:
-        inference.told(span, call, used, made.said, made.capture)
+    if made.said is not None or made.event:
+        inference.told(span, call, used, made.said, made.capture, event=made.event)
     if made.error is not None:
         kind = made.error["type"].removeprefix("builtins.")
         span.set_attribute(semconv.ERROR_TYPE, kind)

@@ -354,7 +354,7 @@ EVENT_OUTCOME_UNKNOWN = event(
 )
 EVENT_INFERENCE = event(
     "gen_ai.client.inference.operation.details",
-    "a log record where events with content are asked for, one for each model call",
+    "a log record where events are asked for, one for each model call",
     (
         *(OPERATION_NAME, PROVIDER_NAME, AGENT_NAME, CONVERSATION_ID, SERVER_ADDRESS, SERVER_PORT, ERROR_TYPE, COST),
         *(REQUEST_MODEL, REQUEST_STREAM, REQUEST_MAX_TOKENS, REQUEST_TEMPERATURE, REQUEST_TOP_P),
@@ -363,7 +363,7 @@ EVENT_INFERENCE = event(
         *(USAGE_CACHE_READ_TOKENS, USAGE_CACHE_WRITE_TOKENS),
         *(INPUT_MESSAGES, OUTPUT_MESSAGES, SYSTEM_INSTRUCTIONS, TOOL_DEFINITIONS, MESSAGES_CUT),
     ),
-    "What a model was asked and what it answered, without what rules redact.",
+    "How a model call went, and where content is captured in events, what was said, without what rules redact.",
 )
 
 # --- ours: what leaves
