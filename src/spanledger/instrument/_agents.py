@@ -2,7 +2,8 @@
 
 Rules: nothing is decided here, and nothing changes for the caller. A run takes one of five forms: a function, a
 coroutine function, a generator, an asynchronous one, or an asynchronous context manager. The span of a generator is
-current only while the generator works, not while whoever reads from it does.
+current only while the generator works, not while whoever reads from it does. What the agent was asked and answered is
+read only where it is recorded, which is on spans: the events of the conventions are about model calls.
 """
 
 from __future__ import annotations
@@ -11,13 +12,18 @@ import contextlib
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from typing import Any, TypeVar
 
 from opentelemetry.trace import Span
 
 from spanledger.config import Config
+from spanledger.core.content import Capture
 from spanledger.instrument._job import Job, pauses
-from spanledger.telemetry import record
+from spanledger.instrument._messages import Overheard
+from spanledger.telemetry import inference, record
+from spanledger.telemetry.quiet import quietly
+
+T = TypeVar("T")
 
 _END = object()
 
@@ -40,34 +46,76 @@ class AgentRuns:
         return self._run_awaiting if inspect.iscoroutinefunction(plain) else self._run
 
     def _run(self, job: Job, function: Callable[[], Any]) -> Any:
-        with self._span(job) as span, _working(job, span):
-            return function()
+        with self._span(job) as (span, heard), _working(job, span):
+            return heard.came(function())
 
     async def _run_awaiting(self, job: Job, function: Callable[[], Awaitable[Any]]) -> Any:
-        with self._span(job) as span, _working(job, span):
-            return await function()
+        with self._span(job) as (span, heard), _working(job, span):
+            return heard.came(await function())
 
     def _generate(self, job: Job, function: Callable[[], Generator[Any, None, None]]) -> Iterator[Any]:
-        with self._span(job) as span, contextlib.closing(function()) as inner:
+        with self._span(job) as (span, heard), contextlib.closing(function()) as inner:
             while (item := _next(job, span, inner)) is not _END:
+                heard.gather(item)
                 yield item
 
     async def _generate_awaiting(
         self, job: Job, function: Callable[[], AsyncGenerator[Any, None]]
     ) -> AsyncIterator[Any]:
-        with self._span(job) as span:
+        with self._span(job) as (span, heard):
             async with contextlib.aclosing(function()) as inner:
                 while (item := await _next_awaiting(job, span, inner)) is not _END:
+                    heard.gather(item)
                     yield item
 
     @contextlib.asynccontextmanager
     async def _within(self, job: Job, function: Callable[[], AbstractAsyncContextManager[Any]]) -> AsyncIterator[Any]:
-        with self._span(job) as span, _working(job, span):
+        with self._span(job) as (span, heard), _working(job, span):
             async with function() as run:
-                yield run
+                yield heard.came(run)
 
-    def _span(self, job: Job) -> contextlib.AbstractContextManager[Span]:
-        return record.ending(record.start(job.call))
+    @contextlib.contextmanager
+    def _span(self, job: Job) -> Iterator[tuple[Span, _Heard]]:
+        with record.ending(record.start(job.call)) as span:
+            heard = _Heard(job, span, self._config)
+            try:
+                yield span, heard
+            finally:
+                heard.tell()
+
+
+class _Heard:
+    """What is said in a run, if anybody takes it."""
+
+    def __init__(self, job: Job, span: Span, config: Config) -> None:
+        self._job = job
+        self._span = span
+        self._config = config
+        self._heard: Overheard | None = None
+        conversation = job.wrap.conversation if job.wrap else None
+        if (
+            conversation is not None
+            and job.given is not None
+            and config.message_capture.on_spans
+            and span.is_recording()
+        ):
+            self._heard = Overheard(conversation, job.given)
+
+    def gather(self, item: Any) -> None:
+        if self._heard is not None:
+            self._heard.gather(item)
+
+    def came(self, result: T) -> T:
+        """What came of the run, which the caller gets as it is."""
+        if self._heard is not None:
+            self._heard.result(result)
+        return result
+
+    @quietly
+    def tell(self) -> None:
+        if self._heard is not None:
+            said = self._heard.said(self._job.call, self._config)
+            inference.told(self._span, self._job.call, {}, said, Capture.SPAN_ONLY, event=False)
 
 
 def _next(job: Job, span: Span, inner: Iterator[Any]) -> Any:

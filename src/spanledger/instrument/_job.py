@@ -43,6 +43,7 @@ class Job:
         travelled: What came with the call from another process.
         pause: How the run is suspended where a person has to approve; None where it cannot be.
         takes: Is given the arguments that may be passed on, before the function is called.
+        given: Of a run of an agent: instance, arguments and keyword arguments of the function.
     """
 
     call: Call
@@ -52,6 +53,7 @@ class Job:
     travelled: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     pause: Pause | None = None
     takes: Callable[[Mapping[str, Any]], None] | None = None
+    given: tuple[Any, Any, Any] | None = None
 
     def begun(self, begun: Begun) -> None:
         """The call runs now; where a person has allowed it, and for the first time, its run may have been resumed."""

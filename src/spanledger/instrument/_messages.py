@@ -1,4 +1,4 @@
-"""What is said in a model call, read where somebody wants it recorded.
+"""What is said in a model call or in the run of an agent, read where somebody wants it recorded.
 
 Rules: nothing is read unless it is asked for. The request is read before it is sent, since its lists belong to the
 caller, and shown only at the end: what a rule redacts of the answer is masked in the request as well. Whatever cannot
@@ -14,16 +14,18 @@ from typing import Any, Final
 from spanledger.config import Config
 from spanledger.core import parts
 from spanledger.core.call import Call
-from spanledger.core.messages import Asked
+from spanledger.core.messages import Asked, Message
 from spanledger.core.redaction import Redact, Redactor
 from spanledger.core.rules import Rule
 from spanledger.core.said import Said
-from spanledger.instrument.library import Messages
+from spanledger.instrument.library import Conversation, Messages
 
 logger = logging.getLogger("spanledger.instrument")
 
 OWN_RULES_MAX: Final = 4_096
 """Tools with rules of their own whose redaction is remembered."""
+
+_RUN: Final = "a run of an agent"
 
 # What developers redact at their tools themselves: models ask for these tools by name.
 _own: dict[str, tuple[Redact | str, ...]] = {}
@@ -69,10 +71,65 @@ class Heard:
         return Said(self._asked, output).seen(config.content(call).redactor, _redactors(call, config))
 
 
+class Overheard:
+    """What is said in one run of an agent.
+
+    Args:
+        conversation: How to read it.
+        given: Instance, arguments and keyword arguments of the function that runs the agent.
+    """
+
+    def __init__(self, conversation: Conversation, given: tuple[Any, Any, Any]) -> None:
+        self._conversation = conversation
+        self._given = given
+        self._gathered: dict[str, Any] = {}
+        self._result: Any = None
+        self._asked = Asked()
+        try:
+            self._asked = conversation.asked(*given)
+        except Exception as error:  # noqa: BLE001 - logged
+            _unreadable("a question", error, _RUN)
+
+    def gather(self, item: Any) -> None:
+        """Hear what the run has yielded."""
+        if self._conversation.gather is None:
+            return
+        try:
+            self._conversation.gather(self._gathered, item)
+        except Exception as error:  # noqa: BLE001 - logged
+            _unreadable("a piece", error, _RUN)
+
+    def result(self, result: Any) -> None:
+        """Hear what came of the run; it is looked at when that is over."""
+        self._result = result
+
+    def said(self, call: Call, config: Config) -> Said:
+        """Return what the agent was asked and has answered, as it may be seen.
+
+        All that was said in between counts for what is masked, and is told by the calls in the run.
+        """
+        came = self._gathered if self._result is None else self._result
+        try:
+            followed = self._conversation.followed(*self._given, came)
+        except Exception as error:  # noqa: BLE001 - logged
+            _unreadable("an answer", error, _RUN)
+            followed = []
+        system: list[Message] = []
+        for part in (part for one in followed if one["role"] == "system" for part in one["parts"]):
+            # It is said to the model again with every request.
+            system += [] if part in system else [part]
+        asked = Asked(self._asked.input, self._asked.system or system, self._asked.tools)
+        said = Said(asked, followed).seen(config.content(call).redactor, _redactors(call, config))
+        answers = said.output[-1:] if followed and followed[-1]["role"] == "assistant" else []
+        return Said(
+            said.asked, [{**answer, "finish_reason": answer.get("finish_reason", "stop")} for answer in answers]
+        )
+
+
 def told(prompt: str | None, response: str | None, call: Call, config: Config) -> Said | None:
     """Return what a program says that a model was asked and answered, as it may be seen; None where nobody wants it."""
     if (prompt is None and response is None) or not (
-        config.content_capture.on_spans or config.content_capture.on_events
+        config.message_capture.on_spans or config.message_capture.on_events
     ):
         return None
     asked = [] if prompt is None else [parts.message("user", [parts.text(prompt)])]
@@ -90,6 +147,6 @@ def _redactor(config: Config, of_model: tuple[Redact, ...], tool: str) -> Redact
     return config.redactor(tuple(dict.fromkeys((*of_tool, *own, *of_model))))
 
 
-def _unreadable(what: str, error: Exception) -> None:
+def _unreadable(what: str, error: Exception, of: str = "a model call") -> None:
     # Its words may repeat what nobody is to see.
-    logger.warning("%s of a model call cannot be recorded: %s", what, type(error).__name__)
+    logger.warning("%s of %s cannot be recorded: %s", what, of, type(error).__name__)

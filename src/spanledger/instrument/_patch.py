@@ -13,7 +13,7 @@ import inspect
 import logging
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import wrapt
@@ -334,7 +334,8 @@ def _observed(engine: Engine, wrap: Wrap, *, trace: Callable[..., Any], awaiting
         if call is None:
             return wrapped(*args, **kwargs)
         if call.operation == INVOKE_AGENT:
-            return trace(job_for(wrap, call), lambda: wrapped(*args, **kwargs))
+            job = replace(job_for(wrap, call), given=(instance, args, kwargs))
+            return trace(job, lambda: wrapped(*args, **kwargs))
         if deferred is None:
             return ask_model(job_for(wrap, call), lambda **changed: wrapped(*args, **changed), kwargs)
         asking = ask_model(job_for(wrap, call), lambda **_request: wrapped(*args, **kwargs), request)

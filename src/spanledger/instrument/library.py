@@ -53,6 +53,23 @@ class Messages:
 
 
 @dataclass(frozen=True, slots=True)
+class Conversation:
+    """How to read what an agent is asked and what is said in its run, where somebody wants that recorded.
+
+    Attributes:
+        asked: (instance, args, kwargs) → what it is asked.
+        followed: (instance, args, kwargs, what came of it) → all that was said in the run, its answer last; what is of
+            the role "system" is what it was told apart. What came of it is what the function returned or gave a
+            ``with`` block, or what was gathered.
+        gather: (what has been gathered, what the function has yielded); where it is a generator.
+    """
+
+    asked: Callable[[Any, Arguments, Mapping[str, Any]], Asked]
+    followed: Callable[[Any, Arguments, Mapping[str, Any], Any], list[Message]]
+    gather: Callable[[dict[str, Any], Any], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Egress:
     """How a function of an HTTP client shows the requests that leave through it.
 
@@ -113,6 +130,7 @@ class Wrap:
         said: A chunk → what it holds of the model's answer, as text, by which an answer that ends early is charged.
         bound: Keyword arguments → the most that the request can use.
         messages: How to read what is asked and answered; None: that is not recorded.
+        conversation: The same for runs of agents.
         egress: How an HTTP client's function shows what leaves; its operation is `EGRESS`, and it describes no call.
     """
 
@@ -138,6 +156,7 @@ class Wrap:
     said: Callable[[Any], str] | None = None
     bound: Callable[[Mapping[str, Any]], Bound] | None = None
     messages: Messages | None = None
+    conversation: Conversation | None = None
     egress: Egress | None = None
 
     @property

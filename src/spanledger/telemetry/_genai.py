@@ -96,7 +96,7 @@ TOOL_CALL_RESULT = attribute(
 INPUT_MESSAGES = attribute(
     "gen_ai.input.messages",
     "any",
-    "spans and events of model calls, where content is captured",
+    "spans and events of model calls, spans of runs of agents, where content is captured",
     '[{"role": "user", "parts": [{"type": "text", "content": "hi"}]}]',
     "What the model is asked, without what rules redact: JSON on a span, structured in an event. Of anything binary, "
     "its kind and size.",
@@ -104,7 +104,7 @@ INPUT_MESSAGES = attribute(
 OUTPUT_MESSAGES = attribute(
     "gen_ai.output.messages",
     "any",
-    "spans and events of model calls, where content is captured",
+    "spans and events of model calls, spans of runs of agents, where content is captured",
     '[{"role": "assistant", "parts": [{"type": "text", "content": "hello"}], "finish_reason": "stop"}]',
     "What the model answers, likewise; of a stream, what came of it.",
 )

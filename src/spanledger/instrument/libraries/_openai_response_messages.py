@@ -37,7 +37,7 @@ def asked(kwargs: Mapping[str, Any]) -> Asked:
     given = kwargs.get("input")
     instructions = parts.text(kwargs.get("instructions"))
     return Asked(
-        input=[parts.message("user", [parts.text(given)])] if worded(given) else [*map(_input, listed(given))],
+        input=[parts.message("user", [parts.text(given)])] if worded(given) else [*map(read_item, listed(given))],
         system=[instructions] if instructions else [],
         tools=[read_tool(tool, tool) for tool in listed(kwargs.get("tools"))],
     )
@@ -72,7 +72,8 @@ def gather(answer: dict[str, Any], event: Any) -> None:
         items[index].setdefault(_PIECES[kind], Pieces()).add(field(event, "delta"))
 
 
-def _input(item: Any) -> Message:
+def read_item(item: Any) -> Message:
+    """Read an item of a request or an answer."""
     kind = field(item, "type") or "message"
     role = {"message": field(item, "role")}.get(kind, "tool" if str(kind).endswith("_output") else "assistant")
     return parts.message(role, _parts(item))

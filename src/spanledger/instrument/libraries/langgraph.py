@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from spanledger.core.call import INVOKE_AGENT, Call
+from spanledger.instrument.libraries._langgraph_messages import CONVERSATION
 from spanledger.instrument.library import Library, Wrap
 from spanledger.telemetry import semconv
 
@@ -39,6 +40,7 @@ LIBRARY = Library(
             operation=INVOKE_AGENT,
             describe=describe,
             pauses=("langgraph.errors.GraphBubbleUp",),
+            conversation=CONVERSATION,
         )
         for method in ("stream", "astream")
     ),

@@ -15,6 +15,7 @@ from typing import Any
 from spanledger.core.call import INVOKE_AGENT, Call, ScopeSource
 from spanledger.errors import SpanledgerError
 from spanledger.instrument._results import TypedCodec, also_returned
+from spanledger.instrument.libraries._openai_agents_messages import CONVERSATION
 from spanledger.instrument.library import Library, Wrap, also
 from spanledger.telemetry import semconv
 
@@ -119,8 +120,10 @@ LIBRARY = Library(
             )
             for module in ("agents.tool", "agents.run_internal.tool_execution")
         ),
-        Wrap(target="agents.run:AgentRunner.run", operation=INVOKE_AGENT, describe=describe_run),
-        Wrap(target="agents.run:start_streaming", operation=INVOKE_AGENT, describe=describe_run),
+        *(
+            Wrap(target=f"agents.run:{run}", operation=INVOKE_AGENT, describe=describe_run, conversation=CONVERSATION)
+            for run in ("AgentRunner.run", "start_streaming")
+        ),
     ),
     hides=(
         "agents.tool:maybe_invoke_function_tool_failure_error_function",

@@ -14,6 +14,7 @@ from typing import Any, get_args
 
 from spanledger.core.call import INVOKE_AGENT, Call, ScopeSource
 from spanledger.instrument._results import also_returned
+from spanledger.instrument.libraries._pydantic_ai_messages import CONVERSATION
 from spanledger.instrument.libraries._pydantic_ai_results import ReturnCodec
 from spanledger.instrument.library import Library, Pause, Wrap
 from spanledger.telemetry import semconv
@@ -117,7 +118,12 @@ LIBRARY = Library(
                 for name in ("ModelRetry", "ToolRetryError", "CallDeferred", "ApprovalRequired", "SkipToolExecution")
             ),
         ),
-        Wrap(target="pydantic_ai.agent:Agent.iter", operation=INVOKE_AGENT, describe=describe_run),
+        Wrap(
+            target="pydantic_ai.agent:Agent.iter",
+            operation=INVOKE_AGENT,
+            describe=describe_run,
+            conversation=CONVERSATION,
+        ),
     ),  # No convention has it; the framework puts it on every span inside a run.
     own_spans=("gen_ai.agent.call.id",),
 )
