@@ -156,7 +156,8 @@ def test_what_is_masked_by_name_covers_what_we_may_carry() -> None:
     redaction = load("agent")["processors"]["redaction"]
     patterns = [re.compile(pattern) for pattern in redaction["blocked_key_patterns"]]
 
-    for content in (semconv.TOOL_CALL_ARGUMENTS, semconv.TOOL_CALL_RESULT):
+    messages = (semconv.INPUT_MESSAGES, semconv.OUTPUT_MESSAGES, semconv.SYSTEM_INSTRUCTIONS)
+    for content in (semconv.TOOL_CALL_ARGUMENTS, semconv.TOOL_CALL_RESULT, *messages):
         assert any(pattern.search(content) for pattern in patterns), content
     assert not any(pattern.search(semconv.TOOL_CALL_ID) for pattern in patterns)
 

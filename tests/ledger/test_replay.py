@@ -383,6 +383,20 @@ def test_an_operators_role_may_try_a_configuration_out_and_sees_its_tenant_only(
         connection.execute(psycopg.sql.SQL("drop owned by {}").format(psycopg.sql.Identifier(role)))
 
 
+@pytest.mark.parametrize("alone", [True, False])
+def test_what_a_grant_would_redact_is_no_refusal(ledger_with, alone) -> None:
+    ledger = ledger_with(rules=PERMISSIVE)
+    for _ in range(2):
+        ledger.run(call("refund"), lambda: "paid")
+    narrow = Grant("shop:pay", redact=["$.order"])
+    rules = [Rule("refund", identity="none", permission="shop:pay")]
+
+    assert outcomes(judged_by(ledger, alone=alone, rules=rules, grants=[narrow])) == {"same": 2}
+    limited = Grant("shop:pay", redact=["$.order"], limit=Money(5, "EUR"))
+    rules = [Rule("refund", identity="none", permission="shop:pay", reserve=price)]
+    assert outcomes(judged_by(ledger, alone=alone, rules=rules, grants=[limited])) == {"refused": 2}
+
+
 def test_what_acted_under_a_delegation_is_not_judged_by_what_its_agent_is_granted(ledger_with) -> None:
     ledger = ledger_with(delegation_keys=["k1:AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE="])
     ledger.grant(Grant("shop:*", agent="support"), by="ops")

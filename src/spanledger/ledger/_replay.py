@@ -2,7 +2,8 @@
 
 Rules: the ledger's own functions decide, in a copy of their tables (`_sandbox`), about the recorded attempts in their
 order, each at the moment when it began; what ran ends when it ended and costs what it cost. What would have been
-refused does not end. Whatever people said of a request is said again. The past is read first, in a short transaction.
+refused does not end. Whatever people said of a request is said again. What grants redact, whoever asks is taken to keep
+from everybody. The past is read first, in a short transaction.
 """
 
 from __future__ import annotations
@@ -155,7 +156,9 @@ class _Replay:
 
     def _ask(self, made: Remade, at: dt.datetime) -> Iterator[Judged]:
         recorded, item = made.recorded, made.item
-        answer = self._sandbox.ask("begin", item, at)
+        answer = self._sandbox.ask("begin", item | {"redacts": []}, at)
+        if "obliges" in answer:
+            answer = self._sandbox.ask("begin", item | {"redacts": answer["obliges"]}, at)
         verdict = Verdict(answer["verdict"])
         if verdict is Verdict.RUN:
             self._end(made, at)
