@@ -59,6 +59,19 @@ def test_the_longer_nothing_happens_the_less_often_it_looks_and_once_a_second_at
     assert all(within(pause_s, follow.PAUSE_S_MAX) for pause_s in last)
 
 
+def test_what_was_last_is_looked_for_lately_and_then_ever(clock):
+    asked: list[Any] = []
+
+    def read(*_args: Any, rows_max: int, since: Any = None, **_how: Any) -> list[Any]:
+        asked.append(since)
+        return [entry(number) for number in range(3 if since else 12)][:rows_max]
+
+    assert len(looked(read, 1)[0]) == 10
+    assert [since is None for since in asked] == [False, True]
+    assert len(next(follow.looks(read, None, None, 3))) == 3
+    assert [since is None for since in asked] == [False, True, False]
+
+
 def test_looks_that_take_long_take_a_tenth_of_the_time(clock):
     def read(*_args: Any, **_how: Any) -> list[Any]:
         clock.now_s += 3.0
@@ -69,7 +82,7 @@ def test_looks_that_take_long_take_a_tenth_of_the_time(clock):
 
 
 def test_a_ledger_that_is_away_is_not_asked_often(clock, capsys):
-    answers: list[Any] = [[entry(1)], LedgerUnavailable("away"), LedgerUnavailable("away"), [entry(2)]]
+    answers: list[Any] = [[entry(1)], [entry(1)], LedgerUnavailable("away"), LedgerUnavailable("away"), [entry(2)]]
 
     def read(*_args: Any, **_how: Any) -> list[Any]:
         answer = answers.pop(0)

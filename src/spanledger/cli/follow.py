@@ -25,6 +25,8 @@ ROWS_MAX: Final = 10_000
 PAUSE_S_MIN: Final = 0.1
 PAUSE_S_MAX: Final = 1.0
 PAUSE_GROWTH: Final = 1.3
+# What was last is looked for in so much of the past before it is looked for in all of it.
+LATELY: Final = dt.timedelta(hours=1)
 # A look may take this share of the time.
 LOOKS_SHARE: Final = 0.1
 # What is committed, or told, so much later is shown all the same.
@@ -92,7 +94,11 @@ def looks(read: Callable[..., Any], workflow: str | None, tool: str | None, befo
         tool: Likewise.
         before: Begin with so many that happened before.
     """
-    rows = list(reversed(read(workflow, tool=tool, newest=True, rows_max=before)))
+    lately = dt.datetime.now(dt.UTC) - LATELY
+    last = read(workflow, tool=tool, newest=True, rows_max=before, since=lately)
+    if len(last) < before:
+        last = read(workflow, tool=tool, newest=True, rows_max=before)
+    rows = list(reversed(last))
     since, first = (_at(rows[-1]), _at(rows[0])) if rows else (None, None)
     seen = {_identity(row) for row in rows}
     yield rows
