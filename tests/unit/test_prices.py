@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
 import genai_prices
@@ -38,7 +38,7 @@ def test_a_price_is_that_of_the_public_lists_for_every_model_there_is(usage):
             )
         )["total_price"]
         ours = _prices._tariff(prices.__dict__, None).cost(usage)
-        assert abs(ours.amount - listed) < Decimal("0.000001"), model.id
+        assert ours.amount == listed.quantize(Decimal("0.000001"), ROUND_HALF_UP), model.id
 
 
 @pytest.mark.parametrize("usage", USED)

@@ -2,7 +2,9 @@
 
 Rules: an unknown model has no price; none is guessed. Public prices are in US dollars and those of the standard tier;
 what comes out is an estimate, not an invoice. The dearest an answer could get is rounded up, what it cost to the
-nearest millionth. A price per million tokens in units of a currency is one per token in its millionths.
+nearest millionth. A price per million tokens in units of a currency is one per token in its millionths, and is kept
+as an integer of so small a part of one that no listed price is rounded: a sum of integers costs a fraction of one of
+decimals, and every call has one.
 """
 
 from __future__ import annotations
@@ -13,23 +15,47 @@ import logging
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, ROUND_HALF_UP, Decimal
-from typing import Any
+from decimal import ROUND_HALF_UP, Decimal
+from typing import Any, NamedTuple, TypeVar
 
 from spanledger.core.call import Call, Usage
-from spanledger.core.money import AMOUNT_MAX, Money
+from spanledger.core.money import AMOUNT_MAX, EXACT, Money
 from spanledger.core.prices import Price, price_for
 from spanledger.telemetry import semconv
 
 logger = logging.getLogger("spanledger.instrument")
 
+T = TypeVar("T")
+
 # Some prices depend on the time of day; they change on the quarter hour.
 _PRICES_LAST_S = 900
 _PROVIDERS = {"azure.ai.openai": "azure", "aws.bedrock": "aws", "gcp.vertex_ai": "google"}
 
-# A price per million tokens, by the number of input tokens from which it applies; the first is from none.
-_Steps = tuple[tuple[int, Decimal], ...]
-_FREE: _Steps = ((-1, Decimal(0)),)
+# So many parts of a millionth are the unit of prices; lists have up to 18 decimal places.
+_PARTS = 10**18
+_HALF = _PARTS // 2
+
+# The parts that a token costs, by the number of input tokens from which it applies; the first is from none.
+_Steps = tuple[tuple[int, int], ...]
+_FREE: _Steps = ((-1, 0),)
+
+
+class Rates(NamedTuple):
+    """The parts that a token costs.
+
+    Attributes:
+        input: One that is read.
+        output: One that is written.
+        cached: One that is read from a cache.
+        cache_written: One that is put into one.
+        cache_written_1h: One that is put into one for an hour.
+    """
+
+    input: int
+    output: int
+    cached: int
+    cache_written: int
+    cache_written_1h: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,47 +64,38 @@ class Tariff:
 
     Attributes:
         currency: The currency of all prices.
-        input: Of tokens read.
-        output: Of tokens written.
-        cached: Of tokens read from a cache.
-        cache_written: Of tokens put into one.
-        cache_written_1h: Of tokens put into one for an hour.
-        per_call: Millionths of the currency for the call itself.
+        rates: Rates, by the number of input tokens from which they apply; the first are from none.
+        per_call: The parts that the call itself costs.
         tokens_max: The most tokens that the model can handle at once; None where that is not known.
     """
 
     currency: str
-    input: _Steps
-    output: _Steps
-    cached: _Steps
-    cache_written: _Steps
-    cache_written_1h: _Steps
-    per_call: Decimal = Decimal(0)
+    rates: tuple[tuple[int, Rates], ...]
+    per_call: int = 0
     tokens_max: int | None = None
 
     def cost(self, usage: Usage) -> Money:
         """What an answer cost."""
         read = usage.input_tokens or 0
+        per_input, per_output, per_cached, per_written, per_written_1h = _at(self.rates, read)
         cached, written = usage.cached_tokens or 0, usage.cache_written_tokens or 0
-        written_1h = usage.cache_written_1h_tokens or 0
-        micros = self.per_call + max(0, read - cached - written) * _at(self.input, read)
-        if cached:
-            micros += cached * _at(self.cached, read)
+        parts = self.per_call + max(0, read - cached - written) * per_input
+        parts += cached * per_cached + (usage.output_tokens or 0) * per_output
         if written:
-            micros += (written - written_1h) * _at(self.cache_written, read)
-            micros += written_1h * _at(self.cache_written_1h, read)
-        micros += (usage.output_tokens or 0) * _at(self.output, read)
-        return self._money(micros, ROUND_HALF_UP)
+            written_1h = usage.cache_written_1h_tokens or 0
+            parts += (written - written_1h) * per_written + written_1h * per_written_1h
+        return self._money((parts + _HALF) // _PARTS)
 
     def most(self, input_tokens: int, output_tokens: int, *, writes_cache: bool) -> Money:
         """The most that an answer can cost."""
-        kinds = (self.input, self.cached, self.cache_written, self.cache_written_1h)
-        dearest = max(_most(kind, input_tokens) for kind in (kinds if writes_cache else kinds[:2]))
-        micros = self.per_call + input_tokens * dearest + output_tokens * _most(self.output, input_tokens)
-        return self._money(micros, ROUND_CEILING)
+        # With fewer tokens than the bound lower rates may apply, and they need not be the cheaper ones.
+        known = [rates for start, rates in self.rates if input_tokens > start]
+        read = max(max(one.input, one.cached, *(one[3:] if writes_cache else ())) for one in known)
+        parts = self.per_call + input_tokens * read + output_tokens * max(one.output for one in known)
+        return self._money(-(-parts // _PARTS))
 
-    def _money(self, micros: Decimal, rounding: str) -> Money:
-        return Money.of_micros(min(int(micros.to_integral_value(rounding)), AMOUNT_MAX), self.currency)
+    def _money(self, micros: int) -> Money:
+        return Money.of_micros(min(micros, AMOUNT_MAX), self.currency)
 
 
 def tariff_of(call: Call, prices: Iterable[Price], model: str | None = None) -> Tariff | None:
@@ -114,24 +131,25 @@ def price(call: Call, usage: Usage, prices: Iterable[Price] = ()) -> Money | Non
         return None
 
 
-def _at(steps: _Steps, input_tokens: int) -> Decimal:
-    return next(price for start, price in reversed(steps) if input_tokens > start) if len(steps) > 1 else steps[0][1]
+def _at(steps: tuple[tuple[int, T], ...], input_tokens: int) -> T:
+    return next(found for start, found in reversed(steps) if input_tokens > start) if len(steps) > 1 else steps[0][1]
 
 
-def _most(steps: _Steps, input_tokens: int) -> Decimal:
-    # With fewer tokens than the bound a lower step may apply, and it need not be the cheaper one.
-    return max(price for start, price in steps if input_tokens > start)
+def _together(*kinds: _Steps) -> tuple[tuple[int, Rates], ...]:
+    """Make one table of those of all kinds of tokens."""
+    starts = sorted({start for steps in kinds for start, _ in steps})
+    return tuple((start, Rates(*(_at(steps, start + 1) for steps in kinds))) for start in starts)
 
 
 @functools.lru_cache(maxsize=256)
 def _configured(said: Price) -> Tariff:
     def steps(amount: Money) -> _Steps:
-        return ((-1, amount.amount),)
+        return ((-1, _parts(amount.amount)),)
 
     assert said.input is not None and said.output is not None  # noqa: PT018, S101 - whoever calls has looked
     read = steps(said.input)
     cached = read if said.cached_input is None else steps(said.cached_input)
-    return Tariff(said.input.currency, read, steps(said.output), cached, read, read)
+    return Tariff(said.input.currency, _together(read, steps(said.output), cached, read, read))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -158,20 +176,26 @@ def _tariff(listed: Mapping[str, Any], tokens_max: int | None) -> Tariff:
     written = _steps(listed.get("cache_write_mtok")) or read
     return Tariff(
         currency="USD",
-        input=read,
-        output=_steps(listed.get("output_mtok")) or _FREE,
-        cached=_steps(listed.get("cache_read_mtok")) or read,
-        cache_written=written,
-        cache_written_1h=_steps(listed.get("cache_write_1h_mtok")) or written,
-        per_call=(listed.get("requests_kcount") or Decimal(0)) * 1000,
+        rates=_together(
+            read,
+            _steps(listed.get("output_mtok")) or _FREE,
+            _steps(listed.get("cache_read_mtok")) or read,
+            written,
+            _steps(listed.get("cache_write_1h_mtok")) or written,
+        ),
+        per_call=_parts((listed.get("requests_kcount") or Decimal(0)) * 1000),
         tokens_max=tokens_max,
     )
 
 
 def _steps(listed: Any) -> _Steps | None:
     if listed is None or isinstance(listed, Decimal):
-        return None if listed is None else ((-1, listed),)
-    return ((-1, listed.base), *((tier.start, tier.price) for tier in listed.tiers))
+        return None if listed is None else ((-1, _parts(listed)),)
+    return ((-1, _parts(listed.base)), *((tier.start, _parts(tier.price)) for tier in listed.tiers))
+
+
+def _parts(price: Decimal) -> int:
+    return int(price.scaleb(18, EXACT).to_integral_value(ROUND_HALF_UP, EXACT))
 
 
 @functools.lru_cache(maxsize=1)
