@@ -6,13 +6,15 @@ shows it there. None carries content but `spanledger.call.content`, which is mad
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any, Final
 
 from opentelemetry import _logs as logs
 from opentelemetry import trace
-from opentelemetry._logs import SeverityNumber
+from opentelemetry._logs import SeverityNumber, _internal
 from opentelemetry.context import Context
+from opentelemetry.environment_variables import _OTEL_PYTHON_LOGGER_PROVIDER
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from spanledger.core.asking import Traced
@@ -20,10 +22,14 @@ from spanledger.core.asking import Traced
 SCOPE: Final = "spanledger"
 # What the API gives out where nobody has set a provider.
 _NOBODY: Final = "opentelemetry._logs"
+_NAMED: Final = _OTEL_PYTHON_LOGGER_PROVIDER in os.environ
 
 
 def recorded() -> bool:
     """Tell whether anybody takes events."""
+    # As in `metrics`: otherwise the API looks into the environment every time.
+    if not _NAMED and getattr(_internal, "_LOGGER_PROVIDER", logs) is None:
+        return False
     return not type(logs.get_logger_provider()).__module__.startswith(_NOBODY)
 
 

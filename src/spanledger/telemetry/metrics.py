@@ -7,11 +7,13 @@ no actor, no workflow, no key; and of names of tools and models, which a program
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Mapping
 from typing import Any, Final
 
 from opentelemetry import metrics
-from opentelemetry.metrics import MeterProvider
+from opentelemetry.environment_variables import OTEL_PYTHON_METER_PROVIDER
+from opentelemetry.metrics import MeterProvider, _internal
 
 from spanledger.core.call import EXECUTE_TOOL, INVOKE_AGENT
 from spanledger.telemetry import semconv
@@ -25,11 +27,15 @@ Label = str | int | None
 
 # What the API gives out where nobody has set a provider.
 _NOBODY: Final = "opentelemetry.metrics"
+_NAMED: Final = OTEL_PYTHON_METER_PROVIDER in os.environ
 _names: set[str] = set()
 
 
 def recorded() -> bool:
     """Tell whether anybody takes metrics."""
+    # Where nobody has set one, the API looks into the environment every time, which costs more than all the rest.
+    if not _NAMED and getattr(_internal, "_METER_PROVIDER", metrics) is None:
+        return False
     return not type(metrics.get_meter_provider()).__module__.startswith(_NOBODY)
 
 
