@@ -103,8 +103,11 @@ def enter(span: Span, context: Context) -> Any:
     Returns:
         What `leave` takes, whatever happens in between: a context manager would cost as much again.
     """
-    told = Context({**context, _INSIDE: span, _SUPPRESS: True, **_keys()})
-    return otel_context.attach(trace.set_span_in_context(span, told))
+    told = {**context, _INSIDE: span, _SUPPRESS: True}
+    if _UTIL_GENAI in sys.modules:
+        told |= _keys()
+    # What takes it makes a context of it.
+    return otel_context.attach(trace.set_span_in_context(span, cast("Context", told)))
 
 
 def leave(entered: Any) -> None:
@@ -144,11 +147,10 @@ def handed_out(tracer: Any, attributes: Mapping[str, Any] | None, context: Conte
 
 def _keys() -> dict[str, Any]:
     keys: dict[str, Any] = {}
-    genai = sys.modules.get(_UTIL_GENAI)
-    if genai is not None:
-        for key, data in _UTIL_GENAI_DATA:
-            with contextlib.suppress(AttributeError, TypeError):  # it is not stable yet
-                keys[getattr(genai, key)] = getattr(genai, data)()
+    genai = sys.modules[_UTIL_GENAI]
+    for key, data in _UTIL_GENAI_DATA:
+        with contextlib.suppress(AttributeError, TypeError):  # it is not stable yet
+            keys[getattr(genai, key)] = getattr(genai, data)()
     return keys
 
 

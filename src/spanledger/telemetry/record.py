@@ -98,13 +98,17 @@ def start_attributes(call: Call) -> dict[str, Any]:
         said |= {
             semconv.TOOL_NAME: call.name,
             semconv.TOOL_TYPE: "function",
-            semconv.TOOL_CALL_ID: call.call_id,
         }
+        if call.call_id is not None:
+            said[semconv.TOOL_CALL_ID] = call.call_id
     elif call.operation != INVOKE_AGENT:
         said[semconv.REQUEST_MODEL] = call.name
-    said[semconv.AGENT_NAME] = call.agent
-    said |= {**call.attributes, **trail.conversation()}
-    return {name: value for name, value in said.items() if value is not None}
+    if call.agent is not None:
+        said[semconv.AGENT_NAME] = call.agent
+    for name, value in call.attributes.items():
+        if value is not None:
+            said[name] = value
+    return said | trail.conversation()
 
 
 def _inside(span: Span, name: str, said: Mapping[str, Any]) -> Span:

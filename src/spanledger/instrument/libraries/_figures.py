@@ -15,4 +15,6 @@ def count(reported: Any, name: str) -> int | None:
 def number(kwargs: Mapping[str, Any], name: str) -> float | None:
     """Read a number of a request; the client has a way of its own to say nothing."""
     value = kwargs.get(name)
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if value is None:  # as nearly always
+        return None
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None

@@ -13,7 +13,8 @@ from spanledger.telemetry import semconv
 def call_of(instance: Any, kwargs: Mapping[str, Any], operation: str, more: Mapping[str, Any]) -> Call:
     """Describe a call that a resource of the client makes."""
     client = instance._client  # noqa: SLF001 - no public way from a resource to its client
-    azure, url = "Azure" in type(client).__name__, client.base_url
+    # Its public property imports a module at every look.
+    azure, url = "Azure" in type(client).__name__, getattr(client, "_base_url", None) or client.base_url
     return Call(
         name=str(kwargs.get("model") or "unknown"),
         operation=operation,

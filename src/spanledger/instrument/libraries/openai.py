@@ -38,9 +38,11 @@ def bound(kwargs: Mapping[str, Any]) -> Bound:
 
 def prepare(kwargs: dict[str, Any]) -> tuple[dict[str, Any], HiddenChunk | None]:
     """Ask a stream for its usage."""
+    if kwargs.get("stream") is not True:
+        return kwargs, None
     options = kwargs.get("stream_options")
     asked = isinstance(options, Mapping) and "include_usage" in options
-    if kwargs.get("stream") is not True or asked or _raw.is_left_unread(kwargs):
+    if asked or _raw.is_left_unread(kwargs):
         return kwargs, None
     kwargs["stream_options"] = {**(options if isinstance(options, Mapping) else {}), "include_usage": True}
     return kwargs, lambda chunk: not chunk.choices and chunk.usage is not None
@@ -48,14 +50,19 @@ def prepare(kwargs: dict[str, Any]) -> tuple[dict[str, Any], HiddenChunk | None]
 
 def measure(completion: Any) -> Usage:
     """Read what a completion used."""
-    choices = completion.choices or []
+    reasons: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    for choice in completion.choices or ():
+        if choice.finish_reason:
+            reasons += (choice.finish_reason,)
+        for call in choice.message.tool_calls or ():
+            if call.type == "function":
+                names += (call.function.name,)
     return Usage(
         model=completion.model,
         response_id=completion.id,
-        finish_reasons=tuple(c.finish_reason for c in choices if c.finish_reason),
-        tool_calls=tuple(
-            t.function.name for c in choices for t in (c.message.tool_calls or ()) if t.type == "function"
-        ),
+        finish_reasons=reasons,
+        tool_calls=names,
         **_counts(completion.usage),
     )
 
@@ -112,6 +119,9 @@ def _wraps(targets: Iterable[str], shape: Wrap) -> Iterator[Wrap]:
             yield replace(shape, target=f"{module}:{prefix}{path}", parsed=_raw.parsed)
 
 
+_CHAT = Wrap(
+    *("", describe, "chat"), prepare=prepare, measure=measure, fold=fold, said=said, bound=bound, messages=MESSAGES
+)
 _CHATS = (
     "openai.resources.chat.completions.completions:Completions.create",
     "openai.resources.chat.completions.completions:Completions.parse",
@@ -126,18 +136,7 @@ LIBRARY = Library(
     name="openai",
     requires="openai>=2,<4",
     wraps=(
-        *_wraps(
-            _CHATS,
-            Wrap(
-                *("", describe, "chat"),
-                prepare=prepare,
-                measure=measure,
-                fold=fold,
-                said=said,
-                bound=bound,
-                messages=MESSAGES,
-            ),
-        ),
+        *_wraps(_CHATS, _CHAT),
         *_wraps(_RESPONSES, responses.WRAP),
         *tools.WRAPS,
         *_wraps(_EMBEDDINGS, embeddings.WRAP),
