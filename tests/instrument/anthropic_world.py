@@ -17,15 +17,20 @@ def asking(text: str = "say", **more: object) -> dict:
     return {"model": "claude-haiku-4-5", "max_tokens": 100, "messages": messages} | more
 
 
-def hung_up() -> Iterator[bytes]:
-    """A stream that tells its input, says a word and breaks off."""
+def begun() -> list[dict]:
+    """The events of a stream that tells its input and says a word."""
     message = {"id": "m-1", "type": "message", "role": "assistant", "model": "claude-haiku-4-5", "content": []}
     usage = {"input_tokens": 30, "output_tokens": 1}
-    for event in (
+    return [
         {"type": "message_start", "message": message | {"stop_reason": None, "usage": usage}},
         {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
         {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "twelve bytes"}},
-    ):
+    ]
+
+
+def hung_up() -> Iterator[bytes]:
+    """A stream that tells its input, says a word and breaks off."""
+    for event in begun():
         yield f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()
     raise ConnectionAbortedError
 

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from spanledger.testing import _event_stream
 from spanledger.testing._chat import pieces
 from spanledger.testing._http import BadRequestError, Reply, json_reply
 from spanledger.testing._said import Answer, Asked, Counted, Wish, to_json
@@ -66,6 +67,11 @@ def reply(body: Mapping[str, Any], answer: Answer) -> Reply:
         ended = {"content": _blocks(answer), "stop_reason": _stop_reason(answer)}
         return json_reply(200, _envelope(answer) | ended | usage)
     return Reply(200, _events(_stream(answer)), "text/event-stream; charset=utf-8")
+
+
+def framed_reply(_body: Mapping[str, Any], answer: Answer) -> Reply:
+    """Write an answer as Bedrock streams it."""
+    return Reply(200, map(_event_stream.chunk, _stream(answer)), _event_stream.CONTENT_TYPE)
 
 
 def error(status: int, message: str) -> Reply:

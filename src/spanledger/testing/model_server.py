@@ -74,12 +74,14 @@ _RESPONSES = _Protocol(_responses.checked, _responses.conversation, _responses.w
 _MESSAGES = _Protocol(
     _messages.checked, _messages.conversation, _messages.wish, _messages.reply, _messages.error, "request-id"
 )
-# Azure names the deployment in the path, Vertex and Bedrock the model. Bedrock's streams have a framing of their own.
+_FRAMED_MESSAGES = replace(_MESSAGES, reply=_messages.framed_reply)
+# Azure names the deployment in the path, Vertex and Bedrock the model.
 _PATHS: tuple[tuple[re.Pattern[str], _Protocol], ...] = (
     (re.compile(r"(/v1|/openai(/v1)?(/deployments/[^/]+)?)/chat/completions"), _CHAT),
     (re.compile(r"(/v1|/openai(/v1)?)/responses"), _RESPONSES),
     (re.compile(r"/v1/messages"), _MESSAGES),
     (re.compile(r"/model/(?P<model>[^/]+)/invoke"), _MESSAGES),
+    (re.compile(r"/model/(?P<model>[^/]+)/invoke-with-response-stream"), _FRAMED_MESSAGES),
     (re.compile(r"(?:/v1)?/projects/.*/models/(?P<model>[^/:]+):(stream)?[rR]awPredict"), _MESSAGES),
 )
 _EMBEDDINGS = re.compile(r"(/v1|/openai(/v1)?(/deployments/[^/]+)?)/embeddings")
@@ -131,7 +133,11 @@ class ModelServer(LoopbackServer):
         error = protocol.error if protocol else _openai_error
         if not _key(request):
             missing = "You didn't provide an API key."
-            return error(401, missing) if protocol is _MESSAGES else _openai_error(401, missing, "invalid_api_key")
+            return (
+                error(401, missing)
+                if protocol in (_MESSAGES, _FRAMED_MESSAGES)
+                else _openai_error(401, missing, "invalid_api_key")
+            )
         try:
             body = request.json_object() | named
             if protocol is None:

@@ -12,6 +12,9 @@ from library_case import Answer, Case, Way
 
 from spanledger.testing import CallTool, ModelServer, Say
 
+# Bedrock's streams have a framing that the client leaves to AWS's own library.
+NEEDS = ["anthropic[bedrock]"]
+
 # Before, the runner does not show which call it runs a tool for.
 SHOWS_CALLS = tuple(map(int, anthropic.__version__.split(".")[:2])) >= (1, 9)
 REQUEST = {"model": "claude-test", "max_tokens": 100, "messages": [{"role": "user", "content": "refund it"}]}
