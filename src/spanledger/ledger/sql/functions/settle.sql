@@ -13,7 +13,13 @@ declare
     v_count integer := jsonb_array_length(p_items);
     v_answers jsonb[] := array_fill('{"owned": true}'::jsonb, array[v_count]);
     v_owned integer[];
-    v_bookings jsonb;
+    -- Hardly a tool says what it has cost; where none does, what was reserved is spent, and is summed up here.
+    v_costs boolean := p_items @? '$[*].cost.*';
+    v_bookings jsonb[] := '{}';
+    v_accounts bigint[] := '{}';
+    v_amounts bigint[] := '{}';
+    v_call record;
+    v_spent record;
     v_now timestamptz;
     v_i integer;
 begin
@@ -25,7 +31,7 @@ begin
         perform spanledger.lock_calls(p_tenant, p_items);
     end if;
     v_now := clock_timestamp();
-    with settled as (
+    for v_call in
         update spanledger.call c set
             state = 'succeeded', result = case when c.erased_at is null then e.item ->> 'result' end,
             result_kept = c.erased_at is null and coalesce((e.item ->> 'result_kept')::boolean, false),
@@ -36,20 +42,33 @@ begin
                 and c.tenant = p_tenant and c.key = decode(e.item ->> 'key', 'hex')
                 and c.attempt_id = (e.item ->> 'attempt_id')::uuid and c.state in ('in_flight', 'unknown')
             returning e.i, e.item, c.accounts, c.reserved, c.units, c.started_at, c.waited_until
-    )
-    select array_agg(s.i),
-        jsonb_agg(jsonb_build_object(
-            'key', s.item -> 'key', 'accounts', s.accounts, 'amounts', s.reserved, 'units', s.units,
-            'cost', coalesce(s.item -> 'cost', '{}'), 'spend', true, 'release', true, 'at', s.started_at))
-            filter (where s.accounts <> '{}'),
-        count(pg_notify('spanledger', s.item ->> 'key')) filter (where s.waited_until > v_now)
-        into v_owned, v_bookings from settled s;
+    loop
+        v_owned := v_owned || v_call.i::integer;
+        if v_call.accounts <> '{}' and not v_costs then
+            v_accounts := v_accounts || v_call.accounts;
+            v_amounts := v_amounts || v_call.reserved;
+        elsif v_call.accounts <> '{}' then
+            v_bookings := v_bookings || jsonb_build_object(
+                'key', v_call.item -> 'key', 'accounts', v_call.accounts, 'amounts', v_call.reserved, 'units', v_call.units,
+                'cost', coalesce(v_call.item -> 'cost', '{}'), 'spend', true, 'release', true, 'at', v_call.started_at);
+        end if;
+        if v_call.waited_until > v_now then
+            perform pg_notify('spanledger', v_call.item ->> 'key');
+        end if;
+    end loop;
     if cardinality(v_owned) is distinct from v_count then
         -- They may be booked on other accounts than their calls show.
         perform spanledger.lock_items(p_tenant, p_items);
     end if;
-    if v_bookings is not null then
-        perform spanledger.book_many(p_tenant, v_bookings);
+    if v_bookings <> '{}' then
+        perform spanledger.book_many(p_tenant, to_jsonb(v_bookings));
+    elsif v_accounts <> '{}' then
+        for v_spent in select u.id, sum(u.amount)::bigint as amount from unnest(v_accounts, v_amounts) u (id, amount)
+            group by u.id order by u.id
+        loop
+            update spanledger.account a set held = a.held - v_spent.amount, spent = a.spent + v_spent.amount
+                where a.id = v_spent.id;
+        end loop;
     end if;
     if cardinality(v_owned) is distinct from v_count then
         for v_i in select i from generate_series(1, v_count) i where i <> all (coalesce(v_owned, '{}'))
