@@ -50,6 +50,31 @@ def test_a_batch_is_settled_failed_and_resolved_in_the_order_of_its_items(acme: 
     assert acme.balance("eur") == (20, 0)
 
 
+@pytest.mark.parametrize(("costs", "spent"), [(({}, {}), 70), (({"EUR": 5}, {}), 45), (({"EUR": 5}, {"EUR": 50}), 55)])
+def test_calls_of_one_batch_are_booked_at_what_each_has_cost_or_had_reserved(acme: Protocol, costs, spent) -> None:
+    acme.budget("eur", 100)
+    begun = {name: acme.begin(name, reserve={"calls": 1, "EUR": price}) for name, price in (("a", 30), ("b", 40))}
+    said = zip(begun.items(), costs, strict=True)
+    acme.ask("settle", [outcome(name, answer, cost=cost) for (name, answer), cost in said])
+    assert acme.balance("eur") == (spent, 0)
+
+
+def test_calls_are_looked_up_by_their_keys_however_many_there_are(acme: Protocol) -> None:
+    for _ in range(30):
+        acme.ask("begin", [item(new_attempt()) for _ in range(100)])
+    acme.sql.execute("analyze spanledger.call")
+    asked = {name: item(name) for name in KEYS}
+    with acme.sql.transaction():
+        acme.ask("begin", list(asked.values()))
+        acme.ask("settle", [outcome(name, begun) for name, begun in asked.items()])
+        acme.ask("begin", [item(KEYS[0])])
+        acme.ask("record", [{"event": "replay", "id": new_attempt(), "key": key_of(KEYS[0]), "at_s": time.time()}])
+        read = acme.sql.execute("""
+            select seq_scan from pg_stat_xact_user_tables where relid = 'spanledger.call'::regclass
+        """).fetchone()
+    assert read == (0,)
+
+
 def test_an_empty_batch_has_an_empty_answer(acme: Protocol) -> None:
     assert [acme.ask(function, []) for function in ("begin", "settle", "fail", "resolve")] == [[], [], [], []]
 
