@@ -15,6 +15,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
 from spanledger import acting
@@ -79,15 +80,15 @@ class Inside:
         outgoing: What it has sent to the outside; None: no request was looked at.
     """
 
-    def __init__(self) -> None:
-        self.over = False
-        self.doubtful = False
-        self.hidden: BaseException | None = None
-        self.booked: dict[str, int] = {}
-        self.outgoing: Outgoing | None = None
-        self._stood_for = False
-        self._depth = 0
-        self._lock = threading.Lock()
+    over = False
+    doubtful = False
+    hidden: BaseException | None = None
+    booked: Mapping[str, int] = MappingProxyType({})
+    outgoing: Outgoing | None = None
+    _stood_for = False
+    _depth = 0
+    # One for all, as nearly none of them is ever asked for: calls inside calls are few.
+    _lock = threading.Lock()
 
     def sends(self) -> Outgoing:
         """Return what the call has sent, to add to it."""
@@ -377,10 +378,10 @@ def tell_outer(asking: Asking, outcome: Outcome) -> None:
     if outer is None or not asking.lent:
         return
     if outcome.replayed or outcome.recorded == "succeeded":
-        outer.inside.booked |= dict.fromkeys(asking.lent, 0)
+        outer.inside.booked = {**outer.inside.booked, **dict.fromkeys(asking.lent, 0)}
     elif outcome.recorded != "failed":
         # It may have been spent inside, where nothing is held: so it stays spent here.
-        outer.inside.booked |= asking.lent
+        outer.inside.booked = {**outer.inside.booked, **asking.lent}
 
 
 def _reset(variable: ContextVar[Any], token: Any) -> None:

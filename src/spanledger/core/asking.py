@@ -18,8 +18,6 @@ from spanledger.core.payload import Kept, PayloadCodec
 from spanledger.core.redaction import Redact
 from spanledger.core.rules import Terms
 
-PROBE_LEASE_S = 30.0
-
 T = TypeVar("T")
 
 
@@ -193,6 +191,7 @@ class Asking:
         """The item for the ledger's `begin`."""
         call, terms = self.call, self.terms
         item: dict[str, Any] = {
+            **terms.said,
             "key": self.identity.key,
             "fingerprint": self.identity.fingerprint,
             "key_source": self.identity.source,
@@ -205,22 +204,9 @@ class Asking:
             "agent": call.agent,
             "actor": call.actor,
             "arguments": self.arguments,
-            "rule": terms.rule,
-            "rule_version": terms.rule_version,
             "trace_id": None if self.traced is None else self.traced.trace_id,
             "span_id": None if self.traced is None else self.traced.span_id,
             "reserve": dict(self.reserve),
-            "lease_s": terms.lease_s,
-            "replay_for_s": terms.replay_for_s,
-            "on_mismatch": terms.on_mismatch,
-            "on_unknown": terms.on_unknown,
-            "on_failure": terms.on_failure,
-            "attempts_max": terms.attempts_max,
-            "probe_lease_s": PROBE_LEASE_S,
-            # These matter also where only the ledger's own controls ask for an approval.
-            "approval_timeout_s": terms.approval_timeout_s,
-            "approval_covers_retries": terms.approval_covers_retries,
-            "self_approval": terms.self_approval,
         }
         if call.run_id is not None:
             item["run_id"] = call.run_id

@@ -23,6 +23,7 @@ from spanledger.errors import Undescribable
 _DERIVED = (ScopeSource.FRAMEWORK, ScopeSource.CONVERSATION)
 _TEXTS = ("tenant", "name", "workflow_id", "turn", "call_id", "agent", "actor", "key")
 _UNSPOKEN = re.compile("[^0-9A-Za-z]")
+_TEXT_OR_NONE = frozenset({str, type(None)})
 # NUL and halves of surrogate pairs, which a model's JSON can hold and Postgres cannot.
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
@@ -43,10 +44,11 @@ def identify(call: Call, terms: Terms, *, tenant: str, nonce: str, secret: bytes
     _check_texts(call, tenant)
     shown = _canonical_arguments(call)
     arguments = None if isinstance(shown, Undescribable) else shown
-    fingerprint = None if arguments is None else _hashed(_stem(call.name) + _joined((arguments,)), secret)
+    fingerprint = None if arguments is None else _hashed(_stem(call.name) + _sized(arguments), secret)
     source, part = _identity_part(call, terms, shown, nonce)
     scope = scope_of(call, terms)
-    key = _hashed(_stem(tenant, scope, call.name, source) + _joined(part), secret)
+    varying = _sized(part[0]) if len(part) == 1 else _joined(part)
+    key = _hashed(_stem(tenant, scope, call.name, source) + varying, secret)
     return Identity(key, source, fingerprint, scope, arguments)
 
 
@@ -95,14 +97,11 @@ def recorded_key(report: str) -> str:
 
 def _check_texts(call: Call, tenant: str) -> None:
     given = (tenant, call.name, call.workflow_id, call.turn, call.call_id, call.agent, call.actor, call.key)
-    try:
-        # One look at all of them: nearly always there is nothing to find.
-        joined = "".join([text for text in given if text is not None])
-        fit = "\0" not in joined if joined.isascii() else not _UNSTORABLE.search(joined)
-        if fit and call.resource is None:
+    # One look at all of them: nearly always there is nothing to find.
+    if call.resource is None and _TEXT_OR_NONE.issuperset(map(type, given)):
+        joined = "".join(filter(None, given))
+        if "\0" not in joined if joined.isascii() else not _UNSTORABLE.search(joined):
             return
-    except TypeError:  # one of them is no text
-        pass
     texts = dict(zip(_TEXTS, given, strict=True))
     if call.resource is not None:
         texts |= {"resource.namespace": call.resource.namespace, "resource.type": call.resource.type}
@@ -179,7 +178,11 @@ def _stem(*texts: str) -> bytes:
 
 
 def _joined(parts: tuple[bytes, ...]) -> bytes:
-    return b"".join([len(part).to_bytes(8, "big") + part for part in parts])
+    return b"".join(map(_sized, parts))
+
+
+def _sized(part: bytes) -> bytes:
+    return len(part).to_bytes(8, "big") + part
 
 
 def _hashed(message: bytes, secret: bytes | None) -> str:

@@ -25,6 +25,7 @@ from spanledger.errors import ConfigError, Undescribable
 
 IDENTITIES = ("arguments", "fields", "resource", "call_id", "none")
 LEASE_S = 60.0
+PROBE_LEASE_S = 30.0
 LEASE_S_MIN = 0.2
 PERMISSION_CHARACTERS_MAX = 200
 WAIT_TIMEOUT_S = 30.0
@@ -184,6 +185,20 @@ class Rule:
 
 
 _NO_RULE = Rule("*", side_effect=False)
+_TOLD = (
+    "rule",
+    "rule_version",
+    "lease_s",
+    "replay_for_s",
+    "on_mismatch",
+    "on_unknown",
+    "on_failure",
+    "attempts_max",
+    # These matter also where only the ledger's own controls ask for an approval.
+    "approval_timeout_s",
+    "approval_covers_retries",
+    "self_approval",
+)
 
 
 @value
@@ -194,6 +209,7 @@ class Terms:
         rule: The `match` of the rule that named the call; None where only defaults apply.
         rule_version: A hash of all that the rule says.
         guarded: Somebody asked for this call to be guarded: a rule names it or the developer opted in.
+        said: What of it the ledger is told at every call, written once.
     """
 
     rule: str | None
@@ -223,6 +239,11 @@ class Terms:
     redact: tuple[Redact, ...]
     on_refusal: str
     on_ledger_down: str
+    said: Mapping[str, Any] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        said = {name: getattr(self, name) for name in _TOLD} | {"probe_lease_s": PROBE_LEASE_S}
+        object.__setattr__(self, "said", said)
 
 
 def terms_for(call: Call, rules: Iterable[Rule], own: Rule | None = None) -> Terms:

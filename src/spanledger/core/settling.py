@@ -60,7 +60,7 @@ def finished(asking: Asking, begun: Begun, ended: Ended, codec: Codec) -> Steps[
 
 def cost_of(begun: Begun, said: Mapping[str, int]) -> dict[str, int]:
     """Say what a call cost that succeeded: what was said, else what it reserved, unless a budget holds that already."""
-    if said or begun.budgets:
+    if said or begun.budgets or not begun.reserved:
         return dict(said)
     return {unit: steps for unit, steps in begun.reserved.items() if unit != CALLS and steps}
 

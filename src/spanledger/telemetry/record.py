@@ -156,8 +156,8 @@ def trace_of(span: Span) -> Traced | None:
         context = span.get_span_context()
         if not context.is_valid:
             return None
-        trace_id, span_id = trace.format_trace_id(context.trace_id), trace.format_span_id(context.span_id)
-        return Traced(trace_id, span_id, functools.partial(linking.pending, _inside, span))
+        pending = functools.partial(linking.pending, _inside, span)
+        return Traced(f"{context.trace_id:032x}", f"{context.span_id:016x}", pending)
     except Exception:
         logger.exception("a span without a context; the call is not affected")
         return None

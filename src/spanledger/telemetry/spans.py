@@ -140,11 +140,12 @@ class _Seen:
         """The ledger keeps the result, where the span is given it."""
         return self.open and self._asked[0].terms.keep_result
 
-    def ended_in(self, frame: FrameType) -> Outcome | None:
-        """Settle the call of a span that is ended in a frame; None where that was done, or could not be."""
+    def ended(self) -> Outcome | None:
+        """Settle the call of a span that is ended by the caller's caller; None where that was done, or could not be."""
         leaving = sys.exc_info()[1]
         if leaving is self._around:
             return self.settled(None)
+        frame = sys._getframe(2)  # noqa: SLF001 - who ends the span; looking at it costs, so only where it matters
         # Cancellation, KeyboardInterrupt and GeneratorExit leave the status unset; that is no success. But somebody
         # may be handling an exception that never came through here; then it is no failure either.
         return self.settled(leaving, guessed=not _came_through(leaving, frame))
@@ -218,7 +219,7 @@ class GuardedSpan(_SpanProxy):
 
     def end(self, end_time: int | None = None) -> None:
         """Settle the call, then end the span."""
-        self._self_settled(self._self_seen.ended_in(sys._getframe(1)))  # noqa: SLF001 - who ends the span
+        self._self_settled(self._self_seen.ended())
         self.__wrapped__.end(end_time)
 
     def _self_settled(self, outcome: Outcome | None) -> None:
