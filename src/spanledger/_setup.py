@@ -32,7 +32,7 @@ from spanledger.ledger._drivers import AwaitingDriver, BlockingDriver, LaterDriv
 from spanledger.ledger._opening import open_database
 from spanledger.ledger._standing import Standing
 from spanledger.ledger._trail import Trail
-from spanledger.telemetry import gate, gauges, scopes, trail
+from spanledger.telemetry import deployment, gate, gauges, scopes, trail
 from spanledger.telemetry.exits import flush_at_end
 from spanledger.telemetry.metering import metered
 from spanledger.telemetry.processor import SpanDecider
@@ -264,6 +264,7 @@ def _guard(config: Config) -> tuple[Guard, _Connected]:
     guard = Guard(config, BlockingDriver(database), AwaitingDriver(database), LaterDriver(database))
     connected = _Connected(database, database.trail or Trail(database, config))
     trail.connect(connected.trail)
+    deployment.connect(config)
     gauges.connect(Standing(database, config.tenant, connected.trail))
     return metered(guard), connected
 

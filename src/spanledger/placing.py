@@ -39,6 +39,8 @@ class Ambient:
         run_id: This run of the workflow.
         session_id: The conversation it belongs to.
         turn_id: The run that is the turn of the conversation it belongs to.
+        agent_version: Version of the agent; None: the configured one.
+        environment: Where it runs; None: the configured one.
     """
 
     workflow_id: str
@@ -48,6 +50,8 @@ class Ambient:
     run_id: str | None = None
     session_id: str | None = None
     turn_id: str | None = None
+    agent_version: str | None = None
+    environment: str | None = None
 
 
 def placed_in(call: Call, around: Ambient | None, *, trust_baggage: bool = False) -> Call:

@@ -59,7 +59,9 @@ def test_one_session_is_shown_with_its_turns_and_how_each_ended(run: Run, talked
 
     assert shown[0] == "session chat-1, support for u_1: done"
     assert shown[2] == "calls   2 (1 of models), 30 tokens, 5.00 EUR"
-    assert [line.split()[:3] for line in shown[6:]] == [["chat-1/m-1", "done", "1"], ["chat-1/m-2", "failed", "1"]]
+    assert shown[3] == "tokens  20 read (0 of them cached), 10 written"
+    assert shown[7].split()[5] == "20/10"
+    assert [line.split()[:3] for line in shown[7:]] == [["chat-1/m-1", "done", "1"], ["chat-1/m-2", "failed", "1"]]
     data = json.loads(run("spanledger", "sessions", "chat-1", "--json", SPANLEDGER_DSN=dsn).stdout)
     assert [(turn["status"], turn["error"], turn["tokens"]) for turn in data["turns"]] == [
         ("done", None, 30),

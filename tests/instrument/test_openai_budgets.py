@@ -374,3 +374,20 @@ def test_many_refused_and_cancelled_calls_leave_nothing_behind(limited, awaited,
 def test_a_call_that_no_budget_covers_does_not_ask_the_ledger(client, spans):
     client.chat.completions.create(**ASK)
     assert "spanledger.verdict" not in spans.one(SPAN).attributes
+
+
+# --- what is kept
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_tokens_are_kept_by_kind_as_the_provider_reported_them(limited, client, ledger, stream):
+    limited(Calls(5))
+    answer = chunks(client, stream_options={"include_usage": True}) if stream else chat(client)
+    if stream:
+        list(answer)
+    until_nothing_is_held(lambda: ledger.budget("b"))
+
+    (call,) = ledger.calls()
+
+    assert call["usage"]["input_tokens"] + call["usage"]["output_tokens"] == call["cost"]["tokens"]
+    assert call["usage"]["output_tokens"] > 0

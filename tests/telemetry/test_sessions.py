@@ -13,7 +13,19 @@ from typing import Any
 import pytest
 
 import spanledger
-from spanledger import Budget, Config, Ledger, Money, current_call, session, tool, tool_call, workflow
+from spanledger import (
+    Budget,
+    Config,
+    Ledger,
+    Money,
+    Usage,
+    current_call,
+    record_llm_call,
+    session,
+    tool,
+    tool_call,
+    workflow,
+)
 from spanledger import _setup as setup
 
 EUR_5 = {"EUR": 5_000_000}
@@ -313,3 +325,88 @@ def test_what_was_said_of_a_turn_is_erased_and_that_it_happened_is_not(told, led
     (turn,) = ledger.turns("chat-9")
     assert (turn["goal"], turn["status"], turn["cost"]) == (None, "done", EUR_5)
     assert ledger.session("chat-9")["error"] is None
+
+
+# --- tokens by kind
+
+
+def test_tokens_that_were_read_written_cached_and_thought_are_kept_apart(told):
+    with session("chat-9", agent="support") as chat:
+        with chat.turn("m-1"):
+            record_llm_call("m", Usage(input_tokens=100, output_tokens=20, cached_tokens=60, reasoning_tokens=5))
+            record_llm_call("m", Usage(input_tokens=10), error="broke off")
+        with chat.turn("m-2"):
+            record_llm_call("m", Usage(input_tokens=1, output_tokens=2))
+
+    kinds = ("tokens", "input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
+    ledger = told()
+    assert [tuple(row[kind] for kind in kinds) for row in ledger.turns("chat-9")] == [
+        (130, 110, 20, 60, 5),
+        (3, 1, 2, 0, 0),
+    ]
+    one = ledger.session("chat-9") or {}
+    assert tuple(one[kind] for kind in kinds) == (133, 111, 22, 60, 5)
+    spent = (ledger.agent("support") or {})["spent"]
+    assert (spent["input_tokens"], spent["output_tokens"]) == (111, 22)
+    assert {"input_tokens": 1, "output_tokens": 2} in [call["usage"] for call in ledger.calls()]
+
+
+def test_usage_that_is_no_usage_makes_no_session_unreadable(told, sql):
+    with session("chat-9") as chat, chat.turn("m-1"):
+        record_llm_call("m", Usage(input_tokens=1))
+        record_llm_call("m", Usage(input_tokens=2))
+    ledger = told()
+    for odd in ('{"input_tokens": "many"}', '{"input_tokens": 1e300}', '{"input_tokens": -5}', "[]", "7", "null"):
+        sql.execute(
+            "update spanledger.call set usage = %s where usage ->> 'input_tokens' <> '1' or usage is null", (odd,)
+        )
+        assert (ledger.session("chat-9") or {})["input_tokens"] in (1, 1_000_000_000_001)
+
+
+# --- versions of agents, and where they run
+
+
+def test_a_session_says_which_version_of_the_agent_ran_where(told, spans):
+    with session("chat-9", agent="support", agent_version="1.4", environment="staging") as chat, chat.turn("m-1"):
+        refund("o-1", 5)
+        with workflow("inner", agent="another"):
+            pass
+
+    (turn,) = spans.all("invoke_agent support")
+    assert (turn.attributes["gen_ai.agent.version"], turn.attributes["deployment.environment.name"]) == (
+        "1.4",
+        "staging",
+    )
+    # The version of one agent is not that of another inside it.
+    assert "gen_ai.agent.version" not in spans.one("invoke_agent another").attributes
+    ledger = told()
+    rows = [ledger.session("chat-9") or {}, *ledger.turns("chat-9")]
+    assert [(row["agent_version"], row["environment"]) for row in rows] == [("1.4", "staging")] * 2
+
+
+def test_without_a_word_it_is_the_configured_version_and_a_session_is_as_it_was_opened_last(dsn, told, spans):
+    for version in ("1.4", "1.5"):
+        spanledger.instrument(Config(dsn=dsn, agent_version=version, environment="prod"), libraries=[])
+        with session("chat-9", agent="support") as chat, chat.turn():
+            pass
+        told()
+
+    ledger = told()
+    assert [turn["agent_version"] for turn in ledger.turns("chat-9")] == ["1.4", "1.5"]
+    assert (ledger.session("chat-9") or {})["agent_version"] == "1.5"
+    versions = (ledger.agent("support") or {})["versions"]
+    assert [(one["agent_version"], one["environment"], one["sessions"]) for one in versions] == [
+        ("1.5", "prod", 1),
+        ("1.4", "prod", 1),
+    ]
+    assert [span.attributes["gen_ai.agent.version"] for span in spans.all("invoke_agent support")] == ["1.4", "1.5"]
+
+
+def test_where_nobody_has_said_a_version_there_is_none(told, spans):
+    with session("chat-9", agent="support") as chat, chat.turn():
+        pass
+
+    assert {"gen_ai.agent.version", "deployment.environment.name"}.isdisjoint(
+        spans.one("invoke_agent support").attributes
+    )
+    assert (told().agent("support") or {})["versions"] == []

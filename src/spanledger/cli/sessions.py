@@ -66,10 +66,13 @@ def _sessions(arguments: argparse.Namespace) -> int:
 def _of_session(session: Mapping[str, Any], turns: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     whose = " for ".join(shown(name) for name in (session["agent"], session["actor"]) if name)
     yield f"session {shown(session['session_id'])}{f', {whose}' if whose else ''}: {_status(session)}"
+    if session["agent_version"] or session["environment"]:
+        yield f"ran as  {_ran_as(session)}"
     ended = f", ended {_at(session['ended_at'])}" if session["ended_at"] else ""
     yield f"since   {_at(session['started_at'])}{ended}"
     failed = f", {session['failed_calls']} failed" if session["failed_calls"] else ""
     yield f"calls   {session['calls']} ({session['model_calls']} of models{failed}), {_spent(session)}"
+    yield f"tokens  {_kinds(session)}"
     yield f"took    {_took(session['latency_s'])} in turns, {_took(session['model_latency_s'])} of it for models"
     if turns:
         yield ""
@@ -106,6 +109,9 @@ def _of_agent(
     yield (
         f"calls     {spent['calls']}, {spent['refused_calls']} refused, {_spent(spent)}" if spent else "calls     none"
     )
+    for number, version in enumerate(agent["versions"]):
+        ran = f"{_ran_as(version)}: {version['sessions']} sessions, last {_at(version['last_session_at'])}"
+        yield f"{'' if number else 'versions':<10}{ran}"
     for number, grant in enumerate(grants):
         yield f"{'' if number else 'grants':<10}{grant_text(grant)}"
     if sessions:
@@ -122,6 +128,16 @@ def _status(row: Mapping[str, Any]) -> str:
 def _spent(row: Mapping[str, Any]) -> str:
     amounts = [str(amount_of(unit, steps)) for unit, steps in sorted(row["cost"].items())]
     return ", ".join([f"{row['tokens']} tokens", *amounts])
+
+
+def _kinds(row: Mapping[str, Any]) -> str:
+    told = f"{row['input_tokens']} read ({row['cached_tokens']} of them cached), {row['output_tokens']} written"
+    return told + (f" ({row['reasoning_tokens']} of them in reasoning)" if row["reasoning_tokens"] else "")
+
+
+def _ran_as(row: Mapping[str, Any]) -> str:
+    said = (("version", row["agent_version"]), ("in", row["environment"]))
+    return " ".join(f"{what} {shown(value)}" for what, value in said if value)
 
 
 def _took(seconds: float | None) -> str:
@@ -146,6 +162,7 @@ _TURNS = {
     "status": lambda row: row["status"],
     "calls": lambda row: str(row["calls"]),
     "spent": _spent,
+    "in/out": lambda row: f"{row['input_tokens']}/{row['output_tokens']}",
     "took": lambda row: _took(row["latency_s"]),
     "trace": lambda row: (row["trace_id"] or "-")[:8],
     "started": lambda row: _at(row["started_at"]),

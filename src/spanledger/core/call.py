@@ -16,6 +16,8 @@ from spanledger.core.money import Amount
 
 EXECUTE_TOOL = "execute_tool"
 INVOKE_AGENT = "invoke_agent"
+# Those that the ledger keeps apart; cached and written ones are among the input, reasoning among the output.
+TOKEN_KINDS = ("input_tokens", "output_tokens", "cached_tokens", "cache_written_tokens", "reasoning_tokens")
 
 
 class Verdict(enum.StrEnum):
@@ -197,6 +199,12 @@ class Usage:
         """Tokens in sum."""
         return (self.input_tokens or 0) + (self.output_tokens or 0)
 
+    @property
+    def by_kind(self) -> dict[str, int]:
+        """Kind → tokens, of the kinds that were reported."""
+        found = {kind: getattr(self, kind) for kind in TOKEN_KINDS}
+        return {kind: tokens for kind, tokens in found.items() if tokens is not None}
+
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
@@ -312,6 +320,7 @@ class Ended:
         doubtful: Whatever the function said, something inside it may have taken effect.
         paused: `error` is a framework's way to suspend a run; the function will be called again from its start.
         cost: Unit → steps it cost in the end, where that is known; else what was reserved.
+        usage: Kind → tokens, as a model's provider reported them.
     """
 
     value: Any = None
@@ -321,6 +330,7 @@ class Ended:
     doubtful: bool = False
     paused: bool = False
     cost: Mapping[str, int] = field(default_factory=dict)
+    usage: Mapping[str, int] = field(default_factory=dict)
 
 
 @value

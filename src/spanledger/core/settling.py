@@ -35,7 +35,7 @@ def finished(asking: Asking, begun: Begun, ended: Ended, codec: Codec) -> Steps[
         # By another name it has reserved, and costs, nothing more.
         "cost": cost_of(begun, ended.cost) if recorded == "succeeded" and not asking.alias_of else dict(ended.cost),
         "tool": asking.call.name,
-    }
+    } | ({"usage": dict(ended.usage)} if ended.usage else {})
     if begun.would_have is not None:
         return Outcome(begun, ended)
     ask = Ask("settle" if recorded == "succeeded" else "fail", asking.tenant, item, shielded=True)

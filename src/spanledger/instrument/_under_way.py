@@ -298,7 +298,7 @@ class UnderWay:
         else:
             costs = estimated(call, self._usage, self._seen_bytes, self._reserve, config)
             record.known(self._span, {semconv.USAGE_SOURCE: ESTIMATED if costs else RESERVED})
-        return Ended(error=error, cost=costs)
+        return Ended(error=error, cost=costs, usage=self._usage.by_kind)
 
     def _terms(self) -> Any:
         return self._asking.terms if self._asking is not None else self._guard.config.terms(self._job.call)

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from spanledger._guard import ambient
-from spanledger.core.call import EXECUTE_TOOL, Call, Usage
+from spanledger.core.call import EXECUTE_TOOL, TOKEN_KINDS, Call, Usage
 from spanledger.core.content import Content
 from spanledger.core.frozen import value
 from spanledger.core.keys import report_of
@@ -221,7 +221,7 @@ def _checked_usage(usage: Usage | None) -> Usage:
         return Usage()
     if not isinstance(usage, Usage):
         raise TypeError(f"usage is a Usage, for example Usage(input_tokens=12, output_tokens=5), not {usage!r:.80}")
-    for name in ("input_tokens", "output_tokens", "cached_tokens", "cache_written_tokens", "reasoning_tokens"):
+    for name in TOKEN_KINDS:
         tokens = getattr(usage, name)
         if tokens is not None and (isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 0):
             raise ValueError(f"{name} is a number of tokens, not {tokens!r:.80}")

@@ -81,10 +81,16 @@ class Trail:
                 agent = entry.agent or self._config.agent
                 if (workflow_id, agent) != (entry.workflow_id, entry.agent):
                     entry = replace(entry, workflow_id=workflow_id, agent=agent)
+                if entry.session is not None and entry.event == "started":
+                    entry = replace(entry, session=self._ran_as() | dict(entry.session))
                 self._round().put((time.monotonic(), tenant, entry, None))
         except Exception:
             self._lost_before += 1
             logger.exception("an entry of the decision trace is lost; nothing else is affected")
+
+    def _ran_as(self) -> dict[str, Any]:
+        """As what the agents of this process run, where nothing nearer says it."""
+        return {"agent_version": self._config.agent_version, "environment": self._config.environment}
 
     def lose(self, why: str) -> None:
         """Count an entry that is lost before it could be told, and log it."""

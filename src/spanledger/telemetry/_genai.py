@@ -15,6 +15,16 @@ PROVIDER_NAME = attribute("gen_ai.provider.name", "string", "spans of model call
 AGENT_NAME = attribute(
     "gen_ai.agent.name", "string", "spans inside a workflow or agent that has a name", "support", "Name of the agent."
 )
+AGENT_VERSION = attribute(
+    "gen_ai.agent.version", "string", "those of them whose agent has a version", "1.4.0", "Version of the agent."
+)
+ENVIRONMENT = attribute(
+    "deployment.environment.name",
+    "string",
+    "spans of workflows, where an environment is named",
+    "staging",
+    "Where the agent runs.",
+)
 CONVERSATION_ID = attribute(
     "gen_ai.conversation.id",
     "string",

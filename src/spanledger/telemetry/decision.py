@@ -26,7 +26,7 @@ from spanledger._guard import ambient, current_call, entered, put_around
 from spanledger.core.call import INVOKE_AGENT, Holder
 from spanledger.core.trail import RUN_LEASE_S
 from spanledger.placing import Ambient
-from spanledger.telemetry import carrying, record, semconv, trail
+from spanledger.telemetry import carrying, deployment, record, semconv, trail
 from spanledger.telemetry.quiet import quietly
 
 _DECISION = {
@@ -133,6 +133,8 @@ class Workflow:
         attributes = {
             semconv.OPERATION_NAME: INVOKE_AGENT,
             semconv.AGENT_NAME: self.agent,
+            semconv.AGENT_VERSION: deployment.version(around),
+            semconv.ENVIRONMENT: deployment.environment(around),
             semconv.CONVERSATION_ID: around.session_id or self.workflow_id,
             semconv.WORKFLOW_ID: self.workflow_id,
             semconv.WORKFLOW_GOAL: self.goal,
@@ -169,7 +171,9 @@ class Workflow:
             return {}
         kind = self._kind if around.turn_id != around.run_id else "turn"
         of_session = {"id": around.session_id, "kind": kind, "turn": around.turn_id, "lease_s": RUN_LEASE_S}
-        return {"session": of_session, "holder": self._holder}
+        of_agent = {"agent_version": around.agent_version, "environment": around.environment}
+        said = {name: value for name, value in of_agent.items() if value is not None}
+        return {"session": of_session | said, "holder": self._holder}
 
     async def __aenter__(self) -> Self:
         return self.__enter__()
@@ -209,6 +213,8 @@ def workflow(
         run_id=str(uuid.uuid4()),
         session_id=outer.session_id if outer else None,
         turn_id=outer.turn_id if outer else None,
+        agent_version=outer.agent_version if outer and agent in (None, outer.agent) else None,
+        environment=outer.environment if outer else None,
     )
     return Workflow(around, goal)
 

@@ -72,6 +72,7 @@ class Made:
             "arguments": self.asking.arguments,
             "error": self.error,
             "cost": dict(self.cost),
+            "usage": self.usage.by_kind or None,
             "took_s": self.took_s,
         }
 

@@ -82,6 +82,8 @@ def session(
     agent: str | None = None,
     tenant: str | None = None,
     actor: str | None = None,
+    agent_version: str | None = None,
+    environment: str | None = None,
 ) -> Session:
     """Open a session, or go on with one.
 
@@ -90,6 +92,8 @@ def session(
         agent: Name of the agent.
         tenant: Whose ledger it is; the configured tenant if None.
         actor: On whose behalf the agent acts.
+        agent_version: Its version, where it is not the configured one.
+        environment: Where it runs, likewise; for example ``"staging"``.
     """
     named = str(uuid.uuid4()) if session_id is None else checked("a session id", session_id)
     outer = ambient()
@@ -101,6 +105,8 @@ def session(
         tenant=tenant or (outer.tenant if outer else None),
         run_id=run_id,
         session_id=named,
+        agent_version=agent_version,
+        environment=environment,
     )
     return Session(named, around)
 

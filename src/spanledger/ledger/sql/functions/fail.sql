@@ -68,7 +68,7 @@ begin
                 attempts = c.attempts - case when v_not_invoked then 1 else 0 end,
                 error = coalesce(v_item -> 'error', '{"type": "not_invoked", "message": "interrupted before it ran"}'),
                 held = case when v_unknown then c.held else '{}' end,
-                cost = v_item -> 'cost', lease_until = null, ended_at = clock_timestamp()
+                cost = v_item -> 'cost', usage = v_item -> 'usage', lease_until = null, ended_at = clock_timestamp()
                 where c.tenant = v_call.tenant and c.key = v_call.key;
             perform spanledger.wake(v_call, clock_timestamp());
         end if;

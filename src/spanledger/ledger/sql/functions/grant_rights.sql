@@ -11,6 +11,7 @@ begin
     -- Views run as their owner but for functions, which run as whoever reads.
     grant execute on function spanledger.sees_all(), spanledger.sees_trail(text),
         spanledger.costs(jsonb, text[], bigint[]), spanledger.texts(jsonb), spanledger.numbers(jsonb),
+        spanledger.tokens_of(jsonb, text),
         spanledger.live_since(text, double precision, text, timestamptz),
         spanledger.window_start(text, double precision, text, timestamptz) to public;
     for v_grant in

@@ -20,13 +20,13 @@ begin
     ), written as (
         insert into spanledger.call (
             tenant, key, state, attempt, attempts, attempt_id, tool, operation, workflow_id, run_id, key_source, call_id,
-            agent, actor, arguments, error, cost, trace_id, span_id, created_at, started_at, ended_at)
+            agent, actor, arguments, error, cost, usage, trace_id, span_id, created_at, started_at, ended_at)
         -- Who records says that it is over, and nothing that others decide: not that it was allowed, say.
         select p_tenant, sha256(convert_to('recorded', 'UTF8') || decode(item ->> 'key', 'hex')),
             case call ->> 'state' when 'failed' then 'failed' else 'succeeded' end, 1, 1, (item ->> 'id')::uuid,
             call ->> 'tool', call ->> 'operation', coalesce(item ->> 'workflow_id', ''), (item ->> 'run_id')::uuid,
             'recorded', call ->> 'call_id', item ->> 'agent', item ->> 'actor', call ->> 'arguments',
-            nullif(call -> 'error', 'null'), coalesce(call -> 'cost', '{}'), item ->> 'trace_id', item ->> 'span_id',
+            nullif(call -> 'error', 'null'), coalesce(call -> 'cost', '{}'), nullif(call -> 'usage', 'null'), item ->> 'trace_id', item ->> 'span_id',
             began, began, at
         from item cross join lateral (
             select at - make_interval(secs => coalesce((call ->> 'took_s')::double precision, 0)) as began) b

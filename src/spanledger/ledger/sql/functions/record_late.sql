@@ -29,7 +29,8 @@ begin
     insert into spanledger.history (tenant, key, at, event, attempt, attempt_id, detail)
         values (p_tenant, v_key, p_now, p_event, coalesce((v_past ->> 'attempt')::integer, 0), v_attempt,
             jsonb_strip_nulls(jsonb_build_object(
-                'result', p_item ->> 'result', 'error', p_item -> 'error', 'cost', p_item -> 'cost')));
+                'result', p_item ->> 'result', 'error', p_item -> 'error', 'cost', p_item -> 'cost',
+                'usage', p_item -> 'usage')));
     if p_event = 'late_success' and v_past ->> 'state' <> 'succeeded' and v_past ? 'accounts' then
         -- What it reserved was released or passed on to a newer attempt, so that nothing is taken off here.
         v_booked.units := spanledger.texts(v_past -> 'units');

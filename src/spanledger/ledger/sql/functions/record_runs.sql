@@ -16,12 +16,14 @@ begin
         order by item -> 'session' ->> 'id', (item ->> 'at_s')::double precision
         on conflict (tenant, id) do nothing;
     insert into spanledger.run (
-        tenant, id, session_id, kind, turn_id, workflow_id, agent, actor, goal, trace_id, span_id, started_at, alive_until)
+        tenant, id, session_id, kind, turn_id, workflow_id, agent, actor, goal, trace_id, span_id, started_at, alive_until,
+        agent_version, environment)
         select p_tenant, (item ->> 'run_id')::uuid, item -> 'session' ->> 'id', item -> 'session' ->> 'kind',
             (item -> 'session' ->> 'turn')::uuid, item ->> 'workflow_id', item ->> 'agent', item ->> 'actor',
             item -> 'detail' ->> 'goal', item ->> 'trace_id', item ->> 'span_id',
             least(p_now, to_timestamp((item ->> 'at_s')::double precision)),
-            p_now + make_interval(secs => (item -> 'session' ->> 'lease_s')::double precision)
+            p_now + make_interval(secs => (item -> 'session' ->> 'lease_s')::double precision),
+            item -> 'session' ->> 'agent_version', item -> 'session' ->> 'environment'
         from jsonb_array_elements(p_items) item
         where item ->> 'event' = 'started' and item ? 'session'
         order by item ->> 'run_id'

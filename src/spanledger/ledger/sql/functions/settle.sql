@@ -35,7 +35,7 @@ begin
         update spanledger.call c set
             state = 'succeeded', result = case when c.erased_at is null then e.item ->> 'result' end,
             result_kept = c.erased_at is null and coalesce((e.item ->> 'result_kept')::boolean, false),
-            cost = e.item -> 'cost', held = '{}', lease_until = null, probe_until = null, ended_at = v_now
+            cost = e.item -> 'cost', usage = e.item -> 'usage', held = '{}', lease_until = null, probe_until = null, ended_at = v_now
             from jsonb_array_elements(p_items) with ordinality e (item, i)
             -- So are all, and to the planner it is one: each is looked up by its key, however small the table is.
             where e.i between 1 and v_count

@@ -36,7 +36,7 @@ begin
     update spanledger.call c set
         state = 'succeeded', result = p_item ->> 'result', error = null,
         result_kept = coalesce((p_item ->> 'result_kept')::boolean, false),
-        cost = p_item -> 'cost', held = '{}', ended_at = p_now, attempt_id = (p_item ->> 'attempt_id')::uuid,
+        cost = p_item -> 'cost', usage = p_item -> 'usage', held = '{}', ended_at = p_now, attempt_id = (p_item ->> 'attempt_id')::uuid,
         trace_id = coalesce(v_past ->> 'trace_id', c.trace_id), span_id = coalesce(v_past ->> 'span_id', c.span_id)
         where c.tenant = v_call.tenant and c.key = v_call.key;
     -- Consent that was given back was used after all; what nobody has answered, or was asked about the next attempt, needs

@@ -33,6 +33,7 @@ begin
             jsonb_strip_nulls(jsonb_build_object(
                 'state', p_call.state, 'error', p_call.error, 'refusal', p_call.refusal, 'result', p_call.result,
                 'fingerprint', encode(p_call.fingerprint, 'hex'), 'arguments', p_call.arguments, 'cost', p_call.cost,
+                'usage', p_call.usage,
                 'accounts', p_call.accounts, 'reserved', p_call.reserved, 'units', p_call.units,
                 'approval_id', p_call.approval_id, 'grants', p_call.grants, 'delegation', p_call.delegation,
                 'rule', p_call.rule, 'rule_version', p_call.rule_version,
@@ -47,7 +48,7 @@ begin
         refusal = p_refusal,
         trace_id = p_item ->> 'trace_id', span_id = p_item ->> 'span_id', run_id = (p_item ->> 'run_id')::uuid,
         accounts = v_ids, reserved = v_amounts, held = v_amounts, units = v_units,
-        result = null, result_kept = false, erased_at = null, error = null, cost = null, probe_until = null, probe_id = null,
+        result = null, result_kept = false, erased_at = null, error = null, cost = null, usage = null, probe_until = null, probe_id = null,
         grants = null, delegation = null,
         lease_until = v_lease_until,
         -- Consent to an earlier generation covers nothing of the next.

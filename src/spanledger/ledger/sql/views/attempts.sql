@@ -4,7 +4,8 @@ create or replace view spanledger.attempts as
 select c.tenant, c.workflow_id, c.run_id, c.key, c.attempt_id, true as latest, c.tool, c.operation, c.agent, c.actor,
     c.state, c.key_source, c.started_at, c.ended_at,
     case c.state when 'succeeded' then spanledger.costs(c.cost, c.units, c.reserved)
-        when 'failed' then spanledger.costs(c.cost, '{}', '{}') else '{}' end as cost
+        when 'failed' then spanledger.costs(c.cost, '{}', '{}') else '{}' end as cost,
+    case when c.state in ('succeeded', 'failed') then c.usage end as usage
 from spanledger.call c
 union all
 select c.tenant, c.workflow_id, coalesce((h.detail ->> 'run_id')::uuid, c.run_id), c.key, h.attempt_id, false, c.tool,
@@ -13,14 +14,16 @@ select c.tenant, c.workflow_id, coalesce((h.detail ->> 'run_id')::uuid, c.run_id
     case h.detail ->> 'state'
         when 'succeeded' then spanledger.costs(
             h.detail -> 'cost', spanledger.texts(h.detail -> 'units'), spanledger.numbers(h.detail -> 'reserved'))
-        when 'failed' then spanledger.costs(h.detail -> 'cost', '{}', '{}') else '{}' end
+        when 'failed' then spanledger.costs(h.detail -> 'cost', '{}', '{}') else '{}' end,
+    case when h.detail ->> 'state' in ('succeeded', 'failed') then h.detail -> 'usage' end
 from spanledger.call c
 join spanledger.history h on h.tenant = c.tenant and h.key = c.key
 where h.event = 'superseded' and not (h.attempt_id = c.attempt_id and c.state = 'succeeded')
 union all
 select c.tenant, c.workflow_id, coalesce((p.detail ->> 'run_id')::uuid, c.run_id), c.key, h.attempt_id, false, c.tool,
     c.operation, c.agent, c.actor, 'late', c.key_source, (p.detail ->> 'started_at')::timestamptz, h.at,
-    spanledger.costs(h.detail -> 'cost', spanledger.texts(p.detail -> 'units'), spanledger.numbers(p.detail -> 'reserved'))
+    spanledger.costs(h.detail -> 'cost', spanledger.texts(p.detail -> 'units'), spanledger.numbers(p.detail -> 'reserved')),
+    h.detail -> 'usage'
 from spanledger.call c
 join spanledger.history h on h.tenant = c.tenant and h.key = c.key
 left join lateral (

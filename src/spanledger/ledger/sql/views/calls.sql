@@ -16,7 +16,7 @@ select
         from unnest(c.accounts, c.units, c.held) u (account, unit, held)
         join spanledger.account a on a.id = u.account
         where u.held > 0) end as holds,
-    c.grants, c.erased_at, c.delegation
+    c.grants, c.erased_at, c.delegation, c.usage
 from spanledger.call c
 where (select spanledger.sees_all())
     or c.tenant in (select m.tenant from spanledger.member m where m.role = session_user);

@@ -1,5 +1,6 @@
--- The attempts at calls that belong to a session, by the run that made them; for the ledger's own views. A call that was
--- made by hand under the workflow of a turn belongs to the first run of it.
+-- The attempts at calls that belong to a session, by the run that made them, each with all that `attempts` says of it,
+-- tokens by kind included; for the ledger's own views. A call that was made by hand under the workflow of a turn belongs
+-- to the first run of it.
 create or replace view spanledger.run_attempts as
 select r.session_id, r.turn_id, r.id as run, a.*
 from spanledger.run r

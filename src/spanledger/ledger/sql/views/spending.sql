@@ -8,7 +8,9 @@ select v.tenant, v.agent, count(*) filter (where v.latest and v.state <> 'refuse
         select c.key as unit, sum(c.value::bigint)::bigint as steps
         from unnest(array_agg(v.cost - 'tokens')) k (cost) cross join lateral jsonb_each_text(k.cost) c
         group by c.key) m), '{}') as cost,
-    max(v.started_at) as last_call_at
+    max(v.started_at) as last_call_at,
+    coalesce(sum(spanledger.tokens_of(v.usage, 'input_tokens')), 0)::bigint as input_tokens,
+    coalesce(sum(spanledger.tokens_of(v.usage, 'output_tokens')), 0)::bigint as output_tokens
 from spanledger.attempts v
 where (select spanledger.sees_all())
     or v.tenant in (select m.tenant from spanledger.member m where m.role = session_user)

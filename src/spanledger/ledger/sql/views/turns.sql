@@ -6,7 +6,8 @@ select r.tenant, r.session_id, r.id as turn_id, r.workflow_id, r.agent, r.actor,
         as status,
     r.error, r.started_at, r.ended_at, r.alive_until, r.ended_by,
     extract(epoch from r.ended_at - r.started_at)::double precision as latency_s,
-    s.calls, s.model_calls, s.recorded_calls, s.failed_calls, s.tokens, s.cost, s.model_latency_s, r.trace_id, r.span_id
+    s.calls, s.model_calls, s.recorded_calls, s.failed_calls, s.tokens, s.cost, s.model_latency_s, r.trace_id, r.span_id,
+    s.input_tokens, s.output_tokens, s.cached_tokens, s.reasoning_tokens, r.agent_version, r.environment
 from spanledger.run r
 cross join lateral (
     select count(*) filter (where a.latest and a.state <> 'refused') as calls,
@@ -14,6 +15,10 @@ cross join lateral (
         count(*) filter (where a.latest and a.key_source = 'recorded') as recorded_calls,
         count(*) filter (where a.latest and a.state in ('failed', 'unknown')) as failed_calls,
         coalesce(sum((a.cost ->> 'tokens')::bigint), 0)::bigint as tokens,
+        coalesce(sum(spanledger.tokens_of(a.usage, 'input_tokens')), 0)::bigint as input_tokens,
+        coalesce(sum(spanledger.tokens_of(a.usage, 'output_tokens')), 0)::bigint as output_tokens,
+        coalesce(sum(spanledger.tokens_of(a.usage, 'cached_tokens')), 0)::bigint as cached_tokens,
+        coalesce(sum(spanledger.tokens_of(a.usage, 'reasoning_tokens')), 0)::bigint as reasoning_tokens,
         coalesce((select jsonb_object_agg(m.unit, m.steps) from (
             select c.key as unit, sum(c.value::bigint)::bigint as steps
             from spanledger.run_attempts b cross join lateral jsonb_each_text(b.cost - 'tokens') c
