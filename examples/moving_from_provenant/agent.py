@@ -35,6 +35,29 @@ async def ask_awaiting(client: AsyncOpenAI, question: str) -> str:
     return answer.choices[0].message.content or ""
 
 
+def evaluate(url: str) -> None:
+    """Have the agent judged, and hand in how another program judged it."""
+    from spanledger import evals
+
+    cases = (
+        evals.Case("where", QUESTIONS[0], expected="on, its, way", weight=3),
+        evals.Case("when", QUESTIONS[1], expected="tomorrow"),
+    )
+    # Where there was a webhook of a server's: on_failed=spanledger.webhook("https://…").
+    suite = evals.Suite("answers", cases, [evals.contains_keywords], agent="support", fail_under=0.8, on_failed=failed)
+    with OpenAI(base_url=url, api_key="-") as client:
+        ran = evals.run(suite, lambda question: ask(client, question), run_id="nightly-7")
+    print(f"{ran.run_id}: {ran.pass_rate:.0%} passed, {ran.weighted_pass_rate:.0%} by weight")
+    results = [{"caseId": "where", "score": 91, "passed": True}, {"caseId": "when", "passed": True, "tokenCount": 42}]
+    done = evals.submit(evals.Submission("answers", "java-7", agent_version="2.0"), results)
+    print(f"{done.results.run_id}: {done.created} handed in, fixed: {evals.compare(ran, done.results).fixed}")
+
+
+def failed(results: Any) -> None:
+    """Tell people that too few cases passed."""
+    print(f"too few passed: {results.passed} of {results.cases}")
+
+
 async def converse_awaiting(url: str) -> None:
     """Go on with the conversation later, in another place: the same id is the same session."""
     client = AsyncOpenAI(base_url=url, api_key="-")
@@ -97,12 +120,13 @@ def main() -> None:
         spanledger.instrument(CONFIG, libraries=["openai"])
         converse(model.url)
         asyncio.run(converse_awaiting(model.url))
+        evaluate(model.url)
         spanledger.uninstrument()
     with Ledger() as ledger:
         for one in ledger.sessions():
             print(f"{one['session_id']}: {one['status']}, {one['turns']} turns, {one['model_calls']} calls")
         turns = ledger.turns("chat-9")
-        print(f"every turn has its tokens: {all(turn['tokens'] > 0 for turn in turns)}")
+        print(f"every turn has its tokens: {all(turn['input_tokens'] and turn['output_tokens'] for turn in turns)}")
         agent = ledger.agent("support") or {}
         print(f"agent {agent['name']}: {agent['sessions']} sessions, {agent['spent']['calls']} calls")
     os.environ["PROVIDER_KEY"] = "sk_live_7"  # of your deployment; no agent has it

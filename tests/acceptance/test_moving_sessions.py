@@ -10,7 +10,7 @@ import pytest
 from tests.acceptance.conftest import EXAMPLES, Run
 
 import spanledger
-from spanledger import errors
+from spanledger import errors, evals
 
 SAID = {
     "moving_from_agent_ledger_sdk": [
@@ -23,6 +23,9 @@ SAID = {
         "agents: support",
     ],
     "moving_from_provenant": [
+        "too few passed: 1 of 2",
+        "nightly-7: 50% passed, 75% by weight",
+        "java-7: 2 handed in, fixed: ('when',)",
         "chat-10: failed, 0 turns, 0 calls",
         "chat-9: done, 3 turns, 3 calls",
         "every turn has its tokens: True",
@@ -50,7 +53,9 @@ def test_every_name_that_a_guide_calls_ours_is_there(name: str):
     rows = [row for row in (EXAMPLES / name / "README.md").read_text().splitlines() if row.startswith("| ")]
     ours = " ".join(row.split("|")[2] for row in rows)
     calls = set(re.findall(r"`([A-Za-z_]+)\(", ours)) | set(re.findall(r"`Ledger\.(\w+)\(", ours))
+    of_evals = set(re.findall(r"`evals\.([A-Za-z_]+)", ours))
     raised = set(re.findall(r"`errors\.(\w+)`", ours))
 
     assert [call for call in calls if not hasattr(spanledger, call) and not hasattr(spanledger.Ledger, call)] == []
+    assert [name for name in of_evals if not hasattr(evals, name)] == []
     assert [kind for kind in raised if not hasattr(errors, kind)] == []

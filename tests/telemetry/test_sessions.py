@@ -377,6 +377,7 @@ def test_a_session_says_which_version_of_the_agent_ran_where(told, spans):
         "1.4",
         "staging",
     )
+    assert spans.one("execute_tool refund").attributes["gen_ai.agent.version"] == "1.4"
     # The version of one agent is not that of another inside it.
     assert "gen_ai.agent.version" not in spans.one("invoke_agent another").attributes
     ledger = told()

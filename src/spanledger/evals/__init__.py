@@ -10,6 +10,7 @@ once, also where the run of the suite is interrupted and goes on. One bad case n
 
 from spanledger.core.comparing import Comparison, compare
 from spanledger.core.evaluations import Case, Result, Results, Score, Suite
+from spanledger.core.scoring import contains_keywords, exact_match, keywords, llm_judge
 from spanledger.core.submitting import Rejected, Submission, Submitted
 from spanledger.evals._looking import latest, load, wait
 from spanledger.evals._running import run, run_async
@@ -26,7 +27,11 @@ __all__ = [
     "Submitted",
     "Suite",
     "compare",
+    "contains_keywords",
+    "exact_match",
+    "keywords",
     "latest",
+    "llm_judge",
     "load",
     "run",
     "run_async",

@@ -16,7 +16,11 @@ AGENT_NAME = attribute(
     "gen_ai.agent.name", "string", "spans inside a workflow or agent that has a name", "support", "Name of the agent."
 )
 AGENT_VERSION = attribute(
-    "gen_ai.agent.version", "string", "those of them whose agent has a version", "1.4.0", "Version of the agent."
+    "gen_ai.agent.version",
+    "string",
+    "spans inside a workflow of an agent whose version is known",
+    "1.4.0",
+    "Its version.",
 )
 ENVIRONMENT = attribute(
     "deployment.environment.name",

@@ -15,7 +15,7 @@ from opentelemetry.trace import Span
 from spanledger._guard import ambient
 from spanledger.core.trail import Entry, Tells
 from spanledger.placing import Ambient
-from spanledger.telemetry import semconv
+from spanledger.telemetry import deployment, semconv
 from spanledger.telemetry.quiet import quietly
 
 _sink: Tells | None = None
@@ -49,9 +49,13 @@ def need() -> None:
 
 
 def conversation() -> dict[str, str]:
-    """The attribute that groups spans by the session around this code; none outside of one."""
+    """What groups spans by what is around this code: the session, and the version of the agent; nothing outside."""
     around = ambient()
-    return {semconv.CONVERSATION_ID: around.session_id} if around is not None and around.session_id else {}
+    if around is None:
+        return {}
+    said = {semconv.CONVERSATION_ID: around.session_id} if around.session_id else {}
+    version = deployment.version(around) if around.agent else None
+    return said if version is None else said | {semconv.AGENT_VERSION: version}
 
 
 def lose(why: str) -> None:
