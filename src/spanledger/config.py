@@ -31,6 +31,7 @@ from spanledger.core.known import KnownTerms
 from spanledger.core.payload import Kept, PayloadCodec
 from spanledger.core.prices import Price
 from spanledger.core.redaction import Redact, Redactor
+from spanledger.core.retention import Retention
 from spanledger.core.rules import Rule, Terms, reserved_amounts
 from spanledger.errors import ConfigError
 from spanledger.tokens import Keys
@@ -135,6 +136,7 @@ class Config:
         ledger_timeout_s: How long to wait for a connection to the ledger.
         arguments_bytes_max: Longer arguments are not copied for people to read.
         result_bytes_max: Larger results are not kept.
+        retention: How long `prune` keeps what is over, for example ``{"calls": "90d", "trail": "30d"}``.
     """
 
     dsn: Dsn | None = None
@@ -165,6 +167,7 @@ class Config:
     ledger_timeout_s: float = 10.0
     arguments_bytes_max: int = 1_048_576
     result_bytes_max: int = 1_048_576
+    retention: Retention = dataclasses.field(default=Retention())
     _known_terms: KnownTerms = dataclasses.field(init=False, repr=False, compare=False)
     # By whether what comes of a call is read from documents.
     _contents: tuple[Content, Content] = dataclasses.field(init=False, repr=False, compare=False)
@@ -176,6 +179,7 @@ class Config:
             if not admits(getattr(self, name)):
                 raise ConfigError(f"{name} is {meant}")
         object.__setattr__(self, "delegation_keys", Keys.of(self.delegation_keys))
+        object.__setattr__(self, "retention", Retention.of(self.retention))
         object.__setattr__(self, "_known_terms", KnownTerms(self.rules))
         capture = captured(self.capture_content, os.environ)
         object.__setattr__(self, "capture_content", capture)

@@ -33,11 +33,13 @@ def test_its_python_runs(run: Run, dsn, code):
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("text", blocks("toml"), ids=range(len(blocks("toml"))))
-def test_its_configuration_is_the_example_s(tmp_path: Path, text):
-    (tmp_path / "readme.toml").write_text(text)
+def test_its_configuration_is_the_example_s_and_what_it_adds_to_it_is_known(tmp_path: Path):
+    first, *more = (tmp_path / f"{n}.toml" for n in range(len(blocks("toml"))))
+    for file, text in zip((first, *more), blocks("toml"), strict=True):
+        file.write_text(text)
 
-    assert Config.from_file(tmp_path / "readme.toml") == Config.from_file(EXAMPLES / "spanledger.toml")
+    assert Config.from_file(first) == Config.from_file(EXAMPLES / "spanledger.toml")
+    assert [Config.from_file(file) != Config() for file in more] == [True for _ in more]
 
 
 def test_its_commands_are_run_here_or_by_the_checks():

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import psycopg
 import pytest
+from tests.aging import age
 
 from spanledger import Budget, Calls, Config, Delegation, Grant, Ledger, Resolution, Rule, ToolCall
 from spanledger.errors import ApprovalPending, ConfigError, NotAuthorized, OutcomeUnknown
@@ -271,6 +272,27 @@ def test_budgets_a_role_may_not_apply_are_compared_with_the_ledgers(as_role, led
     assert "budget 'mails' is 9 calls in the ledger and 3 calls here" in said
     assert "the ledger has no budget 'posts'" in said
     assert "'calls'" not in said
+
+
+def test_an_operators_role_prunes_its_tenant_and_nobody_elses_role_prunes(as_role, ledger_with, sql) -> None:
+    for tenant in ("acme", "other"):
+        ledger_with(tenant=tenant).run(REFUND, lambda: "paid")
+    age(sql)
+    others = as_role(("agent", "acme"), ("approver", "acme"), ("evaluator", "acme"))
+    with pytest.raises(ConfigError, match=FORBIDDEN):
+        others.prune(by="me", older_than_s=86400)
+    operator = as_role(("operator", "acme"))
+
+    with pytest.raises(ConfigError, match=FORBIDDEN):
+        operator.prune(by="me", older_than_s=86400, tenant="other")
+    with pytest.raises(ConfigError, match=FORBIDDEN):
+        operator.prune(by="me", older_than_s=86400, tenant="other", dry_run=True)
+    assert operator.prune(by="me", older_than_s=86400).counts["calls"] == 1
+    assert [row["part"] for row in others.prunings()] == ["calls", "evaluations", "trail"]
+    assert sql.execute("select tenant, pruned_at is not null from spanledger.call order by 1").fetchall() == [
+        ("acme", True),
+        ("other", False),
+    ]
 
 
 def test_an_agents_role_writes_no_marks_and_an_evaluators_only_its_own(as_role, ledger_with) -> None:

@@ -83,7 +83,7 @@ AL-D22  no sync API, no heartbeat, no tenants, no budgets, no retention, no reda
     ledger/test_ledger.py::test_another_tenant_another_call
     sql/test_budgets.py::test_a_call_holds_what_it_reserves_and_spends_what_it_cost
     instrument/test_openai_streams.py::test_a_stream_is_measured_and_the_chunk_with_its_usage_hidden
-    waits for retention
+    ledger/test_prune.py::test_what_was_said_is_gone_and_every_end_is_still_the_end
     acceptance/test_canary.py::test_a_secret_in_redacted_places_is_found_nowhere
 
 AL-T1  fresh, replayed, cached

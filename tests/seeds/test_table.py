@@ -18,7 +18,7 @@ THREADS = """
     eunomia#201 hermes#70724
 """.split()
 TOPICS = """
-    delegation; evals; retention; web gates
+    delegation; evals; web gates
 """
 IDS = [f"{kind}{n}" for kind, last in DEFECTS.items() for n in range(1, last + 1)] + THREADS
 

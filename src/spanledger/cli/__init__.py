@@ -2,8 +2,8 @@
 
 Rules: every command takes `--json`, and says with its exit code how it went: 0 done, 1 not done (refused, or nothing to
 do it to), 2 wrong use or configuration, 3 the ledger does not answer. Commands are grouped by what people do: `look`,
-`decide`, `control`, `grants`, `delegations`, `sessions`, `set_up`, `follow`, `replay`. No command but `apply` writes
-the controls of a file into the ledger.
+`decide`, `control`, `grants`, `delegations`, `sessions`, `set_up`, `follow`, `replay`, `prune`. No command but `apply`
+writes the controls of a file into the ledger.
 """
 
 from __future__ import annotations
@@ -14,7 +14,20 @@ import os
 import sys
 from collections.abc import Sequence
 
-from spanledger.cli import control, decide, delegations, erase, evals, follow, grants, look, replay, sessions, set_up
+from spanledger.cli import (
+    control,
+    decide,
+    delegations,
+    erase,
+    evals,
+    follow,
+    grants,
+    look,
+    prune,
+    replay,
+    sessions,
+    set_up,
+)
 from spanledger.cli.common import EXIT_INTERRUPTED, EXIT_NOT_DONE, EXIT_UNAVAILABLE, EXIT_USAGE, Commands
 from spanledger.errors import ConfigError, LedgerUnavailable, SpanledgerError
 
@@ -48,6 +61,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="spanledger", description="AI agents retry. Their side effects shouldn't.")
     commands = Commands(parser)
-    for group in (set_up, look, follow, replay, decide, control, grants, delegations, sessions, evals, erase):
+    for group in (set_up, look, follow, replay, decide, control, grants, delegations, sessions, evals, erase, prune):
         group.add_to(commands)
     return parser

@@ -143,8 +143,26 @@ def found_call(ledger: Any, key: str) -> dict[str, Any]:
     """Find one call by its key or the beginning of it, as `spanledger calls` shows it."""
     calls = ledger.calls(key=key.lower(), limit=2)
     if len(calls) != 1:
-        raise SpanledgerError(f"{'more than one call has' if calls else 'the ledger has no call with'} key {key}…")
+        pruned = "" if calls else note_pruned(ledger, "calls", before="; ")
+        raise SpanledgerError(
+            f"{'more than one call has' if calls else 'the ledger has no call with'} key {key}…{pruned}"
+        )
     return dict(calls[0])
+
+
+def note_pruned(ledger: Any, part: str, since: dt.datetime | None = None, *, before: str = "") -> str:
+    """Say what was pruned and can therefore not be shown; an empty text where nothing is missing.
+
+    Args:
+        ledger: The ledger.
+        part: What was looked at: ``"calls"`` or ``"trail"``.
+        since: Nothing older was asked for.
+        before: What stands before it.
+    """
+    from spanledger.core.retention import left_out
+
+    said = left_out(ledger.prunings(), part, since)
+    return f"{before}{shown(said)}" if said else ""
 
 
 def shown(value: object) -> str:

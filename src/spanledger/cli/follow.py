@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from spanledger.cli import timeline
-from spanledger.cli.common import EXIT_NOT_DONE, Commands, answer, count, opened, shown, words
+from spanledger.cli.common import EXIT_NOT_DONE, Commands, answer, count, note_pruned, opened, shown, words
 from spanledger.errors import LedgerUnavailable
 from spanledger.ledger._line import jittered
 
@@ -49,9 +49,11 @@ def _trace(arguments: argparse.Namespace) -> int:
     with opened(arguments) as ledger:
         rows = ledger.timeline(arguments.workflow, rows_max=ROWS_MAX)
         tenant = ledger.config.tenant
+        notes = [note_pruned(ledger, part, before=f"{part}: ") for part in ("calls", "trail")]
+    pruned = [note for note in notes if note]
     if not rows:
         print(f"spanledger: the ledger knows no workflow {shown(arguments.workflow)} of tenant {shown(tenant)}",
-            file=sys.stderr)  # fmt: skip
+            *pruned, sep="\n", file=sys.stderr)  # fmt: skip
         return EXIT_NOT_DONE
     data = {
         "workflow_id": arguments.workflow,
@@ -60,9 +62,10 @@ def _trace(arguments: argparse.Namespace) -> int:
         "totals": timeline.totals(rows),
         "traces": timeline.traces(rows),
         "complete": len(rows) < ROWS_MAX,
+        "pruned": pruned,
         "entries": rows,
     }
-    answer(arguments, data, _told(arguments.workflow, tenant, rows))
+    answer(arguments, data, [*_told(arguments.workflow, tenant, rows), *pruned])
     return 0
 
 

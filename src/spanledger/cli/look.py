@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from spanledger.cli.common import Commands, answer, count, found_call, opened, shown, words
+from spanledger.cli.common import Commands, answer, count, found_call, note_pruned, opened, shown, words
 from spanledger.cli.delegations import delegation_text
 from spanledger.core.approvals import Approval
 from spanledger.core.controls import stopping_row
@@ -80,8 +80,10 @@ def _calls(arguments: argparse.Namespace) -> int:
     given = {name: getattr(arguments, name) for name in ("state", "tool", "agent", "actor", "since", "limit")}
     with opened(arguments) as ledger:
         calls = ledger.calls(workflow_id=arguments.workflow, **given)
+        note = note_pruned(ledger, "calls", arguments.since) if len(calls) < arguments.limit else ""
     texts = ("workflow_id", "tool")
-    answer(arguments, calls, rows(call | {name: shown(call[name]) for name in texts} for call in calls))
+    lines = rows(call | {name: shown(call[name]) for name in texts} for call in calls)
+    answer(arguments, calls, [*lines, note] if note else lines)
     return 0
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from spanledger.cli.common import EXIT_NOT_DONE, Commands, answer, count, opened, shown
+from spanledger.cli.common import EXIT_NOT_DONE, Commands, answer, count, note_pruned, opened, shown
 from spanledger.cli.look import moment
 from spanledger.core.money import CALLS, amount_of
 from spanledger.core.replaying import Judged
@@ -60,9 +60,11 @@ def _replay(arguments: argparse.Namespace) -> int:
         config = dataclasses.replace(config, tenant=tenant)
         database = ledger._database  # noqa: SLF001 - our own class
         judged = list(replayed(database, config, arguments.since, calls_max=arguments.limit, alone=arguments.alone))
+        pruned = note_pruned(ledger, "calls", arguments.since)
     told = {name: [one for one in judged if one.outcome == name] for name in _SAID}
     cut = len(judged) >= arguments.limit
-    answer(arguments, _json(told, tenant, cut=cut), _lines(told, cut=cut))
+    said = [*_lines(told, cut=cut), *([f"not looked at: {pruned}"] if pruned else [])]
+    answer(arguments, _json(told, tenant, cut=cut) | {"pruned": pruned or None}, said)
     return EXIT_NOT_DONE if arguments.exit_code and len(told["same"]) < len(judged) else 0
 
 

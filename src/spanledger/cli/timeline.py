@@ -75,6 +75,8 @@ def said(row: Row) -> str:
     detail = row["detail"] or {}
     words = _WORDS.get(row["what"])
     text = words(row, detail) if words else _plain(detail)
+    if detail.get("pruned_at"):
+        text = f"{text} (pruned: with what, by whom and why is not known any more)".lstrip()
     by = f"by {shown(row['by_name'])}" if row["by_name"] else ""
     return ": ".join(part for part in (by, text) if part)
 

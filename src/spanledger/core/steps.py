@@ -147,10 +147,8 @@ def replayed(asking: Asking, begun: Begun, codec: Codec) -> Outcome:
         ResultNotKept: There is no result to give back, or what it is made of has changed since.
     """
     if not begun.result_kept:
-        raise ResultNotKept(
-            f"{asking.call.name!r} succeeded before and its result was not kept; it is not run again",
-            key=begun.key,
-        )
+        gone = begun.reason or "its result was not kept"
+        raise ResultNotKept(f"{asking.call.name!r} succeeded before and {gone}; it is not run again", key=begun.key)
     name = asking.call.name
     tree = opened(begun.result, asking.payload_codec, tenant=asking.tenant, key=begun.key, name=name)
     try:

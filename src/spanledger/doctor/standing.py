@@ -15,6 +15,7 @@ from spanledger.config import Config
 from spanledger.core.budgets import Balance
 from spanledger.core.controls import stopping_row
 from spanledger.doctor.finding import OK, WARN, Finding
+from spanledger.doctor.keeping import of_retention
 
 if TYPE_CHECKING:
     from spanledger.ledger._checkup import Checkup
@@ -46,6 +47,7 @@ def of_ledger(config: Config, found: Checkup, ledger: Ledger, database: Database
     yield from _few(_of_switches(controls))
     yield from _few(_of_budgets(balances))
     yield from _of_windows(balances, found)
+    yield of_retention(config, found.retained)
 
 
 def _few(findings: Iterable[Finding]) -> Iterator[Finding]:

@@ -20,6 +20,7 @@ from spanledger.core.grants import Authorization, Grant
 from spanledger.core.money import Amount
 from spanledger.core.settling import told_by_hand
 from spanledger.ledger import _requests as requests
+from spanledger.ledger import _retention as r
 from spanledger.ledger import _sessions as s
 from spanledger.ledger._by_hand import ByHand
 from spanledger.ledger._database import Database
@@ -133,6 +134,8 @@ class AsyncLedger:
     agent = s.agent_awaiting
     get_or_create_agent = s.get_or_create_agent_awaiting
     spending = s.spending_awaiting
+    prune = r.prune_awaiting
+    prunings = r.prunings_awaiting
 
     async def timeline(self, workflow_id: str | None = None, **which: Any) -> list[dict[str, Any]]:
         """As `Ledger.timeline`."""

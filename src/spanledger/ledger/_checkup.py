@@ -61,6 +61,7 @@ class Checkup:
         listens: A program is told of changes; None where a pooler is in between, through which that is not tried.
         timezone: Of this program's connections to the server; the ledger does not depend on it.
         looser: Where the ledger is less strict than the configuration.
+        retained: Since when there are calls and a trail, and the bytes of each table; None where the role may not ask.
     """
 
     address: str
@@ -79,6 +80,7 @@ class Checkup:
     listens: bool | None
     timezone: str
     looser: tuple[str, ...]
+    retained: Mapping[str, Any] | None = None
 
 
 def look(database: Database, config: Config) -> Checkup:
@@ -131,7 +133,16 @@ def _look(connection: psycopg.Connection, tenant: str, loose: list[str]) -> Chec
         listens=None if pooled else _listens(connection),
         timezone=_row(connection, "show timezone")[0],
         looser=tuple(loose),
+        retained=_retained(connection, tenant),
     )
+
+
+def _retained(connection: psycopg.Connection, tenant: str) -> Mapping[str, Any] | None:
+    try:
+        found: Mapping[str, Any] = _row(connection, "select spanledger_v1.retained(%s)", (tenant,))[0]
+    except psycopg.errors.InsufficientPrivilege:
+        return None
+    return found
 
 
 def _pending(connection: psycopg.Connection, tenant: str) -> tuple[int, float | None]:

@@ -270,6 +270,8 @@ def _begun(ask: Ask, answer: dict[str, Any]) -> Begun:
 
 
 def _reason(details: Mapping[str, Any]) -> str | None:
+    if details.get("pruned_at"):
+        return f"its result was pruned on {details['pruned_at'][:10]}"
     if "budget" not in details:
         return None
     return (

@@ -1,7 +1,7 @@
 """`Ledger`: the ledger by hand, for programs that want more than a decorator.
 
 Rules: everything it does is a few steps for a driver; `_requests` makes them and reads the answers. It acts on a
-configuration and a database that others may share. `AsyncLedger` is alike but for `await`.
+configuration and a database that others may share. `AsyncLedger` is alike but for `await`. Others are borrowed.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from spanledger.core.outcomes import no_coroutine
 from spanledger.core.settling import told_by_hand
 from spanledger.errors import ConfigError
 from spanledger.ledger import _requests as requests
+from spanledger.ledger import _retention as r
 from spanledger.ledger import _sessions as s
 from spanledger.ledger._by_hand import ByHand
 from spanledger.ledger._database import Database
@@ -169,9 +170,9 @@ class Ledger:
         """Return what programs in mode shadow let pass that would not have run, in order, the verdict, and why."""
         return list(self._driver.query(requests.passed_over(self.config, since)))
 
-    # What these take and return is said where they are.
     sessions, session, turns, end_session = s.sessions, s.session, s.turns, s.end_session
     agents, agent, get_or_create_agent, spending = s.agents, s.agent, s.get_or_create_agent, s.spending
+    prune, prunings = r.prune, r.prunings
 
     def timeline(self, workflow_id: str | None = None, **which: Any) -> list[dict[str, Any]]:
         """Return what happened, in order; `which` is as `_requests.timeline` takes it. Agents do not see all of it."""

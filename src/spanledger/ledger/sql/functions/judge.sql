@@ -65,7 +65,8 @@ begin
             return null;  -- a new generation
         end if;
         return v_answer || jsonb_build_object('verdict', 'replay',
-            'result', p_call.result, 'result_kept', p_call.result_kept);
+            'result', p_call.result, 'result_kept', p_call.result_kept,
+            'pruned_at', case when p_call.pruned_at >= p_call.ended_at then p_call.pruned_at end);
     when 'failed' then
         if p_item ->> 'on_failure' = 'retry'
             and (p_item ->> 'attempts_max' is null or p_call.attempts < (p_item ->> 'attempts_max')::integer) then

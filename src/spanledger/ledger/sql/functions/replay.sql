@@ -9,5 +9,6 @@ as $$
             and (p_item ->> 'replay_for_s' is null
                 or p_call.ended_at + make_interval(secs => (p_item ->> 'replay_for_s')::double precision) > p_now)
         then jsonb_build_object('verdict', 'replay', 'result', p_call.result, 'result_kept', p_call.result_kept,
+            'pruned_at', case when p_call.pruned_at >= p_call.ended_at then p_call.pruned_at end,
             'now_s', extract(epoch from p_now)) || spanledger.answer(p_call, p_item) end
 $$;

@@ -5,10 +5,10 @@ language sql immutable
 as $$
     select case p_kind
         when 'agent' then array['begin', 'shadow', 'settle', 'fail', 'renew', 'peek', 'probed', 'authorize', 'permissions',
-            'delegate', 'withdraw_delegation', 'record', 'gauges', 'end_session', 'register_agent']
-        when 'operator' then array['resolve', 'cancel', 'apply', 'top_up', 'erase', 'revoke_delegation', 'gauges',
-            'end_session', 'register_agent']
-        when 'approver' then array['approve', 'deny', 'gauges']
+            'delegate', 'withdraw_delegation', 'record', 'gauges', 'retained', 'end_session', 'register_agent']
+        when 'operator' then array['resolve', 'cancel', 'apply', 'top_up', 'erase', 'prune', 'revoke_delegation', 'gauges',
+            'retained', 'end_session', 'register_agent']
+        when 'approver' then array['approve', 'deny', 'gauges', 'retained']
         -- Who is judged does not write the marks.
         when 'evaluator' then array['eval_begin', 'eval_record', 'eval_submit']
     end

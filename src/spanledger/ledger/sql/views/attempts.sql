@@ -1,5 +1,6 @@
 -- Every attempt at a call and what it has cost so far; for the ledger's own views. An attempt stands here once: as the
--- row of its call, as what is known of it from before the next one, or as having come late.
+-- row of its call, as what is known of it from before the next one, or as having come late. Of those that were pruned
+-- nobody knows any more who made them and what they cost.
 create or replace view spanledger.attempts as
 select c.tenant, c.workflow_id, c.run_id, c.key, c.attempt_id, true as latest, c.tool, c.operation, c.agent, c.actor,
     c.state, c.key_source, c.started_at, c.ended_at,
@@ -7,6 +8,7 @@ select c.tenant, c.workflow_id, c.run_id, c.key, c.attempt_id, true as latest, c
         when 'failed' then spanledger.costs(c.cost, '{}', '{}') else '{}' end as cost,
     case when c.state in ('succeeded', 'failed') then c.usage end as usage
 from spanledger.call c
+where (c.pruned_at >= coalesce(c.ended_at, c.started_at)) is not true
 union all
 select c.tenant, c.workflow_id, coalesce((h.detail ->> 'run_id')::uuid, c.run_id), c.key, h.attempt_id, false, c.tool,
     c.operation, c.agent, c.actor, h.detail ->> 'state', c.key_source, (h.detail ->> 'started_at')::timestamptz,

@@ -16,7 +16,9 @@ select
         from unnest(c.accounts, c.units, c.held) u (account, unit, held)
         join spanledger.account a on a.id = u.account
         where u.held > 0) end as holds,
-    c.grants, c.erased_at, c.delegation, c.usage
+    c.grants, c.erased_at, c.delegation, c.usage,
+    -- What was kept of the present attempt was pruned.
+    case when c.pruned_at >= coalesce(c.ended_at, c.started_at) then c.pruned_at end as pruned_at
 from spanledger.call c
 where (select spanledger.sees_all())
     or c.tenant in (select m.tenant from spanledger.member m where m.role = session_user);

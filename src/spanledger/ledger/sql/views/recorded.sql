@@ -1,8 +1,8 @@
 -- Every attempt at a call that the ledger wrote down, the past ones as well, with what its begin was about. Of a past
 -- attempt, the call id and who made it are those of the last one. What agents told of replays is among them, where
 -- whoever reads may read that; its arguments are those of the original where the key is made of all of them, and not known
--- otherwise. The tenants are looked at above the union, because the
--- planner takes a union apart and the barrier with it.
+-- otherwise. What was pruned, and replays of it, are not: nobody knows any more with what they were made. The tenants are
+-- looked at above the union, because the planner takes a union apart and the barrier with it.
 create or replace view spanledger_v1.recorded with (security_barrier) as
 select
     v.tenant, encode(v.key, 'hex') as key, v.attempt_id, v.attempt, v.state, v.tool, v.operation, v.workflow_id,
@@ -24,6 +24,7 @@ from (
         c.fingerprint, c.call_id, c.agent, c.actor, c.rule, c.arguments, c.approval_id, c.started_at, c.ended_at,
         c.lease_until, c.cost, c.refusal, c.reserved, c.units, c.trace_id, c.span_id, c.delegation
     from spanledger.call c
+    where (c.pruned_at >= coalesce(c.ended_at, c.started_at)) is not true
     union all
     select h.tenant, h.key, h.attempt_id, h.attempt, h.detail ->> 'state', c.tool, c.operation, c.workflow_id,
         c.key_source, decode(h.detail ->> 'fingerprint', 'hex'), c.call_id, c.agent, c.actor, h.detail ->> 'rule',
@@ -45,6 +46,7 @@ from (
     from spanledger.trail t
     join spanledger.call c on c.tenant = t.tenant and c.key = t.key
     where t.event = 'replay' and spanledger.sees_trail(t.tenant)
+        and (c.pruned_at >= coalesce(c.ended_at, c.started_at)) is not true
 ) v
 where (select spanledger.sees_all())
     or v.tenant in (select m.tenant from spanledger.member m where m.role = session_user);

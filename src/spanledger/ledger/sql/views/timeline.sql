@@ -11,14 +11,15 @@ select v.* from (
         select c.tenant, c.key, c.workflow_id, c.tool, c.operation, c.agent, c.actor, c.state, c.attempt, c.arguments,
             c.rule, c.refusal, c.error, c.cost, to_jsonb(c.reserved) as reserved, to_jsonb(c.units) as units,
             c.approval_id, c.trace_id, c.span_id, c.started_at, c.ended_at, c.lease_until,
-            greatest(c.started_at, c.ended_at, c.lease_until) as touched_at
+            greatest(c.started_at, c.ended_at, c.lease_until) as touched_at,
+            case when c.pruned_at >= coalesce(c.ended_at, c.started_at) then c.pruned_at end as pruned_at
         from spanledger.call c
         union all
         select h.tenant, h.key, c.workflow_id, c.tool, c.operation, c.agent, c.actor, h.detail ->> 'state', h.attempt,
             h.detail ->> 'arguments', h.detail ->> 'rule', h.detail -> 'refusal', h.detail -> 'error',
             h.detail -> 'cost', h.detail -> 'reserved', h.detail -> 'units', (h.detail ->> 'approval_id')::uuid,
             h.detail ->> 'trace_id', h.detail ->> 'span_id', (h.detail ->> 'started_at')::timestamptz,
-            (h.detail ->> 'ended_at')::timestamptz, null, h.at
+            (h.detail ->> 'ended_at')::timestamptz, null, h.at, null
         from spanledger.history h
         join spanledger.call c on c.tenant = h.tenant and c.key = h.key
         where h.event = 'superseded'
@@ -31,6 +32,7 @@ select v.* from (
                 else 'run' end as what,
             jsonb_strip_nulls(jsonb_build_object(
                 'arguments', a.arguments, 'rule', a.rule, 'refusal', a.refusal, 'approval_id', a.approval_id,
+                'pruned_at', a.pruned_at,
                 'control', (select p.control from spanledger.approval p
                     where p.tenant = a.tenant and p.id = a.approval_id))) as detail
         union all
