@@ -257,14 +257,15 @@ class Model:
 
     def _answer(self, item: Mapping[str, Any], answer: str) -> dict[str, Any]:
         request = next(request for request in self.requests if request.id == item["id"])
-        call = self.calls[request.key]
-        if request.state == "pending":
+        call = self.calls.get(request.key)
+        if call and request.state == "pending":
             self._due(call)
         if request.state != "pending":
             done = {"consumed": "approved"}.get(request.state, request.state) == answer
             return {"done": done, "state": request.state, "by": request.by}
         if answer == "approved" and item["by"] == request.actor and not request.self_approval:
             return {"done": False, "state": "pending", "self": True}
+        assert call
         request.state = call.state = answer
         request.by = item["by"]
         return {"done": True, "state": answer, "by": item["by"]}
@@ -277,7 +278,9 @@ class Model:
     # how it ended
 
     def settle(self, item: Mapping[str, Any]) -> dict[str, Any]:
-        call, attempt_id = self.calls[item["key"]], item["attempt_id"]
+        call, attempt_id = self.calls.get(item["key"]), item["attempt_id"]
+        if call is None:
+            return {"owned": False}
         asked_since = call.attempt_id != attempt_id and call.ran == (attempt_id, call.fingerprint)
         if call.attempt_id == attempt_id and call.state == "succeeded":
             return {"owned": True}
@@ -293,7 +296,9 @@ class Model:
         return {"owned": owned}
 
     def fail(self, item: Mapping[str, Any]) -> dict[str, Any]:
-        call = self.calls[item["key"]]
+        call = self.calls.get(item["key"])
+        if call is None:
+            return {"owned": False}
         mine = call.attempt_id == item["attempt_id"]
         if not mine or call.state not in ("in_flight", "unknown", "failed", "released", "approved"):
             return {"owned": False}
@@ -310,8 +315,8 @@ class Model:
 
     def renew(self, items: list[dict[str, Any]]) -> None:
         for item in items:
-            call = self.calls[item["key"]]
-            if call.state == "in_flight" and call.attempt_id == item["attempt_id"]:
+            call = self.calls.get(item["key"])
+            if call and call.state == "in_flight" and call.attempt_id == item["attempt_id"]:
                 call.lease_over = False
         self._lose(call for call in self.calls.values() if call.chat)
 
@@ -348,6 +353,16 @@ class Model:
             call.request.state = "cancelled"
         call.state, call.prober = "cancelled", None
         return {"done": True, "state": "cancelled"}
+
+    def prune(self) -> int:
+        """What never ran is forgotten; of the rest it is only forgotten what came of it and who allowed it."""
+        gone = [key for key, call in self.calls.items() if call.state in ("refused", "released")]
+        for key in gone:
+            del self.calls[key]
+        for call in self.calls.values():
+            if call.state in ("succeeded", "failed", "denied", "expired", "cancelled"):
+                call.result = call.request = None
+        return len(gone)
 
     def _release(self, call: Call) -> None:
         for holder, amount in call.holds.items():

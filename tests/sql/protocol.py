@@ -140,6 +140,19 @@ class Protocol:
         )
         return self.sql.execute(query, (self.tenant, key_of(name))).fetchone()[0]
 
+    def prune(self) -> int:
+        """Let a hundred days pass for what is over, and remove it; how many calls went with their keys."""
+        self.sql.execute(
+            # A refusal has no end, and whatever has keeps its start, by which it is converted.
+            "update spanledger.call set started_at = case when ended_at is null then started_at - interval '100 days' "
+            "else started_at end, ended_at = ended_at - interval '100 days', "
+            "pruned_at = pruned_at - interval '100 days' "
+            "where tenant = %s and key in (select key from spanledger.over_calls where tenant = %s)",
+            (self.tenant, self.tenant),
+        )
+        asked = "select spanledger.prune_calls(%s, clock_timestamp() - interval '90 days', false, 100)"
+        return self.sql.execute(asked, (self.tenant,)).fetchone()[0]["keys"]
+
     def lease_over(self, name: str) -> None:
         """Let the time pass that a running call is believed alive, or that a probe may take."""
         self.sql.execute(

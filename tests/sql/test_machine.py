@@ -95,8 +95,8 @@ class LedgerMachine(RuleBasedStateMachine):
     def begin_again(self, data: st.DataObject) -> None:
         """An answer was lost, so the same is asked again."""
         tenant, name, asked = data.draw(st.sampled_from(self.begun[-6:]))
-        call = self.sides[tenant][1].calls[asked["key"]]
-        mine = call.attempt_id == asked["attempt_id"]
+        call = self.sides[tenant][1].calls.get(asked["key"])
+        mine = call is not None and call.attempt_id == asked["attempt_id"]
         ended = mine or (tenant, name, asked["attempt_id"]) in self.ran
         if ended and not (mine and call.state in ("in_flight", "pending", "approved")):
             return  # a client does not ask again under the id of an attempt that it knows has ended
@@ -197,6 +197,15 @@ class LedgerMachine(RuleBasedStateMachine):
         protocol.answer_due(name)
         for request in model.requests:
             request.due = request.due or (request.key == key_of(name) and request.state == "pending")
+
+    @rule(tenant=tenants)
+    def prune(self, tenant: int) -> None:
+        """Much time passes for whatever is over, and an operator removes it."""
+        protocol, model = self.sides[tenant]
+        before = set(model.calls)
+        assert protocol.prune() == model.prune()
+        for key in before - set(model.calls):
+            self.attempts.pop((tenant, key), None)
 
     @precondition(lambda self: self.ran)
     @rule(data=st.data(), size=st.integers(0, 2))

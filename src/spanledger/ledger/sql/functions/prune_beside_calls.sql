@@ -5,33 +5,33 @@ returns jsonb
 language plpgsql volatile
 as $$
 declare
-    v_entries bigint[];
-    v_approvals uuid[];
-    v_accounts bigint[];
-    v_delegations uuid[];
+    v_entries tid[];
+    v_approvals tid[];
+    v_accounts tid[];
+    v_delegations tid[];
     v_pools bigint[];
 begin
     v_entries := array(
-        select h.id from spanledger.over_history h where h.tenant = p_tenant and h.over_at < p_before
+        select h.place from spanledger.over_history h where h.tenant = p_tenant and h.over_at < p_before
         order by h.over_at limit p_rows_max for update skip locked);
-    delete from spanledger.history h where h.tenant = p_tenant and h.id = any (v_entries);
+    delete from spanledger.history h where h.ctid = any (v_entries);
     v_approvals := array(
-        select a.id from spanledger.over_approvals a
+        select a.place from spanledger.over_approvals a
         where a.tenant = p_tenant and a.expires_at < p_before and a.over_at < p_before
         order by a.expires_at limit p_rows_max for update skip locked);
-    delete from spanledger.approval a where a.tenant = p_tenant and a.id = any (v_approvals);
+    delete from spanledger.approval a where a.ctid = any (v_approvals);
     v_accounts := array(
-        select a.id from spanledger.over_accounts a
+        select a.place from spanledger.over_accounts a
         where a.tenant = p_tenant and a.window_start < p_before and a.over_at < p_before
         order by a.window_start limit p_rows_max for update skip locked);
-    delete from spanledger.account a where a.id = any (v_accounts);
+    delete from spanledger.account a where a.ctid = any (v_accounts);
     v_delegations := array(
-        select d.id from spanledger.over_delegations d where d.tenant = p_tenant and d.over_at < p_before
+        select d.place from spanledger.over_delegations d where d.tenant = p_tenant and d.over_at < p_before
         order by d.over_at, d.depth desc limit p_rows_max for update skip locked);
     v_pools := array(
         select d.account from spanledger.delegation d
-        where d.tenant = p_tenant and d.id = any (v_delegations) and d.account is not null);
-    delete from spanledger.delegation d where d.tenant = p_tenant and d.id = any (v_delegations);
+        where d.ctid = any (v_delegations) and d.account is not null);
+    delete from spanledger.delegation d where d.ctid = any (v_delegations);
     delete from spanledger.account a where a.id = any (v_pools);
     return jsonb_build_object('history', cardinality(v_entries), 'approvals', cardinality(v_approvals),
             'windows', cardinality(v_accounts), 'delegations', cardinality(v_delegations))

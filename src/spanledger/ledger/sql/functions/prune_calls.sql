@@ -8,7 +8,7 @@ language plpgsql volatile
 as $$
 declare
     v_call spanledger.call;
-    v_keys bytea[];
+    v_places tid[];
     v_forgotten integer;
     v_pruned integer;
 begin
@@ -22,19 +22,18 @@ begin
     loop
         perform spanledger.expire(v_call, v_call.approval_until);
     end loop;
-    v_keys := array(
-        select c.key from spanledger.over_calls c
+    v_places := array(
+        select c.place from spanledger.over_calls c
         where c.tenant = p_tenant and not c.pruned and c.over_at < p_before
         order by c.over_at limit p_rows_max for update skip locked);
-    if p_forget and cardinality(v_keys) < p_rows_max then
-        v_keys := v_keys || array(
-            select c.key from spanledger.over_calls c
+    if p_forget and cardinality(v_places) < p_rows_max then
+        v_places := v_places || array(
+            select c.place from spanledger.over_calls c
             where c.tenant = p_tenant and c.pruned and c.over_at < p_before
-            order by c.over_at limit p_rows_max - cardinality(v_keys) for update skip locked);
+            order by c.over_at limit p_rows_max - cardinality(v_places) for update skip locked);
     end if;
     delete from spanledger.call c
-        where c.tenant = p_tenant and c.key = any (v_keys)
-            and (p_forget or c.key_source = 'none' or c.state in ('refused', 'released'));
+        where c.ctid = any (v_places) and (p_forget or c.key_source = 'none' or c.state in ('refused', 'released'));
     get diagnostics v_forgotten = row_count;
     update spanledger.call c set
         pruned_at = clock_timestamp(), arguments = null, result = null, result_kept = false, error = c.error - 'message',
@@ -43,7 +42,7 @@ begin
         accounts = case c.state when 'succeeded' then '{}' else c.accounts end,
         reserved = case c.state when 'succeeded' then '{}' else c.reserved end,
         units = case c.state when 'succeeded' then '{}' else c.units end
-        where c.tenant = p_tenant and c.key = any (v_keys);
+        where c.ctid = any (v_places);
     get diagnostics v_pruned = row_count;
     return jsonb_build_object('calls', v_pruned, 'keys', v_forgotten)
         || case when v_forgotten + v_pruned >= p_rows_max then '{"more": true}'::jsonb else '{}' end;

@@ -4,13 +4,13 @@ returns jsonb
 language plpgsql volatile
 as $$
 declare
-    v_entries uuid[];
+    v_entries tid[];
     v_sessions text[];
 begin
     v_entries := array(
-        select t.id from spanledger.trail t where t.tenant = p_tenant and t.at < p_before
+        select t.ctid from spanledger.trail t where t.tenant = p_tenant and t.at < p_before
         order by t.at limit p_rows_max for update skip locked);
-    delete from spanledger.trail t where t.tenant = p_tenant and t.id = any (v_entries);
+    delete from spanledger.trail t where t.ctid = any (v_entries);
     v_sessions := array(
         select s.id from spanledger.over_sessions s
         where s.tenant = p_tenant and s.started_at < p_before and s.over_at < p_before

@@ -1,7 +1,7 @@
 -- Accounts of windows that are closed and hold nothing, and since when they count nowhere; for the ledger's own functions.
 -- The account of a budget without windows, and the head of a rolling one, are never over.
 create or replace view spanledger.over_accounts as
-select a.tenant, a.id, a.window_start, (
+select a.ctid as place, a.tenant, a.id, a.window_start, (
     select case b.window_kind
         when 'rolling' then a.window_start + make_interval(secs => b.window_s + b.window_s / 60)
         when 'hour' then a.window_start + interval '1 hour'
