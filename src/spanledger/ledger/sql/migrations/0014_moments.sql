@@ -3,4 +3,3 @@
 create index call_touched on spanledger.call using brin ((greatest(started_at, ended_at, lease_until)))
     with (pages_per_range = 32, autosummarize = on);
 create index history_touched on spanledger.history using brin (at) with (pages_per_range = 32, autosummarize = on);
-create index trail_touched on spanledger.trail using brin (at) with (pages_per_range = 32, autosummarize = on);
