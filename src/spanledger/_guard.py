@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from spanledger import acting
 from spanledger.config import Config
@@ -185,9 +185,9 @@ _ambient: ContextVar[Ambient | None] = ContextVar("spanledger_ambient", default=
 _running: ContextVar[RunningCall | None] = ContextVar("spanledger_running", default=None)
 
 
-def ambient() -> Ambient | None:
-    """Return the workflow around this code."""
-    return _ambient.get()
+# No functions around these, for they are asked at every call.
+ambient: Final[Callable[[], Ambient | None]] = _ambient.get
+"""Return the workflow around this code."""
 
 
 def current_call() -> RunningCall:
@@ -309,7 +309,7 @@ class Guard:
 
         Under a delegation it has to be: whether that is in force only the ledger knows.
         """
-        return acting.token() is not None or self.config.covers(call)
+        return acting.around().under is not None or self.config.covers(call)
 
     def sends(self, call: Call) -> bool:
         """Tell whether a call is how the one that runs here reaches its server, however often: that was decided.

@@ -9,7 +9,7 @@ the same as none. Nobody gets rid of one from inside. A token is as good as its 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any, Final
@@ -39,9 +39,9 @@ class Acting:
 _around: ContextVar[Acting] = ContextVar("spanledger_delegation", default=Acting())  # noqa: B039 - frozen
 
 
-def around() -> Acting:
-    """Return what is around this code."""
-    return _around.get()
+# No function around it, for it is asked at every call.
+around: Final[Callable[[], Acting]] = _around.get
+"""Return what is around this code."""
 
 
 def token() -> str | None:

@@ -85,9 +85,7 @@ class Money:
         return self.micros
 
     def __str__(self) -> str:
-        whole, part = divmod(abs(self.micros), MICROS)
-        decimals = f"{part:06d}".rstrip("0").ljust(2, "0")
-        return f"{'-' if self.micros < 0 else ''}{whole}.{decimals} {self.currency}"
+        return money_text(self.micros, self.currency)
 
     def __reduce__(self) -> tuple[object, ...]:
         return Money.of_micros, (self.micros, self.currency)
@@ -146,6 +144,13 @@ def amount_of(unit: str, steps: int) -> Amount:
     if unit == CALLS:
         return Calls.of_steps(steps)
     return Money.of_micros(steps, unit)
+
+
+def money_text(micros: int, currency: str) -> str:
+    """Write an amount of millionths, with as many decimals as it has, and two at least."""
+    whole, part = divmod(abs(micros), MICROS)
+    decimals = f"{part:06d}".rstrip("0").ljust(2, "0")
+    return f"{'-' if micros < 0 else ''}{whole}.{decimals} {currency}"
 
 
 def figure(unit: str, steps: int) -> float:

@@ -28,7 +28,7 @@ from spanledger.telemetry.quiet import quietly
 
 REMEMBERED_MAX: Final = 10_000
 
-_Told = tuple[str, int | None, int | None]
+_Told = tuple[str | None, int | None, int | None]
 _calls: OrderedDict[_Told, None] = OrderedDict()
 _lock = threading.Lock()
 
@@ -44,9 +44,9 @@ class Answered:
 
 def note(usage: Usage) -> None:
     """Remember a call that was counted."""
-    told = _told(usage)
-    if told is None:
+    if usage.response_id is None:
         return
+    told = usage.response_id, usage.input_tokens, usage.output_tokens
     with _lock:
         _calls[told] = None
         if len(_calls) > REMEMBERED_MAX:
@@ -55,9 +55,9 @@ def note(usage: Usage) -> None:
 
 def take(usage: Usage) -> bool:
     """Tell whether a call was counted, and forget it."""
-    told = _told(usage)
+    told = usage.response_id, usage.input_tokens, usage.output_tokens
     with _lock:
-        return told is not None and _calls.pop(told, False) is None
+        return _calls.pop(told, False) is None
 
 
 @quietly
@@ -88,7 +88,3 @@ def described(config: Config, call: Call) -> Asking:
     except Undescribable:
         bare = replace(call, arguments=None, call_id=None)
         return replace(config, rules=()).asking(bare, attempt_id=attempt_id)
-
-
-def _told(usage: Usage) -> _Told | None:
-    return None if usage.response_id is None else (usage.response_id, usage.input_tokens, usage.output_tokens)

@@ -13,9 +13,10 @@ from typing import Any
 from opentelemetry import context as otel_context
 
 from spanledger._guard import Guard
+from spanledger.core.call import Call
 from spanledger.core.steps import admitted
-from spanledger.instrument._job import Job
 from spanledger.instrument._under_way import UnderWay
+from spanledger.instrument.library import Wrap
 from spanledger.telemetry import model_spans
 
 
@@ -25,18 +26,18 @@ class ModelCalls:
     def __init__(self, guard: Guard) -> None:
         self.guard = guard
 
-    def ask(self, job: Job, function: Callable[..., Any], request: dict[str, Any]) -> Any:
+    def ask(self, wrap: Wrap, call: Call, function: Callable[..., Any], request: dict[str, Any]) -> Any:
         """Make a model call; it asks the ledger only where a budget or a rule covers it."""
         context = otel_context.get_current()
         if model_spans.is_inside(context):
             return function(**request)
-        span = model_spans.start(job.call, context)
-        made = UnderWay(self.guard, job, span, request)
+        span = model_spans.start(call, context)
+        made = UnderWay(self.guard, (wrap, call), span, request)
         try:
             asking = made.asked()
             if asking is not None:
                 made.admitted(self.guard.blocking.drive(admitted(asking)))
-            entered = model_spans.enter(model_spans.for_others(span, job.call, self.guard.config), context)
+            entered = model_spans.enter(model_spans.for_others(span, call, self.guard.config), context)
             try:
                 result = function(**made.prepared())
             finally:
@@ -47,18 +48,18 @@ class ModelCalls:
         made.answered(result)
         return result
 
-    async def ask_awaiting(self, job: Job, function: Callable[..., Any], request: dict[str, Any]) -> Any:
+    async def ask_awaiting(self, wrap: Wrap, call: Call, function: Callable[..., Any], request: dict[str, Any]) -> Any:
         """Make a model call; it asks the ledger only where a budget or a rule covers it."""
         context = otel_context.get_current()
         if model_spans.is_inside(context):
             return await function(**request)
-        span = model_spans.start(job.call, context)
-        made = UnderWay(self.guard, job, span, request)
+        span = model_spans.start(call, context)
+        made = UnderWay(self.guard, (wrap, call), span, request)
         try:
             asking = made.asked()
             if asking is not None:
                 made.admitted(await self.guard.awaiting.drive(admitted(asking)))
-            entered = model_spans.enter(model_spans.for_others(span, job.call, self.guard.config), context)
+            entered = model_spans.enter(model_spans.for_others(span, call, self.guard.config), context)
             try:
                 result = await function(**made.prepared())
             finally:

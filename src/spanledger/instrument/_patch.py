@@ -9,6 +9,7 @@ instruments a library, before or after, comes inside ours: what they make of a c
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import logging
 import sys
@@ -337,8 +338,8 @@ def _observed(engine: Engine, wrap: Wrap, *, trace: Callable[..., Any], awaiting
             job = replace(job_for(wrap, call), given=(instance, args, kwargs))
             return trace(job, lambda: wrapped(*args, **kwargs))
         if deferred is None:
-            return ask_model(job_for(wrap, call), lambda **changed: wrapped(*args, **changed), kwargs)
-        asking = ask_model(job_for(wrap, call), lambda **_request: wrapped(*args, **kwargs), request)
+            return ask_model(wrap, call, functools.partial(wrapped, *args) if args else wrapped, kwargs)
+        asking = ask_model(wrap, call, lambda **_request: wrapped(*args, **kwargs), request)
         return _deferred.entering(instance, asking) if awaiting else asking
 
     return observed

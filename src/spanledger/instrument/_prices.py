@@ -19,7 +19,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from typing import Any, NamedTuple, TypeVar
 
 from spanledger.core.call import Call, Usage
-from spanledger.core.money import AMOUNT_MAX, EXACT, Money
+from spanledger.core.money import AMOUNT_MAX, EXACT, Money, money_text
 from spanledger.core.prices import Price, price_for
 from spanledger.telemetry import semconv
 
@@ -76,15 +76,20 @@ class Tariff:
 
     def cost(self, usage: Usage) -> Money:
         """What an answer cost."""
+        return Money.of_micros(self.micros(usage), self.currency)
+
+    def micros(self, usage: Usage) -> int:
+        """What an answer cost, in millionths of the currency."""
         read = usage.input_tokens or 0
-        per_input, per_output, per_cached, per_written, per_written_1h = _at(self.rates, read)
+        rates = self.rates[0][1] if len(self.rates) == 1 else _at(self.rates, read)
+        per_input, per_output, per_cached, per_written, per_written_1h = rates
         cached, written = usage.cached_tokens or 0, usage.cache_written_tokens or 0
         parts = self.per_call + max(0, read - cached - written) * per_input
         parts += cached * per_cached + (usage.output_tokens or 0) * per_output
         if written:
             written_1h = usage.cache_written_1h_tokens or 0
             parts += (written - written_1h) * per_written + written_1h * per_written_1h
-        return self._money((parts + _HALF) // _PARTS)
+        return min((parts + _HALF) // _PARTS, AMOUNT_MAX)
 
     def most(self, input_tokens: int, output_tokens: int, *, writes_cache: bool) -> Money:
         """The most that an answer can cost."""
@@ -92,10 +97,7 @@ class Tariff:
         known = [rates for start, rates in self.rates if input_tokens > start]
         read = max(max(one.input, one.cached, *(one[3:] if writes_cache else ())) for one in known)
         parts = self.per_call + input_tokens * read + output_tokens * max(one.output for one in known)
-        return self._money(-(-parts // _PARTS))
-
-    def _money(self, micros: int) -> Money:
-        return Money.of_micros(min(micros, AMOUNT_MAX), self.currency)
+        return Money.of_micros(min(-(-parts // _PARTS), AMOUNT_MAX), self.currency)
 
 
 def tariff_of(call: Call, prices: Iterable[Price], model: str | None = None) -> Tariff | None:
@@ -112,7 +114,7 @@ def tariff_of(call: Call, prices: Iterable[Price], model: str | None = None) -> 
     provider = call.attributes.get(semconv.PROVIDER_NAME)
     address = call.attributes.get(semconv.SERVER_ADDRESS)
     quarter = int(time.time() // _PRICES_LAST_S)
-    for name in dict.fromkeys((said.same_as,) if said and said.same_as else (model, call.name)):
+    for name in (said.same_as,) if said and said.same_as else (model, call.name):
         found = _public(provider, address, name, quarter) if name else None
         if found is not None:
             return found
@@ -126,6 +128,18 @@ def price(call: Call, usage: Usage, prices: Iterable[Price] = ()) -> Money | Non
     try:
         tariff = tariff_of(call, prices, usage.model)
         return None if tariff is None else tariff.cost(usage)
+    except Exception:
+        logger.exception("no price for %s", call.name)
+        return None
+
+
+def price_text(call: Call, usage: Usage, prices: Iterable[Price] = ()) -> str | None:
+    """Return `price` as text, without making an amount that nobody adds up."""
+    if usage.input_tokens is None and usage.output_tokens is None:
+        return None
+    try:
+        tariff = tariff_of(call, prices, usage.model)
+        return None if tariff is None else money_text(tariff.micros(usage), tariff.currency)
     except Exception:
         logger.exception("no price for %s", call.name)
         return None

@@ -23,24 +23,23 @@ from opentelemetry.trace import Span
 
 from spanledger._guard import Guard, ambient
 from spanledger.core.asking import Asking, Steps
-from spanledger.core.call import Begun, Ended, Outcome, Usage
+from spanledger.core.call import Begun, Call, Ended, Outcome, Usage
 from spanledger.core.content import Capture
 from spanledger.core.outcomes import is_ambiguous, was_never_sent
 from spanledger.core.settling import finished
 from spanledger.errors import BudgetExceeded, SpanledgerError
 from spanledger.instrument import _bounds, _counted, _raw
-from spanledger.instrument._job import Job, NoCodec
+from spanledger.instrument._job import NoCodec
 from spanledger.instrument._messages import Heard
-from spanledger.instrument._prices import price
+from spanledger.instrument._prices import price_text
 from spanledger.instrument._proxies import innermost
 from spanledger.instrument._reserve import ESTIMATED, REPORTED, RESERVED, Reserved, charged, estimated, reserved
 from spanledger.instrument._stream import is_stream, watch
 from spanledger.instrument.library import HiddenChunk, Wrap
+from spanledger.placing import Ambient
 from spanledger.telemetry import inference, metering, metrics, model_spans, record, semconv
 
 logger = logging.getLogger("spanledger.instrument")
-
-_NO_WRAP = Wrap("", describe=lambda _instance, _args, _kwargs: None)
 
 
 class UnderWay:
@@ -64,11 +63,10 @@ class UnderWay:
     _took_s = 0.0
     _first_chunk_s: float | None = None
 
-    def __init__(self, guard: Guard, job: Job, span: Span, request: Mapping[str, Any]) -> None:
+    def __init__(self, guard: Guard, made: tuple[Wrap, Call], span: Span, request: Mapping[str, Any]) -> None:
         self.request: dict[str, Any] = dict(request)
         self._guard = guard
-        self._job = job
-        self._wrap = job.wrap or _NO_WRAP
+        self._wrap, self._call = made
         self._span = span
         # Where it ends, in another thread perhaps, nothing is around it.
         self._around = ambient()
@@ -81,7 +79,7 @@ class UnderWay:
         Raises:
             Undescribable: A budget needs to know what the call could cost, and nobody does.
         """
-        call, config = self._job.call, self._guard.config
+        call, config = self._call, self._guard.config
         if not self._guard.covers(call):
             return None
         asking = self._guard.asking(call, span=record.trace_of(self._span))
@@ -184,8 +182,9 @@ class UnderWay:
 
     def end(self, error: BaseException | None = None, *, early: bool = False) -> None:
         """Settle the call and end its span."""
-        if self._is_over():
+        if self._over:
             return
+        self._over = True
         steps = self._ending(error, early=early)
         try:
             if steps is not None:
@@ -197,8 +196,9 @@ class UnderWay:
 
     async def end_awaiting(self, error: BaseException | None = None, *, early: bool = False) -> None:
         """Settle the call and end its span."""
-        if self._is_over():
+        if self._over:
             return
+        self._over = True
         steps = self._ending(error, early=early)
         try:
             if steps is not None:
@@ -219,18 +219,12 @@ class UnderWay:
         """Settle the call, of which nothing more will be heard."""
         self.end(early=True)
 
-    def _is_over(self) -> bool:
-        over, self._over = self._over, True
-        return over
-
     def _ending(self, error: BaseException | None, *, early: bool) -> Steps[Outcome] | None:
         """Record what is known, and say what to tell the ledger; None where it was not asked."""
         self._took_s = time.perf_counter() - self._begun_s
         try:
-            cost = price(self._job.call, self._usage, self._guard.config.prices)
-            self._used = inference.used(
-                self._usage, cost=str(cost) if cost else None, first_chunk_s=self._first_chunk_s
-            )
+            cost = price_text(self._call, self._usage, self._guard.config.prices)
+            self._used = inference.used(self._usage, cost=cost, first_chunk_s=self._first_chunk_s)
             record.known(self._span, self._used)
             if self._asking is not None and self._begun is not None:
                 return finished(self._asking, self._begun, self._ended(error, early=early), NoCodec())
@@ -245,30 +239,29 @@ class UnderWay:
             self._explain(error)
         elif error is not None:
             record.failed(self._span, error)
-        if self._heard is not None or self._is_told():
+        # Whoever has made the span counts what it used, and tells of it.
+        ours = self._begun_s and not model_spans.is_counted(self._span)
+        # An event tells of the call, which was made, though nobody may have looked at what was said.
+        told = ours and self._wrap.messages is not None and self._guard.config.tells_model_calls
+        if told or self._heard is not None:
             self._tell(self._heard, error)
-        if self._begun_s and metrics.recorded() and not model_spans.is_counted(self._span):
-            # Whoever has made the span counts what it used.
-            metering.of_model_call(self._job.call, self._usage, error, self._took_s, self._first_chunk_s)
+        if ours and metrics.recorded():
+            metering.of_model_call(self._call, self._usage, error, self._took_s, self._first_chunk_s)
         if self._begun_s:
-            self._count(error)
+            _counted.note(self._usage)
+            if self._around is not None and self._around.session_id is not None:
+                self._count(error, self._around)
         record.end(self._span)
 
-    def _count(self, error: BaseException | None) -> None:
-        _counted.note(self._usage)
-        asked = self._begun is not None and self._begun.would_have is None
-        if not asked and self._around is not None and self._around.session_id is not None:
+    def _count(self, error: BaseException | None, around: Ambient) -> None:
+        """Count the call in its session, where the ledger was not asked."""
+        if self._begun is None or self._begun.would_have is not None:
             answered = _counted.Answered(self._usage, self._took_s, error)
-            _counted.tell(self._guard.config, self._job.call, answered, self._span, self._around)
-
-    def _is_told(self) -> bool:
-        """Whether an event tells of the call, which was made, though nobody has looked at what was said."""
-        counts = bool(self._begun_s) and not model_spans.is_counted(self._span)
-        return counts and self._wrap.messages is not None and self._guard.config.tells_model_calls
+            _counted.tell(self._guard.config, self._call, answered, self._span, around)
 
     def _tell(self, heard: Heard | None, error: BaseException | None) -> None:
         """Record what was said."""
-        call, config = self._job.call, self._guard.config
+        call, config = self._call, self._guard.config
         try:
             said = None if heard is None else heard.said(call, config)
         except Exception as failed:  # noqa: BLE001 - logged
@@ -287,7 +280,7 @@ class UnderWay:
             )
 
     def _ended(self, error: BaseException | None, *, early: bool) -> Ended:
-        call, config = self._job.call, self._guard.config
+        call, config = self._call, self._guard.config
         costs: dict[str, int] = {}
         if not self._answered and error is not None:
             if is_ambiguous(error, self._terms()) and not was_never_sent(error):
@@ -301,11 +294,11 @@ class UnderWay:
         return Ended(error=error, cost=costs, usage=self._usage.by_kind)
 
     def _terms(self) -> Any:
-        return self._asking.terms if self._asking is not None else self._guard.config.terms(self._job.call)
+        return self._asking.terms if self._asking is not None else self._guard.config.terms(self._call)
 
     def _unreadable(self, error: Exception) -> None:
         # The provider has answered and will be paid: whatever we cannot read, the caller can.
-        name = self._job.call.name
+        name = self._call.name
         logger.error("the model call to %s could not be measured or recorded", name, exc_info=error)
 
 

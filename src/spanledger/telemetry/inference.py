@@ -21,19 +21,22 @@ from spanledger.telemetry.quiet import quietly
 
 def used(usage: Usage, *, cost: str | None = None, first_chunk_s: float | None = None) -> dict[str, Any]:
     """Say what a model call used, as attributes."""
-    attributes = {
-        semconv.RESPONSE_MODEL: usage.model,
-        semconv.RESPONSE_ID: usage.response_id,
-        semconv.RESPONSE_FINISH_REASONS: usage.finish_reasons or None,
-        semconv.USAGE_INPUT_TOKENS: usage.input_tokens,
-        semconv.USAGE_OUTPUT_TOKENS: usage.output_tokens,
-        semconv.USAGE_CACHE_READ_TOKENS: usage.cached_tokens,
-        semconv.USAGE_CACHE_WRITE_TOKENS: usage.cache_written_tokens,
-        semconv.USAGE_REASONING_TOKENS: usage.reasoning_tokens,
-        semconv.RESPONSE_TIME_TO_FIRST_CHUNK: first_chunk_s,
-        semconv.COST: (cost,) if cost else None,
-    }
-    return {name: value for name, value in attributes.items() if value is not None}
+    known: dict[str, Any] = {}
+    for name, value in (
+        (semconv.RESPONSE_MODEL, usage.model),
+        (semconv.RESPONSE_ID, usage.response_id),
+        (semconv.RESPONSE_FINISH_REASONS, usage.finish_reasons or None),
+        (semconv.USAGE_INPUT_TOKENS, usage.input_tokens),
+        (semconv.USAGE_OUTPUT_TOKENS, usage.output_tokens),
+        (semconv.USAGE_CACHE_READ_TOKENS, usage.cached_tokens),
+        (semconv.USAGE_CACHE_WRITE_TOKENS, usage.cache_written_tokens),
+        (semconv.USAGE_REASONING_TOKENS, usage.reasoning_tokens),
+        (semconv.RESPONSE_TIME_TO_FIRST_CHUNK, first_chunk_s),
+        (semconv.COST, (cost,) if cost else None),
+    ):
+        if value is not None:
+            known[name] = value  # noqa: PERF403 - of every call, and a comprehension is a call more
+    return known
 
 
 def is_recorded(span: Span, capture: Capture) -> bool:

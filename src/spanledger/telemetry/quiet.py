@@ -21,7 +21,12 @@ def quietly(function: Callable[P, None]) -> Callable[P, None]:
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             function(*args, **kwargs)
-        except Exception as error:
-            logger.exception("%s failed; the call is not affected", function.__name__, exc_info=alone(error))
+        except Exception as error:  # noqa: BLE001 - logged
+            failed_quietly(function, error)
 
     return wrapper
+
+
+def failed_quietly(function: Callable[..., None], error: Exception) -> None:
+    """Log that a function of telemetry has failed."""
+    logger.error("%s failed; the call is not affected", function.__name__, exc_info=alone(error))

@@ -20,6 +20,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
+from spanledger._guard import ambient
 from spanledger.core.asking import Asking, Traced
 from spanledger.core.call import EXECUTE_TOOL, INVOKE_AGENT, Begun, Call, Outcome, Verdict
 from spanledger.core.content import NOTHING, Capture, Content
@@ -28,8 +29,8 @@ from spanledger.core.money import amount_of
 from spanledger.core.refusals import WRITTEN_BY_BEGIN, verdict_of
 from spanledger.errors import SpanledgerError
 from spanledger.telemetry import attributes, events, instruments, linking, metrics, semconv, trail
-from spanledger.telemetry.proposals import with_proposed
-from spanledger.telemetry.quiet import quietly
+from spanledger.telemetry.proposals import switched_on, with_proposed
+from spanledger.telemetry.quiet import failed_quietly, quietly
 
 logger = logging.getLogger("spanledger.telemetry")
 
@@ -59,14 +60,14 @@ def start(call: Call, around: Context | None = None) -> Span:
         call: The call.
         around: The current context, where the caller has looked it up.
     """
-    context = otel_context.set_value(OWN_SPAN, value=True, context=around)
+    context = Context({**(otel_context.get_current() if around is None else around), OWN_SPAN: True})
     kind = SpanKind.INTERNAL if call.operation in (EXECUTE_TOOL, INVOKE_AGENT) else SpanKind.CLIENT
     try:
-        span = tracer().start_span(f"{call.operation} {call.name}", context, kind, start_attributes(call))
+        tracing = _tracer_of(trace.get_tracer_provider())
+        return tracing.start_span(f"{call.operation} {call.name}", context, kind, start_attributes(call))
     except Exception:
         logger.exception("no span for %s; the call is not affected", call.name)
         return trace.INVALID_SPAN
-    return span
 
 
 @quietly
@@ -108,7 +109,9 @@ def start_attributes(call: Call) -> dict[str, Any]:
     for name, value in call.attributes.items():
         if value is not None:
             said[name] = value
-    return said | trail.conversation()
+    if ambient() is not None:
+        said |= trail.conversation()
+    return said
 
 
 def _inside(span: Span, name: str, said: Mapping[str, Any]) -> Span:
@@ -288,16 +291,21 @@ def refused(span: Span, error: SpanledgerError, asking: Asking | None = None, *,
         trail.tell("refused", span, told, key=error.key)
 
 
-@quietly
 def known(span: Span, attributes: Mapping[str, Any]) -> None:
     """Record what is known of a call; nothing of it is None."""
-    span.set_attributes(with_proposed(attributes))
+    # Of every call, so not by way of `quietly`.
+    try:
+        span.set_attributes(with_proposed(attributes) if switched_on() else attributes)
+    except Exception as error:  # noqa: BLE001 - logged
+        failed_quietly(known, error)
 
 
-@quietly
 def end(span: Span) -> None:
     """End a span."""
-    span.end()
+    try:
+        span.end()
+    except Exception as error:  # noqa: BLE001 - logged
+        failed_quietly(end, error)
 
 
 def _set(span: Span, said: Mapping[str, Any]) -> None:

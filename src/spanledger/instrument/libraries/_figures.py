@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -10,6 +10,20 @@ def count(reported: Any, name: str) -> int | None:
     """Read a figure; the client does not check what servers report."""
     value = getattr(reported, name, None)
     return value if type(value) is int and value >= 0 else None
+
+
+def counts_of(places: Iterable[tuple[str, Any, str]]) -> dict[str, int | None]:
+    """Read figures, each as `count` does, in one go.
+
+    Args:
+        places: What to call a figure, where it is reported, and by which name.
+    """
+    found: dict[str, int | None] = {}
+    for kind, reported, name in places:
+        value = getattr(reported, name, None)
+        if type(value) is int and value >= 0:
+            found[kind] = value
+    return found
 
 
 def number(kwargs: Mapping[str, Any], name: str) -> float | None:

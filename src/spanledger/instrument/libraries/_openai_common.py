@@ -23,8 +23,8 @@ def call_of(instance: Any, kwargs: Mapping[str, Any], operation: str, more: Mapp
             semconv.SERVER_ADDRESS: url.host,
             semconv.SERVER_PORT: url.port,
             semconv.REQUEST_STREAM: True if kwargs.get("stream") is True else None,
-            semconv.REQUEST_TEMPERATURE: number(kwargs, "temperature"),
-            semconv.REQUEST_TOP_P: number(kwargs, "top_p"),
+            semconv.REQUEST_TEMPERATURE: number(kwargs, "temperature") if "temperature" in kwargs else None,
+            semconv.REQUEST_TOP_P: number(kwargs, "top_p") if "top_p" in kwargs else None,
             **more,
         },
     )

@@ -16,7 +16,7 @@ from spanledger.instrument import _bounds, _raw
 from spanledger.instrument.libraries import _openai_embeddings as embeddings
 from spanledger.instrument.libraries import _openai_responses as responses
 from spanledger.instrument.libraries import _openai_tools as tools
-from spanledger.instrument.libraries._figures import count, number
+from spanledger.instrument.libraries._figures import counts_of, number
 from spanledger.instrument.libraries._openai_common import call_of
 from spanledger.instrument.libraries._openai_messages import MESSAGES
 from spanledger.instrument.library import HiddenChunk, Library, Wrap
@@ -25,8 +25,10 @@ from spanledger.telemetry import semconv
 
 def describe(instance: Any, _args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
     """Read a call of `Completions.create`."""
-    most = number(kwargs, "max_completion_tokens") or number(kwargs, "max_tokens")
-    return call_of(instance, kwargs, "chat", {semconv.REQUEST_MAX_TOKENS: most})
+    if "max_completion_tokens" in kwargs or "max_tokens" in kwargs:
+        most = number(kwargs, "max_completion_tokens") or number(kwargs, "max_tokens")
+        return call_of(instance, kwargs, "chat", {semconv.REQUEST_MAX_TOKENS: most})
+    return call_of(instance, kwargs, "chat", {})
 
 
 def bound(kwargs: Mapping[str, Any]) -> Bound:
@@ -58,13 +60,8 @@ def measure(completion: Any) -> Usage:
         for call in choice.message.tool_calls or ():
             if call.type == "function":
                 names += (call.function.name,)
-    return Usage(
-        model=completion.model,
-        response_id=completion.id,
-        finish_reasons=reasons,
-        tool_calls=names,
-        **_counts(completion.usage),
-    )
+    counts = _counts(completion.usage)
+    return Usage(model=completion.model, response_id=completion.id, finish_reasons=reasons, tool_calls=names, **counts)
 
 
 def fold(usage: Usage, chunk: Any) -> Usage:
@@ -103,13 +100,14 @@ def _counts(reported: Any) -> dict[str, int | None]:
     if reported is None:
         return {}
     read = getattr(reported, "prompt_tokens_details", None)
-    return {
-        "input_tokens": count(reported, "prompt_tokens"),
-        "output_tokens": count(reported, "completion_tokens"),
-        "cached_tokens": count(read, "cached_tokens"),
-        "cache_written_tokens": count(read, "cache_write_tokens"),
-        "reasoning_tokens": count(getattr(reported, "completion_tokens_details", None), "reasoning_tokens"),
-    }
+    written = getattr(reported, "completion_tokens_details", None)
+    return counts_of((
+        ("input_tokens", reported, "prompt_tokens"),
+        ("output_tokens", reported, "completion_tokens"),
+        ("cached_tokens", read, "cached_tokens"),
+        ("cache_written_tokens", read, "cache_write_tokens"),
+        ("reasoning_tokens", written, "reasoning_tokens"),
+    ))  # fmt: skip
 
 
 def _wraps(targets: Iterable[str], shape: Wrap) -> Iterator[Wrap]:
