@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import sys
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -22,11 +24,21 @@ UNSTOPPABLE = "openinference.instrumentation.llama_index"
 NONE = [Budget("none", Calls(0), match="refund")]
 
 
-def opened_by(module: str) -> Any:
-    """A function of a module that opens a span, as an instrumentation does."""
-    made = ModuleType(module)
-    exec("def open_span(tracer, *args, **kwargs):\n    return tracer.start_span(*args, **kwargs)", made.__dict__)
-    return made.open_span
+@pytest.fixture
+def opened_by(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """Makes a function of a module that opens a span, as an instrumentation does; the module counts as imported."""
+
+    def make(module: str) -> Any:
+        made = ModuleType(module)
+        exec("def open_span(tracer, *args, **kwargs):\n    return tracer.start_span(*args, **kwargs)", made.__dict__)
+        parts = module.split(".")
+        for package in (".".join(parts[:depth]) for depth in range(1, len(parts))):
+            if package not in sys.modules:
+                monkeypatch.setitem(sys.modules, package, ModuleType(package))
+        monkeypatch.setitem(sys.modules, module, made)
+        return made.open_span
+
+    return make
 
 
 @pytest.fixture
@@ -68,7 +80,7 @@ def test_where_every_exception_is_swallowed_the_tool_does_not_run_all_the_same(s
 
 @pytest.mark.usefixtures("refusing")
 @pytest.mark.parametrize("tracer", [pytest.param(make, id=name) for name, make in TRACERS.items()])
-def test_where_no_scope_is_known_the_module_that_opens_the_span_says_who_it_is(tracer):
+def test_where_no_scope_is_known_the_module_that_opens_the_span_says_who_it_is(tracer, opened_by):
     tracer = tracer()
     with pytest.raises(errors.CallStopped):
         opened_by(f"{SWALLOWS}.callback_handler")(tracer, NAME)
@@ -99,7 +111,7 @@ def test_spans_of_tools_that_a_library_of_ours_wraps_are_left_to_it(sdk, ledger,
     assert scopes._wrapped == frozenset()
 
 
-def test_instrument_says_which_spans_are_left_to_libraries(dsn, tracer):
+def test_instrument_says_which_spans_are_left_to_libraries(dsn, tracer, opened_by):
     spanledger.instrument(spanledger.Config(dsn=dsn, budgets=NONE), libraries=["langchain"])
     with pytest.raises(errors.BudgetExceeded):
         tracer.start_span(NAME)
@@ -141,7 +153,7 @@ def test_a_result_that_no_span_has_shown_is_not_given_back_as_none(tracer):
 
 
 @pytest.mark.usefixtures("closed")
-def test_nor_is_it_given_to_a_framework_that_would_take_it_for_the_result(tracer):
+def test_nor_is_it_given_to_a_framework_that_would_take_it_for_the_result(tracer, opened_by):
     opener = opened_by("pydantic_ai._durable_replay")
     tracer.start_span(NAME, attributes=attributes()).end()
     with pytest.raises(errors.ResultNotKept):

@@ -140,6 +140,7 @@ SCOPES: Final = (
 )  # fmt: skip
 _HAND_WRITTEN: Final = Scope("", "", Says.ARGUMENTS)
 _BY_NAME: Final = {scope.name: scope for scope in SCOPES}
+_MODULES: Final = frozenset(scope.modules for scope in SCOPES)
 
 # Exceptions by which a tool says, before it has done anything, that it will be called again or not at all.
 _PAUSES: Final = {
@@ -170,7 +171,8 @@ def scope_of(span: Span) -> Scope:
     recorded = getattr(getattr(span, "instrumentation_scope", None), "name", None)
     if isinstance(recorded, str) and recorded in _BY_NAME:
         return _BY_NAME[recorded]
-    return _of_module(_opener())
+    # A module that opens spans is imported: where none of the table's is, no frame needs to be looked at.
+    return _HAND_WRITTEN if sys.modules.keys().isdisjoint(_MODULES) else _of_module(_opener())
 
 
 def is_ours_to_decide(scope: Scope) -> bool:
