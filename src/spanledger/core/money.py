@@ -148,9 +148,9 @@ def amount_of(unit: str, steps: int) -> Amount:
 
 def money_text(micros: int, currency: str) -> str:
     """Write an amount of millionths, with as many decimals as it has, and two at least."""
-    whole, part = divmod(abs(micros), MICROS)
-    decimals = f"{part:06d}".rstrip("0").ljust(2, "0")
-    return f"{'-' if micros < 0 else ''}{whole}.{decimals} {currency}"
+    digits = str(abs(micros)).zfill(7)  # of a unit, and six decimals
+    decimals = digits[-6:].rstrip("0").ljust(2, "0")
+    return ("-" if micros < 0 else "") + digits[:-6] + "." + decimals + " " + currency
 
 
 def figure(unit: str, steps: int) -> float:
