@@ -13,13 +13,15 @@ pytest.importorskip("agents")
 pytest.importorskip("pydantic_ai")
 import agents_world
 import pydantic_world
+from agents import MaxTurnsExceeded, Runner
 from agents.testing import ScriptedModel, assistant_message
-from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage, ToolMessage
 from langgraph.graph import START, MessagesState, StateGraph
 from pydantic_ai.messages import ModelResponse, TextPart
 from pydantic_ai.models.function import FunctionModel
 
 from spanledger import Rule
+from spanledger.instrument.libraries import _langgraph_messages
 
 LIBRARIES = ["openai_agents", "langgraph", "langchain", "pydantic_ai"]
 CANARY = "4111-canary"
@@ -134,6 +136,97 @@ def test_what_a_tool_s_rule_redacts_is_masked_in_what_the_agent_says(run, instru
     seen = on_span(spans)
     assert CANARY not in json.dumps(seen)
     assert seen["output.messages"][0]["role"] == "assistant"
+
+
+def unseen_mode(mode: str | list[str], **more: Any) -> Run:
+    return lambda given: [*graph().stream({"messages": [HumanMessage(given)]}, stream_mode=mode, **more)] and None
+
+
+def left_early(given: str) -> None:
+    streamed = graph().stream({"messages": [HumanMessage(given)]}, stream_mode="values")
+    next(streamed)
+    streamed.close()
+
+
+def too_many_turns(given: str) -> None:
+    from agents import function_tool
+
+    @function_tool
+    def refund(order_id: str, amount: int) -> str:
+        """Refund."""
+        return "refunded"
+
+    model = ScriptedModel([[agents_world.asked(arguments=ARGUMENTS)]])
+    with pytest.raises(MaxTurnsExceeded):
+        asyncio.run(Runner.run(agents_world.agent_of(refund, model=model), given, max_turns=1))
+
+
+def too_much(given: str) -> None:
+    def asks(_state: dict[str, Any]) -> dict[str, Any]:
+        call = {"type": "tool_call", "id": "call_a", "name": "refund", "args": ARGUMENTS}
+        return {"texts": ["text"] * 20_000, "messages": [AIMessage("", tool_calls=[call])]}
+
+    made = StateGraph(dict).add_node("asks", asks).add_edge(START, "asks").compile(name="support")
+    made.invoke({"messages": [HumanMessage(given)]})
+
+
+NOT_WHOLE = {
+    "custom": unseen_mode("custom"),
+    "checkpoints": unseen_mode("checkpoints"),
+    "pieces": unseen_mode(["messages", "custom"]),
+    "other keys": unseen_mode("values", output_keys=[]),
+    "left early": left_early,
+    "too many turns": too_many_turns,
+    "too much": too_much,
+}
+
+
+@pytest.mark.parametrize("run", NOT_WHOLE.values(), ids=NOT_WHOLE)
+@pytest.mark.parametrize("rules", [[], HIDES], ids=["nothing redacted", "redacted"])
+def test_of_a_run_of_which_not_all_was_seen_nothing_is_shown_where_anything_is_redacted(run, rules, instrument, spans):
+    instrument(capture_content="span_only", rules=rules)
+    run(f"refund {CANARY}")
+    assert (CANARY in json.dumps(on_span(spans))) is not bool(rules)
+
+
+@pytest.mark.parametrize("broken", ["_read", "_messages_in"])
+def test_where_a_run_cannot_be_read_nothing_is_shown_where_anything_is_redacted(broken, instrument, spans, monkeypatch):
+    instrument(capture_content="span_only", rules=HIDES)
+    monkeypatch.setattr(_langgraph_messages, broken, lambda item: 1 / 0)
+    langgraph(f"refund {CANARY}")
+    assert on_span(spans) == {}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"role": "assistant", "content": "", "tool_calls": [{"id": "a", "type": "function",
+         "function": {"name": "refund", "arguments": json.dumps(ARGUMENTS)}}]},
+        AIMessageChunk("", tool_calls=[{"type": "tool_call", "id": "a", "name": "refund", "args": ARGUMENTS}]),
+    ],
+    ids=["mapping", "chunk"],
+)  # fmt: skip
+def test_however_a_node_says_it_what_is_redacted_is_masked(said, instrument, spans):
+    instrument(capture_content="span_only", rules=HIDES)
+    made = StateGraph(MessagesState).add_node("n", lambda _state: {"messages": [said]})
+    for _ in (
+        made.add_edge(START, "n")
+        .compile(name="support")
+        .stream({"messages": [HumanMessage(f"refund {CANARY}")]}, stream_mode="updates")
+    ):
+        pass
+    assert on_span(spans)["input.messages"] == [text("user", "[redacted]")]
+
+
+def test_numbers_in_a_state_are_not_looked_at(instrument, spans):
+    instrument(capture_content="span_only", rules=HIDES)
+
+    def embeds(_state: dict[str, Any]) -> dict[str, Any]:
+        return {"vectors": [[0.5] * 1536] * 2000, "messages": [AIMessage("done")]}
+
+    made = StateGraph(dict).add_node("n", embeds).add_edge(START, "n").compile(name="support")
+    made.invoke({"messages": [HumanMessage("hi")]})
+    assert on_span(spans)["output.messages"] == [{**text("assistant", "done"), "finish_reason": "stop"}]
 
 
 def test_a_run_that_fails_says_what_was_asked(instrument, spans):

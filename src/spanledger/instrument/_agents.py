@@ -77,11 +77,12 @@ class AgentRuns:
     @contextlib.contextmanager
     def _span(self, job: Job) -> Iterator[tuple[Span, _Heard]]:
         with record.ending(record.start(job.call)) as span:
-            heard = _Heard(job, span, self._config)
+            heard, ended = _Heard(job, span, self._config), False
             try:
                 yield span, heard
+                ended = True
             finally:
-                heard.tell()
+                heard.tell(ended=ended)
 
 
 class _Heard:
@@ -112,9 +113,9 @@ class _Heard:
         return result
 
     @quietly
-    def tell(self) -> None:
+    def tell(self, *, ended: bool) -> None:
         if self._heard is not None:
-            said = self._heard.said(self._job.call, self._config)
+            said = self._heard.said(self._job.call, self._config, ended=ended)
             inference.told(self._span, self._job.call, {}, said, Capture.SPAN_ONLY, event=False)
 
 

@@ -59,13 +59,13 @@ class Conversation:
     Attributes:
         asked: (instance, args, kwargs) → what it is asked.
         followed: (instance, args, kwargs, what came of it) → all that was said in the run, its answer last; what is of
-            the role "system" is what it was told apart. What came of it is what the function returned or gave a
-            ``with`` block, or what was gathered.
+            the role "system" is what it was told apart. None: not all of it was to be seen. What came of it is what the
+            function returned or gave a ``with`` block, or what was gathered.
         gather: (what has been gathered, what the function has yielded); where it is a generator.
     """
 
     asked: Callable[[Any, Arguments, Mapping[str, Any]], Asked]
-    followed: Callable[[Any, Arguments, Mapping[str, Any], Any], list[Message]]
+    followed: Callable[[Any, Arguments, Mapping[str, Any], Any], list[Message] | None]
     gather: Callable[[dict[str, Any], Any], None] | None = None
 
 

@@ -1,13 +1,14 @@
 """What is said in runs of graphs whose state holds messages.
 
 Rules: of a state that holds none nothing is told. What a run streams holds messages wherever its mode has them; a
-message that comes again, as it does with every state, is the same one by its id. Pieces of messages are left to the
-message they are of.
+message that comes again, as it does with every state, is the same one by its id. Pieces of messages that are streamed
+are left to the message they are of. Only states and updates hold all that was said; of large ones, the beginning is
+looked at, and numbers not at all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from spanledger.core import parts
@@ -15,8 +16,11 @@ from spanledger.core.messages import ITEMS_MAX, Asked, Message, field, listed, p
 from spanledger.instrument.library import Conversation
 
 _ROLES: Final = {"human": "user", "ai": "assistant", "system": "system", "tool": "tool"}
-# A mode, a namespace, a node and its state.
-_DEPTH_MAX: Final = 5
+# A mode, a namespace, a node, its state, and what that is made of.
+_DEPTH_MAX: Final = 8
+_VISITED_MAX: Final = 16_384
+_PLAIN: Final = frozenset({str, int, float, bool, bytes, type(None)})
+_WHOLE: Final = frozenset({"values", "updates"})
 
 
 def asked(_graph: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Asked:
@@ -32,25 +36,56 @@ def asked(_graph: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Aske
 
 def gather(gathered: dict[str, Any], item: Any) -> None:
     """Keep the messages of what a run has yielded."""
-    for message in _messages_in(item, _DEPTH_MAX):
-        if len(gathered) < ITEMS_MAX or message.id in gathered:
-            gathered[message.id or str(id(message))] = message
+    found, whole = _messages_in(item)
+    messages = gathered.setdefault("messages", {})
+    for message in found:
+        if len(messages) < ITEMS_MAX or message.id in messages:
+            messages[message.id or str(id(message))] = message
+        else:
+            whole = False
+    gathered["whole"] = gathered.get("whole", True) and whole
 
 
-def followed(_graph: Any, _args: tuple[Any, ...], _kwargs: Mapping[str, Any], gathered: Any) -> list[Message]:
+def followed(
+    graph: Any, _args: tuple[Any, ...], kwargs: Mapping[str, Any], gathered: Mapping[str, Any]
+) -> list[Message] | None:
     """Read what was said in a run."""
-    return [*map(_read, gathered.values())]
+    mode = kwargs.get("stream_mode") or graph.stream_mode
+    streamed = {mode} if isinstance(mode, str) else {*mode}
+    keys = kwargs.get("output_keys")
+    some = keys is not None and not {*graph.stream_channels_list} <= {*([keys] if isinstance(keys, str) else keys)}
+    if some or not streamed & _WHOLE or not gathered.get("whole", True):
+        return None
+    return [*map(_read, gathered.get("messages", {}).values())]
 
 
-def _messages_in(item: Any, depth: int) -> Iterator[Any]:
-    from langchain_core.messages import BaseMessage, BaseMessageChunk
+def _messages_in(item: Any) -> tuple[list[Any], bool]:
+    """Return the messages in what was streamed, and whether all of it was looked at."""
+    from langchain_core.messages import BaseMessage, BaseMessageChunk, convert_to_messages, message_chunk_to_message
 
-    if isinstance(item, BaseMessage):
-        if not isinstance(item, BaseMessageChunk):
-            yield item
-    elif depth and isinstance(item, Mapping | list | tuple):
-        for inner in item.values() if isinstance(item, Mapping) else item:
-            yield from _messages_in(inner, depth - 1)
+    found: list[Any] = []
+    pending, left, whole = [(item, 0)], _VISITED_MAX, True
+    while pending:
+        here, depth = pending.pop()
+        if isinstance(here, BaseMessage):
+            found.append(message_chunk_to_message(here) if isinstance(here, BaseMessageChunk) else here)
+        elif isinstance(here, Mapping) and "role" in here and ("content" in here or "tool_calls" in here):
+            found += convert_to_messages([{"content": "", **here}])
+        elif isinstance(here, Mapping | list | tuple) and here:
+            if isinstance(here, list) and isinstance(here[0], int | float):
+                continue
+            left -= len(here)
+            if left < 0:
+                return found, False
+            # In a pair with what there is to say about it, it is a piece.
+            left_out = (BaseMessageChunk,) if isinstance(here, tuple) else ()
+            items = here.values() if isinstance(here, Mapping) else here
+            inner = [(one, depth + 1) for one in items if type(one) not in _PLAIN and not isinstance(one, left_out)]
+            if depth < _DEPTH_MAX:
+                pending += reversed(inner)
+            else:
+                whole = whole and not inner
+    return found, whole
 
 
 def _read(message: Any) -> Message:

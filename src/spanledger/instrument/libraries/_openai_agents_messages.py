@@ -1,7 +1,7 @@
 """What is said in runs of the OpenAI Agents SDK, whose items are those of responses.
 
 Rules: instructions that a function makes anew are not known. An output that is no text is what the model has written
-of it. A run that is resumed was asked before.
+of it. A run that is resumed was asked before. Of one that ends in an error nobody is shown all that was said.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ def asked(_runner: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Ask
     return responses.asked({"input": given, "instructions": agent.instructions})
 
 
-def followed(_runner: Any, _args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> list[Message]:
+def followed(_runner: Any, _args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> list[Message] | None:
     """Read what was said in a run; one that is streamed returns nothing, and is told its result to fill it in."""
     came = kwargs.get("streamed_result", result)
-    return [responses.read_item(item.raw_item) for item in listed(getattr(came, "new_items", None))]
+    items = getattr(came, "new_items", None)
+    return None if items is None else [responses.read_item(item.raw_item) for item in listed(items)]
 
 
 CONVERSATION = Conversation(asked, followed)
