@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 import json
+import types
 from collections.abc import Callable, Iterator
 
 import httpx
@@ -12,7 +14,7 @@ import pytest
 from egress_world import CLIENTS, Server, serving
 from opentelemetry.trace import StatusCode
 
-from spanledger import EgressRule, Ledger, governed_client, tool, tracked_client, workflow
+from spanledger import Budget, Calls, EgressRule, Ledger, governed_client, tool, tracked_client, workflow
 from spanledger import _setup as setup
 from spanledger.errors import ConfigError, EgressRefused
 from spanledger.instrument import _tracking
@@ -82,13 +84,39 @@ def test_a_status_from_400_on_and_no_answer_are_failures(send, site, instrument,
     site.failures = 1
     assert send([("POST", f"{site.url}/flaky", {}), ("POST", f"{site.url}/flaky", {})], tracked_client) == [500, 200]
     with pytest.raises(Exception, match=r"(?i)connect|refused|retries"):
-        send([("GET", "http://127.0.0.1:9/none", {})], tracked_client)
+        send([("GET", "http://127.0.0.1:9/none?api_key=secret", {})], tracked_client)
     assert [(row["tool"].partition("/")[2], row["state"]) for row in reversed(told().calls("w"))] == [
         ("flaky", "failed"),
         ("flaky", "succeeded"),
         ("none", "failed"),
     ]
     assert [span.status.status_code for span in spans.all()] == [StatusCode.ERROR, StatusCode.UNSET, StatusCode.ERROR]
+    lost = told().get(told().calls("w")[0]["key"])
+    assert lost["error"]["message"] == lost["error"]["type"].rpartition(".")[2]
+    assert "secret" not in str(lost) + "".join(span.to_json() for span in spans.all())
+
+
+@pytest.mark.parametrize(
+    ("query", "seen"),
+    [
+        ("secret", "[redacted]"),
+        ("token%3Dsecret", "[redacted]"),
+        ("token%3dsecret=1&a%5Bb%5D=secret", "[redacted]&a%5Bb%5D=[redacted]"),
+        ("a;secret=1&&b=", "[redacted]&b=[redacted]"),
+    ],
+)
+def test_of_a_query_only_what_is_a_name_is_told(query, seen):
+    assert _tracking.shown(f"http://h/p?{query}") == ("h", "/p", f"http://h/p?{seen}")
+
+
+def test_telling_refuses_no_tool_anything(site, instrument, told):
+    instrument(budgets=[Budget("rate", Calls(1), window=60)])
+    with httpx.Client(trust_env=False) as client:
+        for _ in range(2):
+            tracked_client(client).get(f"{site.url}/ok")
+    assert len(told().calls("w")) == 2
+    assert tool(lambda: "ran", name="act")() == "ran"
+    assert told().budget("rate").spent == Calls(1)
 
 
 def test_however_often_it_is_redirected_it_is_one_request(send, site, elsewhere, instrument, told):
@@ -118,6 +146,52 @@ def test_inside_of_a_guarded_tool_it_is_an_event_of_that_call(site, instrument, 
     (event,) = [entry for entry in told().timeline("w2") if entry["what"] == "event"]
     assert event["detail"]["name"] == f"GET 127.0.0.1:{site.port}/ok"
     assert event["detail"]["detail"]["url"] == f"{site.url}/ok?a=[redacted]"
+    assert event["key"] == told().calls()[0]["key"]
+    assert [said.name for said in spans.one("execute_tool act").events] == ["spanledger.event"]
+
+
+def test_what_a_request_has_started_is_told_when_it_outlives_it(site, instrument, told):
+    instrument()
+
+    async def main() -> None:
+        over, started = asyncio.Event(), []
+
+        async def later() -> None:
+            await over.wait()
+            await client.get(f"{site.url}/later")
+
+        async def hook(_response: httpx.Response) -> None:
+            if not started:
+                started.append(asyncio.create_task(later()))
+
+        async with httpx.AsyncClient(trust_env=False, event_hooks={"response": [hook]}) as client:
+            tracked_client(client)
+            await client.get(f"{site.url}/ok")
+            over.set()
+            await started[0]
+
+    asyncio.run(main())
+    assert sorted(row["tool"].partition("/")[2] for row in told().calls("w")) == ["later", "ok"]
+
+
+def test_gone_on_with_in_another_context_a_request_returns_what_it_returns(instrument):
+    instrument()
+
+    class Pausing(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, _request: httpx.Request) -> httpx.Response:
+            await pause()
+            return httpx.Response(204)
+
+    @types.coroutine
+    def pause() -> Iterator[None]:
+        yield
+
+    client = tracked_client(httpx.AsyncClient(transport=Pausing()))
+    sending = client.send(httpx.Request("GET", "http://h/"))
+    contextvars.copy_context().run(sending.send, None)
+    with pytest.raises(StopIteration) as returned:
+        contextvars.copy_context().run(sending.send, None)
+    assert returned.value.value.status_code == 204
 
 
 @pytest.mark.parametrize("both", [False, True])

@@ -42,11 +42,12 @@ class _Said:
     usage: Usage
     cost: Amount | None
     latency_s: float
-    error: BaseException | str | None
+    error: BaseException | Mapping[str, str] | str | None
     record_id: str | None
     result: Any = None
     prompt: str | None = None
     response: str | None = None
+    budgeted: bool = True
 
 
 def record_llm_call(
@@ -90,8 +91,8 @@ def record_llm_call(
     _check_amount(cost, Money)
     attributes = {} if provider is None else {semconv.PROVIDER_NAME: provider}
     call = Call(model, operation=operation, attributes=attributes)
-    told = {"prompt": prompt, "response": response}
-    return _recorded(_Said(call, usage, cost, _checked_s(latency_s), error, record_id, **told))
+    said = _Said(call, usage, cost, _checked_s(latency_s), error, record_id, prompt=prompt, response=response)
+    return _recorded(said)
 
 
 def record_tool_call(
@@ -132,9 +133,15 @@ def record_tool_call(
     return _recorded(_Said(call, Usage(), cost, _checked_s(latency_s), error, record_id, result))
 
 
-def tell_call(call: Call, took_s: float, error: BaseException | str | None) -> None:
-    """Tell a call of a tool that something of ours has seen, as `record_tool_call` does."""
-    _recorded(_Said(call, Usage(), None, took_s, error, None))
+def tell_call(call: Call, took_s: float, error: Mapping[str, str] | None) -> None:
+    """Tell a call of a tool that something of ours has seen, as `record_tool_call` does; it is in no budget.
+
+    Args:
+        call: The call.
+        took_s: Seconds that it took.
+        error: Type and message of what went wrong, as people may read them.
+    """
+    _recorded(_Said(call, Usage(), None, took_s, error, None, budgeted=False))
 
 
 def record_event(name: str, detail: Mapping[str, Any] | None = None) -> None:
@@ -151,10 +158,15 @@ def record_event(name: str, detail: Mapping[str, Any] | None = None) -> None:
     _check_name("an event", name)
     if detail is not None and not isinstance(detail, Mapping):
         raise TypeError(f"detail is a mapping of names to values, not {detail!r:.80}")
+    tell_event(name, detail or {})
+
+
+def tell_event(name: str, detail: Mapping[str, Any], key: str | None = None) -> None:
+    """Tell that something happened, as `record_event` does; with the key of the call that runs here, in that."""
     if _runtime.engine() is None:
         return
     try:
-        recorded.event(name, within_limits(detail or {}))
+        recorded.event(name, within_limits(detail), key)
     except Exception as error:  # noqa: BLE001 - counted and logged; nothing else is affected
         trail.lose(f"event {name!r:.80} cannot be written: {type(error).__name__}: {error}")
 
@@ -186,6 +198,8 @@ def _tell(engine: Engine, said: _Said) -> str:
     error = _error(said.error, content)
     messages = _messages.told(said.prompt, said.response, call, config)
     made = Made(asking, report, said.usage, cost, said.latency_s, said.result, error, messages, config.message_capture)
+    if not said.budgeted:
+        made = replace(made, budgeted=False)
     if call.operation != EXECUTE_TOOL:
         made = replace(made, event=config.tells_model_calls)
     span = recorded.show(made)
@@ -196,9 +210,9 @@ def _tell(engine: Engine, said: _Said) -> str:
     return made.key
 
 
-def _error(error: BaseException | str | None, content: Content) -> dict[str, str] | None:
-    if error is None:
-        return None
+def _error(error: BaseException | Mapping[str, str] | str | None, content: Content) -> Mapping[str, str] | None:
+    if error is None or isinstance(error, Mapping):
+        return error
     if isinstance(error, BaseException):
         return content.error(error)
     return {"type": "error", "message": content.words(str(error))[:2000]}

@@ -43,6 +43,7 @@ class Made:
         said: What a model was asked and answered, as it may be seen; None where that is not told.
         capture: Where it is recorded.
         event: It is told in an event, too.
+        budgeted: Budgets count it; else it is in none.
     """
 
     asking: Asking
@@ -55,6 +56,7 @@ class Made:
     said: Said | None = None
     capture: Capture = Capture.NO_CONTENT
     event: bool = False
+    budgeted: bool = True
 
     @property
     def key(self) -> str:
@@ -74,6 +76,7 @@ class Made:
             "cost": dict(self.cost),
             "usage": self.usage.by_kind or None,
             "took_s": self.took_s,
+            "budgeted": self.budgeted,
         }
 
 
@@ -126,15 +129,16 @@ def show(made: Made) -> Span:
 
 
 @quietly
-def event(name: str, detail: Mapping[str, Any]) -> None:
+def event(name: str, detail: Mapping[str, Any], key: str | None = None) -> None:
     """Record an event of the program's own on the span around this code, and tell it.
 
     Args:
         name: What happened.
         detail: What there is to say; JSON that fits.
+        key: Of the call that runs here and that it happened in: the span is that call's; None: the workflow's.
     """
-    around = current_workflow()
+    around = current_workflow() if key is None else None
     span = trace.get_current_span() if around is None else around.span
     attributes = {semconv.EVENT_NAME: name, semconv.EVENT_DETAIL: json.dumps(detail, ensure_ascii=False)}
     span.add_event(semconv.EVENT_EVENT, attributes)
-    trail.tell("event", span, {"name": name, "detail": detail})
+    trail.tell("event", span, {"name": name, "detail": detail}, key=key)

@@ -1,6 +1,6 @@
 -- Calls that nobody asked about before they were made: rows as those of others, recorded and not guarded. What they cost
 -- counts as spent, whatever the limits say, because money that left is money that left; what is over a limit is in
--- history, and the next call is refused. Told again, a call is booked once. Their keys are made here of what they are told
+-- history, and the next call is refused; what is told as not budgeted is in no budget. Told again, a call is booked once. Their keys are made here of what they are told
 -- by, so that nobody can report a call that has to be asked about.
 create or replace function spanledger.record_calls(p_tenant text, p_items jsonb, p_now timestamptz)
 returns void
@@ -13,6 +13,7 @@ declare
 begin
     with item as (
         select distinct on (i.item ->> 'key') i.item, i.item -> 'call' as call,
+            sha256(convert_to('recorded', 'UTF8') || decode(i.item ->> 'key', 'hex')) as key,
             least(p_now, to_timestamp((i.item ->> 'at_s')::double precision)) as at
         from jsonb_array_elements(p_items) i (item)
         where i.item ->> 'event' = 'call'
@@ -22,7 +23,7 @@ begin
             tenant, key, state, attempt, attempts, attempt_id, tool, operation, workflow_id, run_id, key_source, call_id,
             agent, actor, arguments, error, cost, usage, trace_id, span_id, created_at, started_at, ended_at)
         -- Who records says that it is over, and nothing that others decide: not that it was allowed, say.
-        select p_tenant, sha256(convert_to('recorded', 'UTF8') || decode(item ->> 'key', 'hex')),
+        select p_tenant, key,
             case call ->> 'state' when 'failed' then 'failed' else 'succeeded' end, 1, 1, (item ->> 'id')::uuid,
             call ->> 'tool', call ->> 'operation', coalesce(item ->> 'workflow_id', ''), (item ->> 'run_id')::uuid,
             'recorded', call ->> 'call_id', item ->> 'agent', item ->> 'actor', call ->> 'arguments',
@@ -36,7 +37,8 @@ begin
     select jsonb_agg(jsonb_build_object(
             'key', encode(w.key, 'hex'), 'state', w.state, 'tool', w.tool, 'operation', w.operation,
             'workflow_id', w.workflow_id, 'agent', w.agent, 'actor', w.actor, 'cost', w.cost) order by w.key)
-        into v_calls from written w;
+        into v_calls from written w join item i using (key)
+        where coalesce((i.call ->> 'budgeted')::boolean, true);
     if v_calls is null then
         return;
     end if;
