@@ -140,6 +140,24 @@ def test_outcomes_and_begins_in_opposite_order_do_not_lock_each_other_out(shared
         assert len(batch.result(10)) == 2
 
 
+def test_a_begin_locks_accounts_by_their_age_whatever_their_budgets_are_kept_apart_by(
+    shared_dsn, acme: Protocol
+) -> None:
+    acme.budget("each", 10, "calls", per=["actor"])
+    acme.begin("before", actor="ann")
+    acme.budget("all", 10, "calls")
+    acme.begin("since", actor="ann")
+    accounts = "select id from spanledger.account where tenant = %s and budget = %s and scope {} '' for update"
+    with psycopg.connect(shared_dsn, autocommit=True) as one, psycopg.connect(shared_dsn, autocommit=True) as two:
+        with ThreadPoolExecutor(1) as pool, two.transaction():
+            older = two.execute(accounts.format("<>"), (acme.tenant, "each")).fetchone()
+            begun = pool.submit(Protocol(one, acme.tenant).begin, "a", actor="ann")
+            until_blocked(acme.sql, one.info.backend_pid)
+            two.execute("set local lock_timeout = '5s'")
+            assert older < two.execute(accounts.format("="), (acme.tenant, "all")).fetchone()
+        assert begun.result(10)["verdict"] == "run"
+
+
 def test_whatever_is_asked_at_once_nobody_waits_in_a_circle_and_accounts_are_exact(shared_dsn, acme: Protocol) -> None:
     # Calls of tools and models, budgets of several kinds, people and workers, all on the same few keys.
     acme.budget("actor", 60, per=["actor"], window="rolling", window_s=1)

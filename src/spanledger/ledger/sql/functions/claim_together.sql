@@ -31,9 +31,10 @@ begin
         from (
             select id, sum(coalesce(amount, 0))::bigint as amount from wanted
             -- Behind the claims' locks: what is not there now is there before us no more. If something is, its lock comes
-            -- before those of accounts, so none is taken. Scalar subqueries, here and above, because the planner would
-            -- take a small table to be read faster as a whole.
-            where cardinality(p_fresh) = (
+            -- before those of accounts, so none is taken; nor where `claim` will lock more of them, some of lower ids.
+            -- Scalar subqueries, here and above, because the planner would take a small table to be read faster as a
+            -- whole.
+            where not exists (select from wanted s where s.special) and cardinality(p_fresh) = (
                 select count(distinct i.key) from (select p_items -> (n - 1) ->> 'key' as key from unnest(p_fresh) n) i
                 where (select true from spanledger.call c
                     where c.tenant = p_tenant and c.key = decode(i.key, 'hex')) is null)

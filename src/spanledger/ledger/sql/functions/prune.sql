@@ -5,6 +5,9 @@
 -- run again: only its payload goes. With `forget_keys` the key goes too, and a call of it would run. With `dry_run` nothing
 -- is written, and counted are at most so many of each kind as `prunable` says.
 --
+-- Of a late worker's outcome that comes after all that is only recorded that it came: what tells whether it was booked
+-- has gone with the history, and so have accounts of windows that are over.
+--
 -- Nobody is waited for but another prune of the same tenant: what somebody else has locked is left for the next time. An
 -- hour is the least age: nothing that old is under way without being marked so, nor do windows that closed then count.
 create or replace function spanledger_v1.prune(p_tenant text, p_what jsonb, p_by text, p_rows_max integer default 500)

@@ -18,7 +18,7 @@ begin
         join spanledger.call c on c.tenant = a.tenant and c.key = a.key and c.approval_id = a.id
         where a.tenant = p_tenant and a.state = 'pending' and a.expires_at < p_before
             and c.state = 'pending' and c.approval_until < p_before
-        limit p_rows_max for update of c skip locked
+        limit p_rows_max for update of c, a skip locked
     loop
         perform spanledger.expire(v_call, v_call.approval_until);
     end loop;
