@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -246,6 +247,20 @@ def test_entries_are_told_oldest_first_or_of_one_call(spool) -> None:
     assert len(spool.waiting(outcome("aa"))) == 1
     assert told_by(spool) == ["bb", "aa", "cc"]
     assert told_by(spool) == []
+
+
+def test_a_folder_that_could_not_be_looked_into_is_looked_into_again(spool) -> None:
+    assert spool.keep(outcome())
+    os.utime(spool.directory, (1_000_000_000, 1_000_000_000))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.open(os.devnull, os.O_RDONLY)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+    try:
+        assert not spool.holds_some()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert spool.holds_some()
 
 
 def test_a_full_spool_keeps_the_oldest_and_counts_what_it_refuses(spool, monkeypatch, caplog) -> None:

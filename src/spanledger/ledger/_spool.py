@@ -140,7 +140,10 @@ class Spool:
             return False
         if changed_ns == self._empty_since_ns:
             return False
-        holds = bool(self.waiting())
+        try:
+            holds = any(map(_is_entry, os.listdir(self._folder)))  # noqa: PTH208 - likewise
+        except OSError:
+            return False  # it may hold some: nothing is remembered of it
         # A folder that has just changed may change again at what its clock takes for the same time.
         settled = time.time_ns() - changed_ns > SETTLED_NS
         self._empty_since_ns = changed_ns if settled and not holds else None
@@ -153,7 +156,7 @@ class Spool:
         except OSError:
             return []
         mark = "-" if ask is None else f"-{_mark(ask)}-"
-        return [self.directory / name for name in sorted(names) if name.endswith(".json") and mark in name]
+        return [self.directory / name for name in sorted(names) if _is_entry(name) and mark in name]
 
     def deliver(self, tell: Tell, entries: list[Path], *, wait_s: float = 0.0) -> None:
         """Tell the ledger what waits.
@@ -252,6 +255,10 @@ class Spool:
 
     def _aside(self) -> int:
         return sum(1 for _ in self.directory.glob("*.aside"))
+
+
+def _is_entry(name: str) -> bool:
+    return name.endswith(".json")
 
 
 def _mark(ask: Ask) -> str:
