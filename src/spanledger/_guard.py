@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any, Final, Protocol, TypeVar
 
 from spanledger import acting
+from spanledger._inside import Inside
 from spanledger.config import Config
 from spanledger.core.asking import Asking, Steps, Traced
 from spanledger.core.call import EXECUTE_TOOL, Begun, Call, Ended, Outcome
@@ -27,7 +26,6 @@ from spanledger.core.ids import new_id
 from spanledger.core.keys import passes_on
 from spanledger.core.money import Amount, Calls, Money, Tokens
 from spanledger.core.outcomes import is_ambiguous
-from spanledger.core.outgoing import Outgoing
 from spanledger.core.rules import Rule, Terms, reserved_amounts, usable_call_id
 from spanledger.errors import CallInProgress, NotAuthorized, Undescribable
 from spanledger.placing import FLEETING, Ambient, placed_in, warn_of_scope
@@ -66,55 +64,6 @@ class DrivesLater(Protocol):
         ...
 
 
-class Inside:
-    """What happens inside a running call; the one thing about it that changes.
-
-    A call stands for one call inside it that is the same, and for what that one makes in turn. When it is over, whoever
-    makes the call again in there is retrying, and must not be waved through.
-
-    Attributes:
-        over: The call has ended. What it left running, tasks for example, is no longer inside.
-        doubtful: Something in here may have taken effect although it failed.
-        hidden: An exception that the framework made a value of.
-        booked: Unit → steps that this call costs itself, because a call inside has booked the rest.
-        outgoing: What it has sent to the outside; None: no request was looked at.
-    """
-
-    over = False
-    doubtful = False
-    hidden: BaseException | None = None
-    booked: Mapping[str, int] = MappingProxyType({})
-    outgoing: Outgoing | None = None
-    _stood_for = False
-    _depth = 0
-    # One for all, as nearly none of them is ever asked for: calls inside calls are few.
-    _lock = threading.Lock()
-
-    def sends(self) -> Outgoing:
-        """Return what the call has sent, to add to it."""
-        with self._lock:
-            self.outgoing = self.outgoing or Outgoing()
-            return self.outgoing
-
-    def told_by(self, ended: Ended) -> Ended:
-        """Say how the call ended, where a request was refused inside it."""
-        return ended if self.outgoing is None else self.outgoing.told_by(ended)
-
-    def stand_for(self) -> bool:
-        """Stand for a call inside, until `leave`; False if that was done already."""
-        with self._lock:
-            if self._stood_for and self._depth == 0:
-                return False
-            self._stood_for = True
-            self._depth += 1
-        return True
-
-    def leave(self) -> None:
-        """A call inside that this one stood for is over."""
-        with self._lock:
-            self._depth -= 1
-
-
 @value
 class RunningCall:
     """The guarded call that is running here.
@@ -139,6 +88,7 @@ class RunningCall:
     opted_in: bool = False
     inside: Inside = field(default_factory=Inside, repr=False, compare=False)
     _charged: list[Amount] = field(default_factory=list, repr=False)
+    _reserved: Mapping[str, int] = field(default_factory=dict, repr=False)
     _lent: Mapping[str, int] = field(default_factory=dict, repr=False)
     _outer: RunningCall | None = field(default=None, repr=False)
 
@@ -152,13 +102,27 @@ class RunningCall:
 
     def cost(self, *, succeeded: bool) -> dict[str, int]:
         """What the call costs other than what it reserved, as unit → steps."""
-        if not (self._charged or self._lent or self.inside.booked):
+        inside = self.inside
+        if not (self._charged or self._lent or inside.booked or inside.passed_on):
             return {}
-        total = {**(self._lent if succeeded else {}), **self.inside.booked}
+        spent = self._lent if succeeded else self._reserved if inside.passed_on else {}
+        total = {**spent, **inside.booked}
         charged: dict[str, int] = {}
         for amount in self._charged:
             charged[amount.unit] = charged.get(amount.unit, 0) + amount.steps
         return total | charged
+
+    def was_passed_on(self, outcome: Outcome) -> None:
+        """Hear what became of the call that this one was passed on as, for which it holds what both may spend."""
+        inside = self.inside
+        if outcome.replayed:
+            # That was paid for when it ran, by whichever call was around it then.
+            inside.booked = {**inside.booked, **dict.fromkeys(self._reserved, 0)}
+        elif outcome.recorded == "succeeded":
+            inside.passed_on = True
+        elif outcome.recorded != "failed":
+            # It may have taken effect: what is held for both is not given back, if this call fails.
+            inside.doubtful = True
 
     def covers(self, asking: Asking) -> bool:
         """Tell whether a call inside this one is the same call, coming through another door.
@@ -205,6 +169,7 @@ def made_running(asking: Asking, begun: Begun) -> RunningCall:
         call_id=asking.call.call_id,
         fingerprint=asking.identity.fingerprint,
         opted_in=asking.call.opted_in,
+        _reserved=begun.reserved,
         _lent=asking.lent,
         _outer=_running.get(),
     )
@@ -372,10 +337,11 @@ class Guard:
 def tell_outer(asking: Asking, outcome: Outcome) -> None:
     """Say to the call around what the one inside has booked for both."""
     outer = _running.get()
-    if outer is not None and asking.alias_of is not None and outcome.recorded == "unknown":
-        # It may have taken effect: what the call around holds for both is not given back, if that fails.
-        outer.inside.doubtful = True
-    if outer is None or not asking.lent:
+    if outer is None:
+        return
+    if asking.alias_of is not None:
+        outer.was_passed_on(outcome)
+    if not asking.lent:
         return
     if outcome.replayed or outcome.recorded == "succeeded":
         outer.inside.booked = {**outer.inside.booked, **dict.fromkeys(asking.lent, 0)}

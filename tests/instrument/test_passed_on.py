@@ -46,7 +46,13 @@ def ran() -> list[str]:
 def call(ran: list[str]) -> Callable[..., None]:
     """Have a framework's tool of some name call tools of the server: by default one, with its own arguments."""
 
-    def run(name: str, *inner: str, given: Sequence[dict[str, str]] = (GIVEN,), lose: Exception | None = None) -> None:
+    def run(
+        name: str,
+        *inner: str,
+        given: Sequence[dict[str, str]] = (GIVEN,),
+        lose: Exception | None = None,
+        then: Exception | None = None,
+    ) -> None:
         async def main() -> None:
             server = shop(ran)
             async with in_process(server if hasattr(in_process, "__aenter__") else server._mcp_server) as client:
@@ -61,6 +67,8 @@ def call(ran: list[str]) -> Callable[..., None]:
                                 await session.call_tool(tool, arguments)
                     except LookupError as error:
                         raise ValueError(str(error)) from None
+                    if then is not None:
+                        raise then
                     return "done"
 
                 tool = StructuredTool.from_function(coroutine=body, name=name, description="Refund.")
@@ -162,6 +170,23 @@ def test_of_what_both_reserve_the_greater_is_spent(outer, inner, spent, instrume
     call("shop_refund", "refund")
     assert ledger.budget("money").spent == Money(str(spent), "EUR")
     assert ledger.budget("both").spent == Calls(1)
+
+
+@pytest.mark.parametrize(("outer", "inner", "spent"), [(5, 5, 5), (2, 5, 5), (5, 2, 5), (5, 0, 5)])
+@pytest.mark.usefixtures("in_workflow")
+def test_what_took_effect_at_the_server_is_spent_once_though_the_call_around_fails(
+    outer, inner, spent, instrument, call, ledger, ran
+):
+    prices = {"shop_refund": outer, "refund": inner}
+    by_price = {name: Money(str(price), "EUR") if price else None for name, price in prices.items()}
+    rules = [Rule(name, reserve=price, identity="arguments") for name, price in by_price.items()]
+    instrument(rules=rules, budgets=[Budget("money", Money("20", "EUR")), BOTH])
+    for _ in range(2):  # the second time it is only replayed
+        with pytest.raises(ValueError, match="cannot read"):
+            call("shop_refund", "refund", then=ValueError("cannot read the answer"))
+    call("shop_refund", "refund")
+    assert ran == ["o-1"]
+    assert (ledger.budget("money").spent, ledger.budget("both").spent) == (Money(str(spent), "EUR"), Calls(1))
 
 
 @pytest.mark.usefixtures("in_workflow")

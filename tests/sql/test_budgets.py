@@ -234,7 +234,7 @@ def test_a_call_by_another_name_takes_from_a_budget_what_the_one_around_it_does_
     acme.budget("eur", 100)
     acme.budget("calls", 2, "calls")
     acme.budget("inner", 10, "calls", match="inner")
-    outer = acme.begin("a", **reserve(60))
+    outer = acme.begin("a", **reserve(60) | {"tool": "shop_inner"})
     inner = acme.begin("b", **reserve(70) | {"tool": "inner"}, **alias_of("a", outer))
     assert [(budget["name"], budget["reserved"]) for budget in inner["budgets"]] == [("eur", 10), ("inner", 1)]
     assert acme.settle("b", inner)
@@ -244,7 +244,7 @@ def test_a_call_by_another_name_takes_from_a_budget_what_the_one_around_it_does_
 
 def test_it_takes_nothing_of_a_budget_that_is_used_up_by_then(acme: Protocol) -> None:
     acme.budget("one", 1, "calls")
-    outer = acme.begin("a")
+    outer = acme.begin("a", tool="shop_refund")
     assert acme.begin("b")["verdict"] == "budget_exceeded"
     assert acme.begin("c", **alias_of("a", outer))["verdict"] == "run"
 
@@ -252,7 +252,7 @@ def test_it_takes_nothing_of_a_budget_that_is_used_up_by_then(acme: Protocol) ->
 def test_nobody_is_believed_who_names_another_attempt_or_one_that_is_over(acme: Protocol, other: Protocol) -> None:
     for tenant in (acme, other):
         tenant.budget("two", 2, "calls")
-    outer = acme.begin("a")
+    outer = acme.begin("a", tool="shop_refund")
     acme.begin("b", **alias_of("a", {"attempt_id": new_attempt()}))
     assert acme.balance("two") == (0, 2)
     other.begin("b", **alias_of("a", outer))
@@ -263,16 +263,26 @@ def test_nobody_is_believed_who_names_another_attempt_or_one_that_is_over(acme: 
 
 def test_what_the_call_around_holds_for_somebody_else_is_not_held_for_this_one(acme: Protocol) -> None:
     acme.budget("each", 2, "calls", per=["agent"])
-    outer = acme.begin("a", agent="ann")
+    outer = acme.begin("a", agent="ann", tool="shop_refund")
     acme.begin("b", agent="bob", **alias_of("a", outer))
     assert [acme.balance("each", agent=agent) for agent in ("ann", "bob")] == [(0, 1), (0, 1)]
 
 
 def test_in_a_rolling_window_as_well_it_is_held_once(acme: Protocol) -> None:
     acme.budget("hour", 1, "calls", window="rolling", window_s=3600)
-    outer = acme.begin("a")
+    outer = acme.begin("a", tool="shop_refund")
     inner = acme.begin("b", **alias_of("a", outer))
     assert inner["verdict"] == "run"
     acme.settle("b", inner)
     acme.settle("a", outer)
     assert acme.balance("hour") == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner"), [("refund", "delete"), ("prerefund", "refund"), ("refund", "refund"), ("x_", "-")]
+)
+def test_nobody_is_believed_whose_name_is_not_the_end_of_the_one_around(acme: Protocol, outer, inner) -> None:
+    acme.budget("two", 2, "calls")
+    begun = acme.begin("a", tool=outer)
+    acme.begin("b", tool=inner, **alias_of("a", begun))
+    assert acme.balance("two") == (0, 2)

@@ -16,7 +16,8 @@ from typing import Any
 
 from opentelemetry.trace import Span
 
-from spanledger._guard import Guard, Inside, RunningCall, over_after, running, stood_for, tell_outer
+from spanledger._guard import Guard, RunningCall, over_after, running, stood_for, tell_outer
+from spanledger._inside import Inside
 from spanledger.core.asking import Asking
 from spanledger.core.call import Begun, Ended, Outcome
 from spanledger.core.obliging import also, obliged, passed_on

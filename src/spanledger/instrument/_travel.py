@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
-from spanledger._guard import Inside, RunningCall, current_call
+from spanledger._guard import RunningCall, current_call
+from spanledger._inside import Inside
 from spanledger.core.asking import Ask, Asking, Steps
 from spanledger.errors import SpanledgerError
 from spanledger.instrument.library import Wrap

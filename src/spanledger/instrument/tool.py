@@ -18,7 +18,8 @@ from typing import Any, ParamSpec, Self, TypeVar, overload
 from opentelemetry.trace import INVALID_SPAN, Span
 
 from spanledger import jsonpaths
-from spanledger._guard import Inside, RunningCall, running, tell_outer
+from spanledger._guard import RunningCall, running, tell_outer
+from spanledger._inside import Inside
 from spanledger.core.asking import Asking
 from spanledger.core.call import Begun, Call, Codec, Ended, Outcome, Resource, Verdict
 from spanledger.core.money import Amount

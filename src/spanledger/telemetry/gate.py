@@ -22,7 +22,8 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import NoOpTracer, Span
 
-from spanledger._guard import Guard, Inside
+from spanledger._guard import Guard
+from spanledger._inside import Inside
 from spanledger.core.asking import Asking
 from spanledger.core.call import Begun, Call, Verdict
 from spanledger.core.obliging import also

@@ -12,7 +12,8 @@ import weakref
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
-from spanledger._guard import Drives, DrivesAwaiting, DrivesLater, Guard, Inside
+from spanledger._guard import Drives, DrivesAwaiting, DrivesLater, Guard
+from spanledger._inside import Inside
 from spanledger.core.asking import Ask, Asking, Invoke, Step, Steps, Traced
 from spanledger.core.call import EXECUTE_TOOL, Begun, Call, Ended, Holder, Outcome, Usage, Verdict
 from spanledger.core.frozen import value

@@ -16,7 +16,8 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ConcurrentMultiSpanProcessor, ReadableSpan, Span, SpanProcessor
 from opentelemetry.trace import StatusCode
 
-from spanledger._guard import Guard, Inside
+from spanledger._guard import Guard
+from spanledger._inside import Inside
 from spanledger.core.asking import Asking
 from spanledger.core.call import Begun, Ended
 from spanledger.core.frozen import value

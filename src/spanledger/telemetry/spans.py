@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import wrapt
 from opentelemetry.trace import Span, StatusCode
 
-from spanledger._guard import Guard, Inside, entered, made_running
+from spanledger._guard import Guard, entered, made_running
+from spanledger._inside import Inside
 from spanledger.core.asking import Asking
 from spanledger.core.call import Begun, Call, Codec, Ended, Outcome
 from spanledger.core.outcomes import alone
