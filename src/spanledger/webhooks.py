@@ -30,6 +30,7 @@ _TOO_MANY, _SERVER_ERRORS, _REDIRECTS = 429, 500, 300
 
 _under_way: set[threading.Thread] = set()
 _lock = threading.Lock()
+_ours: contextvars.ContextVar[bool] = contextvars.ContextVar("spanledger_webhook", default=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +52,17 @@ class Webhook:
     pause_s: float = field(default=0.5, kw_only=True)
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url) if isinstance(self.url, str) else None
-        if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
+        if not _is_address(self.url):
             raise ConfigError("a webhook has an address, for example https://example.com/hooks/agents")
         if self.secret is not None:
             key_of(self.secret)
+        if not _is_time(self.timeout_s) or not self.timeout_s or not _is_time(self.pause_s):
+            raise ConfigError("timeout_s of a webhook is a number of seconds, more than 0; its pause_s may be 0")
+        if type(self.attempts_max) is not int or self.attempts_max < 1:
+            raise ConfigError("attempts_max of a webhook is a whole number, 1 or more")
+
+    def __repr__(self) -> str:
+        return f"Webhook({self._where!r})"
 
     def __call__(self, event: Approval | Results) -> None:
         """Send a notice, in the background."""
@@ -111,6 +118,7 @@ class Webhook:
 
         secret = self.secret if self.secret is not None else os.environ.get(SECRET_VARIABLE)
         headers = signed(notice.id, int(time.time()), body, secret)
+        _ours.set(True)
         with requests.Session() as session:
             # No credentials of this machine's user go along; what is answered is not read.
             session.auth = lambda request: request
@@ -135,9 +143,14 @@ def webhook(url: str, *, secret: str | None = None, timeout_s: float = 5.0) -> W
         timeout_s: How long to wait for an answer, each of three times.
 
     Raises:
-        ConfigError: That is no address, or no secret.
+        ConfigError: That is no address, no secret or no time.
     """
     return Webhook(url, secret=secret, timeout_s=timeout_s)
+
+
+def is_sending() -> bool:
+    """Tell whether a request is a notice, which the operator has addressed: the program's rules are not about it."""
+    return _ours.get()
 
 
 def flush(timeout_s: float = 20.0) -> bool:
@@ -148,3 +161,17 @@ def flush(timeout_s: float = 20.0) -> bool:
     for thread in waiting:
         thread.join(max(0.0, until_s - time.monotonic()))
     return not any(thread.is_alive() for thread in waiting)
+
+
+def _is_address(url: object) -> bool:
+    if not isinstance(url, str) or not url.isprintable() or " " in url:
+        return False
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < threading.TIMEOUT_MAX

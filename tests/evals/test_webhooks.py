@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import datetime as dt
 import hashlib
 import hmac
 import json
@@ -12,9 +13,11 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+import requests
 
-from spanledger import Approval, Config, Ledger, Rule, ToolCall, webhook, webhooks
-from spanledger.errors import ApprovalPending, ConfigError
+import spanledger
+from spanledger import Approval, Config, EgressRule, Ledger, Rule, ToolCall, tool, webhook, webhooks, workflow
+from spanledger.errors import ApprovalPending, ConfigError, EgressRefused
 from spanledger.evals import Case, Submission, Suite, run, submit
 
 SECRET = "whsec_" + base64.b64encode(b"between us").decode()
@@ -128,6 +131,8 @@ def test_a_person_is_told_of_an_approval_that_is_needed(receiver, ledger_with):
     (body,) = receiver.bodies
     assert (body["type"], body["data"]["id"]) == ("approval.requested", pending.value.approval_id)
     assert body["data"]["arguments"]["amount"] == 10
+    requested_at = body["data"]["requested_at"]
+    assert requested_at == dt.datetime.fromisoformat(requested_at).isoformat()
     assert "DE1" not in json.dumps(body)
 
 
@@ -193,6 +198,33 @@ def test_no_credentials_of_this_machine_go_along(receiver, ledger, monkeypatch, 
     assert webhooks.flush()
 
     assert "authorization" not in receiver.got[0][0]
+
+
+def test_the_address_is_not_shown():
+    hook = webhook("https://example.com/hooks/secret-path?token=another", secret="whsec_c2VjcmV0")
+
+    assert repr(hook) == "Webhook('example.com')"
+    shown = repr(Config(on_approval_needed=hook)) + repr(judged(0, fail_under=1, on_failed=hook))
+    assert not [word for word in ("secret-path", "another", "c2VjcmV0") if word in shown]
+
+
+def test_rules_about_what_the_program_sends_are_not_about_it(receiver, dsn):
+    rules = [EgressRule("*", "deny", everywhere=True)]
+    rule = Rule("pay", approval=True, wait_timeout_s=0)
+    config = Config(dsn=dsn, egress=rules, rules=[rule], on_approval_needed=webhook(receiver.url))
+    spanledger.instrument(config, libraries=("requests", "urllib3"))
+    try:
+        with workflow("w"), pytest.raises(ApprovalPending):
+            tool(pay)()
+        assert [body["data"]["tool"] for body in receiver.bodies] == ["pay"]
+        with pytest.raises(EgressRefused):
+            requests.post(receiver.url, timeout=5)
+    finally:
+        spanledger.uninstrument()
+
+
+def pay():
+    pass
 
 
 # --- what fails
@@ -275,7 +307,22 @@ def test_a_hook_that_raises_costs_no_run(ledger, caplog):
         (lambda: webhook("example.com/hooks"), "has an address"),
         (lambda: webhook("ftp://example.com"), "has an address"),
         (lambda: webhook("https://"), "has an address"),
+        (lambda: webhook("https://[::1"), "has an address"),
+        (lambda: webhook("https://example.com:port"), "has an address"),
+        (lambda: webhook("https://example.com/a b"), "has an address"),
+        (lambda: webhook("https://example.com/\r\nx"), "has an address"),
+        (lambda: webhook(5), "has an address"),
         (lambda: webhook("https://example.com", secret="whsec_?"), "base64 after it"),
+        (lambda: webhook("https://example.com", secret="whsec_é"), "base64 after it"),
+        (lambda: webhook("https://example.com", secret="whsec_"), "is not empty"),
+        (lambda: webhook("https://example.com", secret=""), "is not empty"),
+        (lambda: webhook("https://example.com", secret=5), "printable text"),
+        (lambda: webhook("https://example.com", secret="\ud800"), "printable text"),
+        (lambda: webhook("https://example.com", timeout_s="x"), "number of seconds"),
+        (lambda: webhook("https://example.com", timeout_s=-1), "number of seconds"),
+        (lambda: webhook("https://example.com", timeout_s=0), "number of seconds"),
+        (lambda: webhook("https://example.com", timeout_s=10**400), "number of seconds"),
+        (lambda: webhooks.Webhook("https://example.com", attempts_max=0), "1 or more"),
         (lambda: judged(0, on_failed=print), "fail_under says|say by fail_under"),
         (lambda: judged(0, fail_under=80), "between 0 and 1"),
         (lambda: Submission("s", "r", fail_under=2), "between 0 and 1"),

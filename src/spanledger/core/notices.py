@@ -9,8 +9,8 @@ sending, and the HMAC of both and the body.
 from __future__ import annotations
 
 import base64
-import binascii
 import dataclasses
+import datetime as dt
 import hashlib
 import hmac
 import json
@@ -47,7 +47,7 @@ class Notice:
             at: When it happened, in ISO 8601.
         """
         told = {"type": self.type, "timestamp": at, "data": self.data}
-        return json.dumps(told, ensure_ascii=False, default=str).encode("utf-8", "replace")
+        return json.dumps(told, ensure_ascii=False, default=_written).encode("utf-8", "replace")
 
 
 def notice_of(event: Approval | Results) -> Notice:
@@ -85,11 +85,19 @@ def key_of(secret: str) -> bytes:
     """Read a secret.
 
     Raises:
-        ConfigError: It begins as base64 would and is none.
+        ConfigError: It is empty or no text, or begins as base64 would and is none.
     """
-    if not secret.startswith(_SECRET_PREFIX):
-        return secret.encode()
+    if not isinstance(secret, str) or not secret.isprintable():
+        raise ConfigError("the secret of a webhook is printable text")
     try:
-        return base64.b64decode(secret.removeprefix(_SECRET_PREFIX), validate=True)
-    except binascii.Error:
+        encoded = secret.startswith(_SECRET_PREFIX)
+        key = base64.b64decode(secret.removeprefix(_SECRET_PREFIX), validate=True) if encoded else secret.encode()
+    except ValueError:
         raise ConfigError(f"the secret of a webhook that begins with {_SECRET_PREFIX} is base64 after it") from None
+    if not key:
+        raise ConfigError("the secret of a webhook is not empty; leave it out where nothing is to be signed")
+    return key
+
+
+def _written(value: Any) -> str:
+    return value.isoformat() if isinstance(value, dt.datetime) else str(value)

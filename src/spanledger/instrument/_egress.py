@@ -16,6 +16,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from spanledger import webhooks
 from spanledger._guard import RunningCall, current_call
 from spanledger.core.egress import KEY_HEADER, Change, EgressRule, Request, Target, decided, refusal, target_of
 from spanledger.core.leaving import CannotRedact, Redacted, redacted
@@ -100,7 +101,8 @@ class Passage:
         self._status: int | None = None
         self._changes = False
         self._held: Job | None = None
-        self.matters = self._counts or any(rule.everywhere for rule in self._rules)
+        everywhere = any(rule.everywhere for rule in self._rules)
+        self.matters = (self._counts or everywhere) and not webhooks.is_sending()
 
     @contextlib.contextmanager
     def within(self) -> Iterator[None]:
