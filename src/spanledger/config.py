@@ -26,6 +26,7 @@ from spanledger.core.controls import Rate, Switch, approval_controls, stopping, 
 from spanledger.core.egress import EgressRule
 from spanledger.core.frozen import changed
 from spanledger.core.grants import Grant, permission_controls
+from spanledger.core.ids import ID_CHARS_MAX, is_id
 from spanledger.core.keys import identify
 from spanledger.core.known import KnownTerms
 from spanledger.core.payload import Kept, PayloadCodec
@@ -77,8 +78,8 @@ _VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "embedded": (_is_text_or_none, "a text that is not empty"),
     "workflow_id": (_is_text_or_none, "a text that is not empty"),
     "agent": (_is_text_or_none, "a text that is not empty"),
-    "agent_version": (_is_text_or_none, "a text that is not empty"),
-    "environment": (_is_text_or_none, "a text that is not empty"),
+    "agent_version": (lambda value: value is None or is_id(value), f"printable text of 1 to {ID_CHARS_MAX} characters"),
+    "environment": (lambda value: value is None or is_id(value), f"printable text of 1 to {ID_CHARS_MAX} characters"),
     "trust_baggage": (lambda value: isinstance(value, bool), "true or false"),
     "secret": (_is_text_or_none, "a text that is not empty"),
     "capture_content": (

@@ -27,6 +27,7 @@ from spanledger import (
     workflow,
 )
 from spanledger import _setup as setup
+from spanledger.errors import ConfigError
 
 EUR_5 = {"EUR": 5_000_000}
 
@@ -273,6 +274,20 @@ def test_an_id_that_is_none_is_refused_at_once(bad: Any):
         session(bad)
     with session("chat-9") as chat, pytest.raises(ValueError, match="printable text"):
         chat.turn(bad)
+
+
+@pytest.mark.parametrize("bad", ["", "x" * 513, "a\0b", "\ud800", 7], ids=repr)
+@pytest.mark.parametrize("name", ["agent_version", "environment"])
+def test_a_version_or_environment_that_cannot_be_kept_is_refused_at_once(name: str, bad: Any):
+    with pytest.raises(ValueError, match=f"{name} is printable text"):
+        session("chat-9", **{name: bad})
+    with pytest.raises(ConfigError, match=f"{name} is printable text"):
+        Config(**{name: bad})
+
+
+def test_what_another_program_says_of_a_version_that_cannot_be_kept_is_not_heard():
+    for said in ("a%00b", "x" * 513, "a\udcffb"):
+        assert Config.from_env({"OTEL_RESOURCE_ATTRIBUTES": f"service.version={said}"}).agent_version is None
 
 
 def test_a_turn_needs_an_open_session():

@@ -1,8 +1,16 @@
-"""Ids that nobody else makes."""
+"""Ids that nobody else makes, and texts that can be one."""
 
 from __future__ import annotations
 
 import os
+from typing import Final
+
+ID_CHARS_MAX: Final = 512
+
+
+def is_id(text: object) -> bool:
+    """Tell whether a text can be an id, or a name that is kept as one: printable, and not too long for an index."""
+    return isinstance(text, str) and 0 < len(text) <= ID_CHARS_MAX and text.isprintable()
 
 
 def new_id() -> str:

@@ -16,11 +16,11 @@ from urllib.parse import quote
 from opentelemetry.trace import INVALID_SPAN, Span
 
 from spanledger._guard import ambient
+from spanledger.core.ids import ID_CHARS_MAX, is_id
 from spanledger.placing import Ambient
 from spanledger.telemetry import trail
 from spanledger.telemetry.decision import Workflow
 
-ID_CHARS_MAX: Final = 512
 # Neither the separator nor what escapes it: no two pairs of ids make one workflow id.
 _PLAIN: Final = ":@"
 
@@ -94,6 +94,9 @@ def session(
         actor: On whose behalf the agent acts.
         agent_version: Its version, where it is not the configured one.
         environment: Where it runs, likewise; for example ``"staging"``.
+
+    Raises:
+        ValueError: The id, version or environment is no printable text of 1 to 512 characters.
     """
     named = str(uuid.uuid4()) if session_id is None else checked("a session id", session_id)
     outer = ambient()
@@ -105,8 +108,8 @@ def session(
         tenant=tenant or (outer.tenant if outer else None),
         run_id=run_id,
         session_id=named,
-        agent_version=agent_version,
-        environment=environment,
+        agent_version=None if agent_version is None else checked("agent_version", agent_version),
+        environment=None if environment is None else checked("environment", environment),
     )
     return Session(named, around)
 
@@ -117,9 +120,9 @@ def checked(what: str, text: object) -> str:
     Raises:
         ValueError: It cannot.
     """
-    if not isinstance(text, str) or not 0 < len(text) <= ID_CHARS_MAX or not text.isprintable():
+    if not is_id(text):
         raise ValueError(f"{what} is printable text of 1 to {ID_CHARS_MAX} characters, not {text!r:.80}")
-    return text
+    return str(text)
 
 
 def _joined(session_id: str, within: str) -> str:
