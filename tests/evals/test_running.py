@@ -122,6 +122,18 @@ def test_an_evaluator_that_raises_is_an_error_and_no_failed_case(ledger):
     assert error.error == {"type": "AssertionError", "message": "no idea"}
 
 
+@pytest.mark.parametrize(
+    "figure", [1.5e308, -1e16, 10**400, 10**5_000, float("inf")], ids=lambda figure: type(figure).__name__
+)
+@pytest.mark.parametrize("wrap", [Score, lambda figure: figure])
+def test_a_figure_that_no_mean_can_hold_is_an_error_of_whoever_gave_it(ledger, sql, figure, wrap):
+    results = run(Suite("sums", SUMS, {"odd": lambda output, case: wrap(figure)}), add, ledger=ledger)
+
+    assert (results.state, results.errors, results.mean_score) == ("completed", 3, None)
+    assert {(one.error or {})["type"] for one in results.results} == {"TypeError"}
+    assert sql.execute("select errors from spanledger_v1.eval_runs").fetchall() == [(3,)]
+
+
 class Closed(BaseException):
     pass
 
@@ -145,8 +157,14 @@ def test_a_target_that_raises_has_failed_its_case_alone(ledger, kind, asynchrono
     assert failed.error["type"] == kind.__name__
 
 
+class Mute:
+    def __repr__(self):
+        raise RuntimeError("no words")
+
+
 @pytest.mark.parametrize(
-    "answer", [object(), "\0\ud800", {"a": {1, 2}}, b"\xff", float("nan"), "x" * 300_000, [[[]]], lambda: 0]
+    "answer",
+    [object(), "\0\ud800", {"a": {1, 2}}, b"\xff", float("nan"), "x" * 300_000, [[[]]], lambda: 0, [10**5_000], Mute()],
 )
 def test_whatever_a_target_answers_is_kept_in_some_way(ledger, answer):
     results = run(

@@ -85,6 +85,11 @@ def test_a_run_that_is_completed_takes_no_case_more(ledger):
 GOOD = {"case_id": "good", "passed": True}
 
 
+class Unreadable(dict):
+    def items(self):
+        raise RuntimeError("it went away")
+
+
 @pytest.mark.parametrize(
     ("bad", "why"),
     [
@@ -96,6 +101,16 @@ GOOD = {"case_id": "good", "passed": True}
         ({"case_id": "x", "passed": 1}, "passed is true or false"),
         ({"case_id": "x", "score": float("nan")}, "finite number"),
         ({"case_id": "x", "passed": True, "score": "high"}, "finite number"),
+        ({"case_id": "x", "passed": True, "score": 1.5e308}, "finite number"),
+        ({"case_id": "x", "passed": True, "score": 10**400}, "finite number"),
+        ({"case_id": "x", "passed": True, "weight": 1e308}, "finite number"),
+        ({"case_id": "x", "passed": True, "weight": 1e-300}, "a weight is more than 0"),
+        ({"case_id": "x", "passed": True, "duration_s": -1}, "a duration is not less than 0"),
+        ({"case_id": "x", "passed": True, "latencyMs": float("-inf")}, "finite number"),
+        ({"case_id": "x" * 8_000, "passed": True}, "case_id has at most 1000 bytes"),
+        ({"case_id": "x", "passed": True, "evaluator": "é" * 300}, "evaluator has at most 500 bytes"),
+        ({"case_id": 10**5_000, "passed": True}, "integer string conversion"),
+        (Unreadable(case_id="x"), "it went away"),
         ({"case_id": "x", "passed": True, "weight": 0}, "a weight is more than 0"),
         ({"case_id": "x", "passed": True, "tokens": -1}, "tokens_check"),
         ({"case_id": "x", "passed": True, "tags": "slow"}, "tags are a list"),
@@ -114,7 +129,7 @@ def test_one_bad_result_never_loses_its_neighbours(ledger, bad, why):
     assert done.results.by_case == {"also good": "passed", "good": "passed"}
 
 
-@pytest.mark.parametrize("odd", ["\0\ud800", object(), float("inf"), {1: {2, 3}}, "x" * 300_000, b"\xff"])
+@pytest.mark.parametrize("odd", ["\0\ud800", object(), float("inf"), {1: {2, 3}}, "x" * 300_000, b"\xff", [10**2_000]])
 def test_whatever_a_target_answered_is_kept_in_some_way(ledger, odd):
     given = GOOD | {"output": odd, "metadata": {"odd": odd}, "explanation": odd, "error": odd}
 
@@ -123,6 +138,12 @@ def test_whatever_a_target_answered_is_kept_in_some_way(ledger, odd):
     assert done.created == 1
     (result,) = done.results.results
     assert (result.outcome, 0 < len(result.output or "") <= 100_001) == ("passed", True)
+
+
+def test_an_integer_that_python_does_not_write_in_decimal_is_kept_in_some_way(ledger):
+    done = submit(Submission("s", "r"), [GOOD | {"metadata": {"x": 10**5_000}, "output": 10**5_000}], ledger=ledger)
+
+    assert (done.created, (done.results.results[0].metadata or {})["x"][:2]) == (1, "0x")
 
 
 def test_an_error_of_a_named_evaluator_is_one_of_theirs(ledger):
@@ -207,6 +228,29 @@ def test_a_run_of_our_own_knows_the_weights_of_its_cases(ledger):
     results = run(suite, lambda n: n, ledger=ledger)
 
     assert (results.pass_rate, results.weighted_pass_rate, results.only("x").passed) == (0.5, 0.8, 1)
+
+
+BIG = 1.5e308
+
+
+@pytest.mark.parametrize(("score", "weight"), [(BIG, 1), (-BIG, 1), (1, BIG), (1e-320, 1e-320), (float("nan"), 1)])
+def test_a_figure_that_is_there_from_before_there_was_a_bound_breaks_no_run(ledger, sql, typed, score, weight):
+    given = [{"case_id": case, "passed": True, "score": 0.5} for case in "abc"]
+    submit(Submission("s", "sound"), given, ledger=ledger)
+    submit(Submission("s", "odd"), given, ledger=ledger)
+    sql.execute("update spanledger.eval_result set score = %s, weight = %s where run_id = 'odd'", (score, weight))
+
+    code, out, _ = typed("evals")
+
+    assert code == 0
+    assert "sound" in out
+    assert typed("evals", "show", "odd")[0] == 0
+    means = sql.execute(
+        "select weighted_pass_rate, mean_score, weighted_mean_score from spanledger_v1.eval_runs where id = 'odd'"
+    ).fetchone()
+    results = load("odd", ledger=ledger)
+    assert means == pytest.approx((results.weighted_pass_rate, results.mean_score, results.weighted_mean_score))
+    assert results.weighted_pass_rate == 1
 
 
 # --- whose run it is
@@ -336,6 +380,13 @@ def test_another_language_hands_in_by_a_function_of_sql(ledger, sql):
         {"case_id": "b", "error": "no answer"},
         {"case_id": "c", "passed": "perhaps"},
         7,
+        {"case_id": "d" * 8_000, "passed": True},
+        {"case_id": "e", "passed": True, "evaluator": "e" * 501},
+        {"case_id": "f", "score": 1.5e308},
+        {"case_id": "f", "score": "NaN"},
+        {"case_id": "f", "passed": True, "weight": 1e16},
+        {"case_id": "f", "passed": True, "duration_s": "NaN"},
+        {"case_id": "f", "passed": True, "duration_s": "-Infinity"},
     ]
     item = {"id": "r", "suite": "s", "passes_at": 0.5, "results": results, "complete": True}
 
@@ -345,7 +396,10 @@ def test_another_language_hands_in_by_a_function_of_sql(ledger, sql):
         {"n": 0, "outcome": "passed", "label": "pass"},
         {"n": 1, "outcome": "failed", "label": "fail"},
     ]
-    assert (said["state"], said["ended"], [one["n"] for one in said["rejected"]]) == ("completed", True, [2, 3])
+    assert (said["state"], said["ended"], [one["n"] for one in said["rejected"]]) == (
+        *("completed", True),
+        list(range(2, 11)),
+    )
     found = load("r", ledger=ledger)
     assert (found.by_case, found.results[0].output) == ({"a": "passed", "b": "failed"}, '{"answer": [1]}')
 
@@ -413,6 +467,50 @@ def test_a_line_that_cannot_be_read_is_said_and_costs_no_other(tmp_path, typed, 
     assert code == 1
     assert out.startswith("2 new, 0 known before, 1 rejected\n  result 2: it is not JSON")
     assert "running" in out
+
+
+def test_a_file_of_another_system_may_begin_with_a_mark_and_have_line_separators_in_its_texts(tmp_path, typed):
+    file = tmp_path / "results.jsonl"
+    file.write_bytes(
+        '\ufeff{"case_id": "a", "passed": true, "output": "one\u2028two\x85"}\r\n{"case_id": "b", "passed": true}\r\n'
+        '{"case_id": "c", "passed": true, "score": 1'.encode()
+        + b"0" * 400
+        + b"}\r\n"
+    )
+
+    code, out, _ = typed("evals", "submit", str(file), "--suite", "s")
+
+    assert code == 1
+    assert out.startswith("2 new, 0 known before, 1 rejected\n  result 3: a score, weight")
+
+
+@pytest.mark.parametrize(
+    "passes_at",
+    ["0.5", 10**400, 10**5_000, float("inf"), float("nan"), True, 1e16],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_passes_is_a_figure(passes_at):
+    for make in (
+        lambda: Submission("s", "r", passes_at=passes_at),
+        lambda: Suite("s", [Case("a")], {"x": bool}, passes_at=passes_at),
+    ):
+        with pytest.raises(ConfigError, match="passes_at is a finite number"):
+            make()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Submission("s", "r" * 501),
+        lambda: Case("é" * 501),
+        lambda: Suite("s", [Case("a")], {"x" * 501: bool}),
+        lambda: Case("a", weight=10**5_000),
+        lambda: Case("a", weight=1e-16),
+    ],
+)
+def test_what_would_not_fit_is_said_at_once(make):
+    with pytest.raises(ConfigError, match=r"has at most|more than 0"):
+        make()
 
 
 @pytest.mark.parametrize(("rate", "code"), [("0.3", 0), ("0.4", 1)])

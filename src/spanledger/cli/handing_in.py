@@ -84,13 +84,14 @@ def _read(file: str) -> tuple[Mapping[str, Any], list[Any]]:
         text = sys.stdin.read() if file == "-" else Path(file).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise SpanledgerError(f"cannot read {file}: {error}") from error
+    text = text.removeprefix("\ufeff")
     with contextlib.suppress(ValueError, RecursionError):
         data = json.loads(text)
         if isinstance(data, list):
             return {}, data
         if isinstance(data, dict) and isinstance(data.get("results"), list):
             return data, data["results"]
-    return {}, [_line(line) for line in text.splitlines() if line.strip()]
+    return {}, [_line(line) for line in text.split("\n") if line.strip()]
 
 
 def _line(line: str) -> Any:

@@ -12,6 +12,17 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from spanledger.core.figures import (
+    CASE_ID_BYTES_MAX,
+    FIGURE_MAX,
+    NAME_BYTES_MAX,
+    bounded,
+    check_passes_at,
+    fits,
+    is_figure,
+    is_weight,
+    said_of,
+)
 from spanledger.core.outcomes import storable
 from spanledger.core.values import NotJsonError, canonical_of, encode, serialize
 from spanledger.errors import ConfigError
@@ -29,7 +40,7 @@ class Case:
         input: What the target is called with.
         expected: What evaluators may compare with.
         tags: To choose cases by.
-        weight: How much it counts in rates and means that are weighted, more than 0.
+        weight: How much it counts in rates and means that are weighted, more than 0; between 1e-15 and 1e15.
     """
 
     id: str
@@ -40,9 +51,12 @@ class Case:
 
     def __post_init__(self) -> None:
         if not isinstance(self.id, str) or not self.id.strip() or self.id != storable(self.id):
-            raise ConfigError(f"the id of a case is a text that is not empty, not {self.id!r}")
+            raise ConfigError(f"the id of a case is a text that is not empty, not {self.id!r:.80}")
+        if not fits(self.id, CASE_ID_BYTES_MAX):
+            raise ConfigError(f"the id of a case has at most {CASE_ID_BYTES_MAX} bytes, not as {self.id!r:.80}…")
         if not is_weight(self.weight):
-            raise ConfigError(f"the weight of case {self.id!r} is a number, more than 0, not {self.weight!r}")
+            raise ConfigError(f"the weight of case {self.id!r:.80} is a number, more than 0 and between "
+                              f"{1 / FIGURE_MAX:g} and {FIGURE_MAX:g}, not {said_of(self.weight):.80}")  # fmt: skip
         object.__setattr__(self, "tags", tuple(self.tags))
 
 
@@ -51,7 +65,7 @@ class Score:
     """What an evaluator says.
 
     Attributes:
-        value: The figure, for example between 0 and 1; None where there is none.
+        value: The figure, for example between 0 and 1, in size at most 1e15; None where there is none.
         passed: Whether that is good enough; None: where the value is at least the suite's `passes_at`.
         label: The same in a word of few, for example ``"relevant"``; None: ``"pass"`` or ``"fail"``.
         explanation: Why, in words.
@@ -105,8 +119,11 @@ class Suite:
             raise ConfigError(f"a suite has a name, not {self.name!r}")
         if not self.cases or not named:
             raise ConfigError(f"suite {self.name!r} needs a case and an evaluator at least")
-        if not all(name and callable(one) for name, one in named.items()):
+        if not all(name and isinstance(name, str) and callable(one) for name, one in named.items()):
             raise ConfigError(f"suite {self.name!r}: evaluators are callables with a name")
+        if not all(fits(name, NAME_BYTES_MAX) for name in named):
+            raise ConfigError(f"suite {self.name!r}: the name of an evaluator has at most {NAME_BYTES_MAX} bytes")
+        check_passes_at(self.passes_at)
         ids = [case.id for case in self.cases]
         twice = sorted({one for one in ids if ids.count(one) > 1})
         if twice:
@@ -170,6 +187,9 @@ class Result:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tags", tuple(self.tags))
+        for name in ("score", "duration_s"):
+            if isinstance(getattr(self, name), str):  # as the ledger writes "NaN", which it once took
+                object.__setattr__(self, name, float(getattr(self, name)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,13 +275,16 @@ class Results:
         return math.fsum(weights[c] * score for c, score in scores.items()) / math.fsum(weights[c] for c in scores)
 
     def _weights(self) -> dict[str, float]:
-        return {one.case_id: one.weight for one in sorted(self.results, key=lambda one: one.weight)}
+        return {
+            one.case_id: max(bounded(one.weight), 1 / FIGURE_MAX)
+            for one in sorted(self.results, key=lambda one: one.weight)
+        }
 
     def _scores(self) -> dict[str, float]:
         given: dict[str, list[float]] = {}
         for one in self.results:
             if one.score is not None:
-                given.setdefault(one.case_id, []).append(one.score)
+                given.setdefault(one.case_id, []).append(bounded(one.score))
         return {case: _mean(scores) for case, scores in given.items()}
 
     def only(self, *tags: str) -> Results:
@@ -278,7 +301,7 @@ class Results:
         scores: dict[str, list[float]] = {}
         for one in self.results:
             if one.evaluator is not None and one.score is not None:
-                scores.setdefault(one.evaluator, []).append(one.score)
+                scores.setdefault(one.evaluator, []).append(bounded(one.score))
         return {name: _mean(found) for name, found in sorted(scores.items())}
 
 
@@ -291,11 +314,13 @@ def judged(suite: Suite, answer: Any) -> tuple[str, Score]:
     if isinstance(answer, bool):
         answer = Score(1.0 if answer else 0.0, passed=answer)
     elif isinstance(answer, int | float):
-        answer = Score(float(answer))
+        answer = Score(float(answer) if is_figure(answer) else answer)
     if not isinstance(answer, Score):
         raise TypeError(f"an evaluator returns True, False, a number or a Score, not {answer!r}")
-    if answer.value is not None and not math.isfinite(answer.value):
-        raise TypeError(f"a score is a finite number, not {answer.value!r}")
+    if answer.value is not None and not is_figure(answer.value):
+        raise TypeError(
+            f"a score is a finite number of at most {FIGURE_MAX:g} in size, not {said_of(answer.value):.80}"
+        )
     passed = answer.passed
     if passed is None:
         if answer.value is None:
@@ -316,11 +341,14 @@ def words(text: str | None) -> str | None:
 
 
 def output_text(value: Any) -> str:
-    """Write what a target answered as it is kept: as JSON, or in the words of its `repr` where it is none."""
+    """Write what a target answered as it is kept: as JSON, or in the words of its `repr` where it is none.
+
+    Nothing is raised, also where it has no `repr`.
+    """
     try:
         text = serialize(encode(value)).decode()
     except (NotJsonError, TypeError, ValueError, RecursionError):
-        text = serialize(storable(repr(value))).decode()
+        text = serialize(storable(said_of(value))).decode()
     return text if len(text) <= OUTPUT_CHARS_MAX else text[:OUTPUT_CHARS_MAX] + "…"
 
 
@@ -337,11 +365,6 @@ def check_end(fail_under: object, on_failed: object) -> None:
         raise ConfigError(
             "on_failed is called with the results of a run that failed: say by fail_under which ones fail"
         )
-
-
-def is_weight(value: object) -> bool:
-    """Tell whether a value can be a weight."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def _mean(values: Collection[float]) -> float:

@@ -8,13 +8,13 @@ ledger, which is asked from other languages as well.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from spanledger.core.evaluations import Case, Result, Results, Suite, check_end, output_text
+from spanledger.core.figures import CASE_ID_BYTES_MAX, FIGURE_MAX, NAME_BYTES_MAX, check_passes_at, fits, is_figure
 from spanledger.core.outcomes import storable
 from spanledger.core.trail import within_limits
 from spanledger.errors import ConfigError
@@ -69,8 +69,10 @@ class Submission:
                 continue
             if not isinstance(text, str) or not text.strip() or text != storable(text):
                 raise ConfigError(f"{what} of a submission is a text that is not empty, not {text!r:.80}")
-        if self.passes_at is not None and not math.isfinite(self.passes_at):
-            raise ConfigError(f"passes_at is a finite number, not {self.passes_at!r}")
+        if not fits(self.run_id, NAME_BYTES_MAX):
+            raise ConfigError(f"run_id of a submission has at most {NAME_BYTES_MAX} bytes, not as {self.run_id!r:.80}…")
+        if self.passes_at is not None:
+            check_passes_at(self.passes_at)
         if isinstance(self.suite, Suite) and self.fail_under is None:
             object.__setattr__(self, "fail_under", self.suite.fail_under)
             object.__setattr__(self, "on_failed", self.on_failed or self.suite.on_failed)
@@ -136,7 +138,7 @@ def read(given: Iterable[Any], cases: Mapping[str, Case]) -> Iterator[dict[str, 
     for n, one in enumerate(given):
         try:
             yield _read(one, cases)
-        except (ValueError, TypeError, RecursionError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever reading somebody's object raises, the others are read
             yield Rejected(n, str(error) or type(error).__name__)
 
 
@@ -179,6 +181,16 @@ def _text(value: Any) -> str:
     return storable(str(value))
 
 
+def _name(what: str, bytes_max: int) -> Callable[[Any], str]:
+    def read(value: Any) -> str:
+        # Not cut: two that begin alike are not the same.
+        if not fits(str(value), bytes_max):
+            raise ValueError(f"{what} has at most {bytes_max} bytes, not as {value!r:.80}…")
+        return _text(value)
+
+    return read
+
+
 def _hexadecimal(digits: int) -> Callable[[Any], str]:
     def read(value: Any) -> str:
         if re.fullmatch(f"[0-9a-f]{{{digits}}}", str(value).lower()) is None:
@@ -195,8 +207,15 @@ def _flag(value: Any) -> bool:
 
 
 def _number(value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"a score, weight, duration or number of tokens is a finite number, not {value!r:.80}")
+    if not is_figure(value):
+        raise ValueError(f"a score, weight, duration or number of tokens is a finite number of at most {FIGURE_MAX:g} "
+                         f"in size, not {value!r:.80}")  # fmt: skip
+    return value
+
+
+def _duration(value: Any) -> Any:
+    if _number(value) < 0:
+        raise ValueError(f"a duration is not less than 0, as {value!r:.80} is")
     return value
 
 
@@ -218,8 +237,8 @@ def _metadata(metadata: Any) -> dict[str, Any]:
 
 # What a result may have → under which name the ledger takes it, and how it is read.
 _READERS: Final[Mapping[str, tuple[str, Callable[[Any], Any]]]] = {
-    "case_id": ("case_id", _text),
-    "evaluator": ("evaluator", _text),
+    "case_id": ("case_id", _name("case_id", CASE_ID_BYTES_MAX)),
+    "evaluator": ("evaluator", _name("evaluator", NAME_BYTES_MAX)),
     "passed": ("passed", _flag),
     "score": ("score", _number),
     "label": ("label", _text),
@@ -228,8 +247,8 @@ _READERS: Final[Mapping[str, tuple[str, Callable[[Any], Any]]]] = {
     "output": ("output_json", output_text),
     "weight": ("weight", _number),
     "tags": ("tags", _tags),
-    "duration_s": ("duration_s", _number),
-    "duration_ms": ("duration_s", lambda value: _number(value) / 1000),
+    "duration_s": ("duration_s", _duration),
+    "duration_ms": ("duration_s", lambda value: _duration(value) / 1000),
     "tokens": ("tokens", _number),
     "metadata": ("metadata", _metadata),
     "trace_id": ("trace_id", _hexadecimal(32)),

@@ -15,6 +15,8 @@ from spanledger.core.ids import new_id
 from spanledger.core.outcomes import storable
 
 OPTIONS_MAX: Final = 50
+# Longer ones are not written in decimal, which Python refuses to at some length.
+_INT_BITS_MAX: Final = 2048
 RUN_LEASE_S: Final = 60.0
 
 
@@ -96,6 +98,8 @@ def _bounded(value: Any) -> Any:
         return storable(value)
     if isinstance(value, Mapping):
         return within_limits(value)
+    if isinstance(value, int) and value.bit_length() > _INT_BITS_MAX:
+        return storable(hex(value))
     if isinstance(value, bool | int | float):
         return value if not isinstance(value, float) or abs(value) < float("inf") else str(value)
     if isinstance(value, list | tuple):

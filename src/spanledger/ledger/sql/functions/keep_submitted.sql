@@ -27,7 +27,7 @@ begin
             end if;
             insert into spanledger.eval_result select v_new.*;
             v_kept := v_kept || jsonb_build_object('n', v_i, 'outcome', v_new.outcome, 'label', v_new.label);
-        exception when data_exception or integrity_constraint_violation then
+        exception when data_exception or integrity_constraint_violation or program_limit_exceeded then
             v_rejected := v_rejected || jsonb_build_object('n', v_i, 'why', sqlerrm);
         end;
     end loop;

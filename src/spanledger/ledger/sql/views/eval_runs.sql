@@ -1,7 +1,8 @@
 -- Runs of suites. A case passes where everybody who judged it says so; one that nobody could judge counts for neither. The
 -- score of a case is the mean of what it was given. Rates and means count each case once, the weighted ones by its weight.
 -- A run whose process has given no sign of life, and one elsewhere of which nothing more was handed in, is interrupted
--- before anybody asks.
+-- before anybody asks. Scores and weights count within the bounds that they are taken in: out of them, one row would
+-- overflow the sums of every run.
 create or replace view spanledger_v1.eval_runs with (security_barrier) as
 select
     r.tenant, r.id, r.suite, r.suite_version, r.agent,
@@ -21,7 +22,10 @@ cross join lateral (
         sum(j.weight) filter (where j.score is not null) as weight_scores
     from (
         select case when bool_or(e.outcome = 'failed') then 'failed' when bool_or(e.outcome = 'error') then 'error'
-            else 'passed' end as outcome, max(e.weight) as weight, avg(e.score) as score
+            else 'passed' end as outcome,
+            max(least(greatest(e.weight, 1e-15), 1e15)) as weight,
+            avg(case when abs(e.score) >= 1e-100 then least(greatest(e.score, -1e15), 1e15)
+                when e.score is not null then 0 end) as score
         from spanledger.eval_result e where e.tenant = r.tenant and e.run_id = r.id
         group by e.case_id) j) c
 where (select spanledger.sees_all())
