@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextvars
 import datetime as dt
+import importlib.util
 import logging
 import os
 import threading
@@ -54,6 +55,8 @@ class Webhook:
     def __post_init__(self) -> None:
         if not _is_address(self.url):
             raise ConfigError("a webhook has an address, for example https://example.com/hooks/agents")
+        if importlib.util.find_spec("requests") is None:
+            raise ConfigError("webhooks are sent through requests, which is not installed: pip install requests")
         if self.secret is not None:
             key_of(self.secret)
         if not _is_time(self.timeout_s) or not self.timeout_s or not _is_time(self.pause_s):

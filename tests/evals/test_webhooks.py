@@ -340,3 +340,9 @@ def test_what_is_no_event_is_logged_and_nothing_sent(receiver, caplog):
     assert receiver.bodies == []
     assert "could not be sent" in caplog.text
     assert Approval.__name__ in caplog.text
+
+
+def test_without_requests_a_webhook_says_so_when_it_is_made(monkeypatch):
+    monkeypatch.setitem(sys.modules, "requests", None)
+    with pytest.raises(ConfigError, match="requests, which is not installed"):
+        webhook("https://example.com/hook")
