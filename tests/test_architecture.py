@@ -20,6 +20,7 @@ MANY_PARAMETERS = {"tool_call.__init__", "Ledger.calls", "AsyncLedger.calls", "r
 NESTING = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.With, ast.AsyncWith, ast.Try)
 
 PUBLIC = [
+    "Answer",
     "Approval",
     "AsyncLedger",
     "Authorization",

@@ -11,7 +11,7 @@ from spanledger.config import Config
 from spanledger.core.approvals import Approval, over
 from spanledger.core.budgets import Balance, Budget
 from spanledger.core.call import Begun, Call, Codec, Resolution, Resource, ToolCall, Usage, Verdict
-from spanledger.core.connectors import Connector, Credential
+from spanledger.core.connectors import Answer, Connector, Credential
 from spanledger.core.controls import Rate, Switch
 from spanledger.core.delegations import Delegation
 from spanledger.core.egress import EgressRule
@@ -44,6 +44,7 @@ from spanledger.telemetry.sessions import session
 from spanledger.webhooks import webhook
 
 __all__ = [
+    "Answer",
     "Approval",
     "AsyncLedger",
     "Authorization",

@@ -36,6 +36,7 @@ class Server:
     there: str = ""
     seen: list[Seen] = field(default_factory=list)
     failures: int = 0
+    fails_with: int = 500
 
     @property
     def port(self) -> int:
@@ -48,7 +49,7 @@ class Server:
 
 @contextlib.contextmanager
 def serving() -> Iterator[Server]:
-    """Serve: /here and /there redirect, /flaky answers 500 as often as `failures` says, /echo tells the headers."""
+    """Serve: /here and /there redirect, /flaky fails as often as `failures` says, /echo tells the headers."""
     server = Server()
 
     class Handler(BaseHTTPRequestHandler):
@@ -64,7 +65,7 @@ def serving() -> Iterator[Server]:
             place = {"/here": "/arrived", "/there": f"{server.there}/arrived"}.get(self.path)
             failing = self.path.startswith("/flaky") and server.failures > 0
             server.failures -= failing
-            self.send_response(500 if failing else 307 if place else 200)
+            self.send_response(server.fails_with if failing else 307 if place else 200)
             if place:
                 self.send_header("Location", place)
             self.send_header("Content-Type", "application/json")

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gzip
+import html
+import http.client
+import itertools
 import json
 import logging
 import pickle
 import socket
+import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 import psycopg
 import pytest
@@ -34,8 +43,10 @@ from spanledger import (
     mint_credential_awaiting,
     workflow,
 )
+from spanledger.core.redaction import MASK
 from spanledger.doctor.connectors import of_connectors
 from spanledger.doctor.finding import BAD, OK
+from spanledger.instrument import _wire
 
 CANARY = "canary-5f3c9a71d2"
 GRANT = Grant("payments:refund")
@@ -173,13 +184,198 @@ def test_a_redirect_is_an_answer_and_the_credential_does_not_follow_it(connected
     assert elsewhere.seen == []
 
 
-def test_a_status_of_failure_is_given_back_and_the_call_is_made_again_with_the_same_key(connected, site, ledger):
+@pytest.mark.parametrize("status", [400, 404, 429])
+def test_a_status_of_failure_is_given_back_and_the_call_is_made_again_with_the_same_key(
+    connected, site, ledger, status
+):
     connected()
+    site.failures, site.fails_with = 1, status
+    assert [invoke("refunds", "POST", "/flaky").status for _ in range(3)] == [status, 200, 200]
+    assert len(site.seen) == 2
+    assert len(set(site.keys)) == 1
+    assert [call["state"] for call in ledger.calls()] == ["succeeded"]
+
+
+@pytest.mark.parametrize("status", [408, 500, 502, 503, 504])
+@pytest.mark.parametrize("awaited", [False, True])
+def test_what_a_gateway_gave_up_on_may_have_taken_effect_and_stays_in_the_budget(
+    connected, site, ledger, spans, status, awaited
+):
+    connected(budgets=[Budget("refunds", Money(100, "EUR"))])
+    site.failures, site.fails_with = 1, status
+
+    def send() -> Any:
+        if awaited:
+            return asyncio.run(invoke_awaiting("refunds", "POST", "/flaky", amount=Money(60, "EUR")))
+        return invoke("refunds", "POST", "/flaky", amount=Money(60, "EUR"))
+
+    assert send().status == status
+    with pytest.raises(errors.OutcomeUnknown):
+        send()
+    assert len(site.seen) == 1
+    assert [call["state"] for call in ledger.calls()] == ["unknown"]
+    assert ledger.budget("refunds").remaining == Money(40, "EUR")
+    first, _ = spans.all("execute_tool refunds")
+    assert first.attributes["spanledger.call.outcome"] == "unknown"
+
+
+def test_whoever_knows_that_the_place_keeps_keys_has_such_a_call_made_again_with_the_same_one(connected, site, ledger):
+    connected(rules=[Rule("refunds", on_unknown="retry")])
     site.failures = 1
     assert [invoke("refunds", "POST", "/flaky").status for _ in range(3)] == [500, 200, 200]
     assert len(site.seen) == 2
     assert len(set(site.keys)) == 1
     assert [call["state"] for call in ledger.calls()] == ["succeeded"]
+
+
+def test_what_only_reads_is_made_again_after_500_and_after_a_timeout(connected, site, ledger):
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        given = {"credential": lambda: CANARY, "methods": ("GET",), "paths": ("/*",)}
+        slow = Connector("slow", url, "payments:refund", timeout_s=0.2, **given)
+        connected(connectors=[slow, Connector("flaky", site.url, "payments:refund", **given)])
+        for _ in range(2):
+            with pytest.raises(Exception, match=r"(?i)timed out"):
+                invoke("slow", "get", "/v1/refunds")
+    site.failures = 1
+    assert [invoke("flaky", "GET", "/flaky").status for _ in range(2)] == [500, 200]
+    assert {call["tool"]: call["state"] for call in ledger.calls()} == {"slow": "unknown", "flaky": "succeeded"}
+
+
+# --- places that repeat what they were sent, or take their time
+
+
+Speaks = Callable[[socket.socket, str], None]
+
+
+@pytest.fixture
+def speaking(connected) -> Iterator[Callable[..., None]]:
+    """Instrument with a connector, ``odd``, to a place that speaks as it likes once it has read a request."""
+    with contextlib.ExitStack() as left:
+
+        def make(speaks: Speaks, secret: str = CANARY, **fields: Any) -> None:
+            listening = left.enter_context(socket.create_server(("127.0.0.1", 0)))
+
+            def serve() -> None:
+                with contextlib.suppress(OSError):
+                    while True:
+                        accepted, _ = listening.accept()
+                        with accepted, contextlib.suppress(OSError):
+                            asked = accepted.recv(65536).decode()
+                            header = next(line for line in asked.split("\r\n") if line.startswith("Authorization"))
+                            speaks(accepted, header)
+
+            thread = threading.Thread(target=serve)
+            thread.start()
+            left.callback(thread.join)
+            left.callback(listening.shutdown, socket.SHUT_RDWR)
+            given = {"credential": lambda: secret, "methods": ("GET", "POST"), "paths": ("/*",), **fields}
+            url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+            connected(connectors=[Connector("odd", url, "payments:refund", **given)])
+
+        yield make
+
+
+REPEATS: dict[str, Speaks] = {
+    "status line": lambda place, header: place.sendall(f"NOPE {header}\r\n\r\n".encode()),
+    "status": lambda place, header: place.sendall(f"HTTP/1.1 {header} x\r\n\r\n".encode()),
+    "chunk": lambda place, header: place.sendall(
+        f"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{header}\r\n\r\n".encode()
+    ),
+}
+
+
+@pytest.mark.parametrize("repeats", REPEATS)
+def test_an_error_that_repeats_the_credential_is_replaced_and_says_as_little_of_the_outcome(
+    speaking, sql, ledger, spans, caplog, repeats
+):
+    caplog.set_level(logging.DEBUG)
+    speaking(REPEATS[repeats])
+    with pytest.raises(Exception, match="it repeats the credential") as failed:
+        invoke("odd", "POST", "/v1/refunds")
+    told = "".join(traceback.TracebackException.from_exception(failed.value, capture_locals=True).format())
+    assert [call["state"] for call in ledger.calls()] == ["unknown"]
+    spanledger.uninstrument()
+    for text in (told, repr(failed.value), everything(sql), caplog.text, str([one.to_json() for one in spans.all()])):
+        assert CANARY not in text
+
+
+def test_a_head_that_cannot_be_read_is_not_logged(speaking, caplog):
+    caplog.set_level(logging.DEBUG)
+    speaking(
+        lambda place, header: place.sendall(
+            f"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n{header.replace(':', '')}\r\nA: b\r\n\r\n{{}}".encode()
+        )
+    )
+    assert invoke("odd", "GET", "/v1/a").status == 200
+    assert CANARY not in caplog.text
+
+
+def test_what_prints_connections_does_not_print_the_credential(connected, site, monkeypatch, capsys):
+    monkeypatch.setattr(http.client.HTTPConnection, "debuglevel", 1)
+    connected()
+    refund()
+    assert site.seen[0].headers["Authorization"] == f"Bearer {CANARY}"
+    assert CANARY not in capsys.readouterr().out
+
+
+def in_time(place: socket.socket, parts: Iterator[bytes]) -> None:
+    """Speak on until nobody listens."""
+    for part in parts:
+        place.sendall(part)
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("begins", [b"", b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n"])
+def test_an_answer_that_drips_is_cut_off_and_its_outcome_unknown(speaking, ledger, begins):
+    speaking(lambda place, _: in_time(place, itertools.chain([begins], itertools.repeat(b"H"))), timeout_s=0.3)
+    with pytest.raises(Exception, match=r"(?i)timed out"):
+        invoke("odd", "POST", "/v1/refunds")
+    assert [call["state"] for call in ledger.calls()] == ["unknown"]
+
+
+@pytest.mark.parametrize("kind", ["plain", "gzip"])
+def test_an_answer_that_is_too_large_is_cut_off_and_its_outcome_unknown(speaking, ledger, kind):
+    body = bytes(_wire.BYTES_MAX + 1)
+    sent = gzip.compress(body) if kind == "gzip" else body
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(sent)}\r\nContent-Encoding: {kind}\r\n\r\n".encode()
+    speaking(lambda place, _: place.sendall(head + sent))
+    with pytest.raises(Exception, match="the answer is larger than 16777216 bytes"):
+        invoke("odd", "POST", "/v1/refunds")
+    assert [call["state"] for call in ledger.calls()] == ["unknown"]
+
+
+ODD_SECRET = 'sk+a/b"c\\\\d &e'
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        str,
+        json.dumps,
+        lambda secret: json.dumps(json.dumps(secret)),
+        lambda secret: json.dumps(secret).replace("/", "\\/"),
+        lambda secret: "".join(f"\\u{ord(character):04X}" for character in secret),
+        lambda secret: quote(secret, safe=""),
+        lambda secret: quote(quote(secret)).lower(),
+        quote_plus,
+        lambda secret: "".join(f"%{ord(character):02x}" for character in secret),
+        html.escape,
+        lambda secret: secret.replace('"', "&#34;").replace("&e", "&#x26;e"),
+        repr,
+    ],
+)
+def test_however_an_answer_spells_the_credential_it_is_masked(speaking, write):
+    said = write(ODD_SECRET)
+    body = f"<{said}>".encode()
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nX-Said: {said}\r\n\r\n".encode()
+    speaking(lambda place, _: place.sendall(head + body), secret=ODD_SECRET)
+    answer = invoke("odd", "GET", "/v1/a")
+    for text in (answer.text, answer.headers["x-said"]):
+        assert MASK in text
+        assert len(text) <= len(MASK) + 8
 
 
 @pytest.mark.parametrize(
@@ -209,6 +405,21 @@ def test_what_is_no_path_is_said(connected, path):
     connected()
     with pytest.raises(errors.ConfigError, match="a path begins with '/' and has no query"):
         invoke("refunds", "POST", path)
+
+
+@pytest.mark.parametrize("method", [5, None, "", "POST\r\nX: y"])
+def test_what_is_no_method_is_said(connected, method):
+    connected()
+    with pytest.raises(errors.ConfigError, match="a method is such as 'POST'"):
+        invoke("refunds", method, "/v1/refunds")
+
+
+def test_without_urllib3_it_is_said_before_anything_is_decided(connected, ledger, monkeypatch):
+    connected()
+    monkeypatch.setitem(sys.modules, "urllib3", None)
+    with pytest.raises(errors.ConfigError, match="urllib3, which is not installed"):
+        refund()
+    assert ledger.calls() == []
 
 
 def test_permission_budget_switch_and_egress_rules_decide_before_anything_is_sent(connected, site, ledger):
@@ -303,8 +514,9 @@ def test_connectors_are_listed_without_what_they_know(connected):
         "a:use",
         ("/*",),
     )
-    with pytest.raises(errors.ConfigError, match="there is no connector 'b'; there are a"):
-        invoke("b", "GET", "/")
+    for unknown in ("b", 5, ["a"]):
+        with pytest.raises(errors.ConfigError, match=r"there is no connector .*; there are a"):
+            invoke(unknown, "GET", "/")
 
 
 def test_the_doctor_says_which_credential_is_missing(door, monkeypatch):
@@ -403,13 +615,38 @@ def test_none_is_made_for_what_is_not_granted_or_not_the_connectors(minting, ins
         mint_credential("refunds")
     with pytest.raises(errors.NotAuthorized, match="'payments:refund:eu'"):
         mint_credential("refunds", permission="payments:refund:eu")
-    for wider in ("payments", "payments:*", "payments:refunds", "mail:send"):
+    for wider in ("payments", "payments:*", "payments:refunds", "mail:send", 5):
         with pytest.raises(errors.ConfigError, match="a credential is for 'payments:refund' or for what is below it"):
             mint_credential("refunds", permission=wider)
-    for too_long in (0, -1, 1e9, float("nan"), True):
+    for too_long in (0, -1, 1e9, float("nan"), True, "9", None):
         with pytest.raises(errors.ConfigError, match="expires_in_s"):
             mint_credential("refunds", expires_in_s=too_long)
     assert asked == []
+
+
+def test_what_was_made_and_is_no_text_is_in_no_frame_of_the_error(connected):
+    for made in (CANARY.encode(), {"access_token": CANARY}):
+        connected(door_has={"mint": lambda made=made, **_: made})
+        with pytest.raises(errors.ConfigError, match="returned no text") as refused:
+            mint_credential("refunds")
+        frames = [frame for frame, _ in traceback.walk_tb(refused.value.__traceback__)]
+        ours = [frame for frame in frames if "spanledger" in frame.f_globals["__name__"]]
+        assert CANARY not in str([{**frame.f_locals, "self": None} for frame in ours])
+
+
+def test_after_a_timeout_another_one_is_made(connected, ledger):
+    tries = itertools.count(1)
+
+    def mint(**_: Any) -> str:
+        if next(tries) == 1:
+            raise TimeoutError("timed out")
+        return CANARY
+
+    connected(door_has={"mint": mint})
+    with pytest.raises(TimeoutError):
+        mint_credential("refunds")
+    assert mint_credential("refunds").value == CANARY
+    assert [call["state"] for call in ledger.calls()] == ["succeeded"]
 
 
 def test_a_person_may_have_to_allow_it(minting, ledger):
@@ -462,10 +699,22 @@ def test_what_makes_none_is_said(connected, ledger):
         ({"paths": "/v1"}, "paths is a list such as"),
         ({"header": "Authorization"}, "header is such as"),
         ({"header": "Authorization: Bearer"}, "header is such as"),
-        ({"headers": {"authorization": "x"}}, "header is such as"),
-        ({"headers": {"Host": "evil"}}, "header is such as"),
+        ({"header": 5}, "header is such as"),
+        ({"header": "Authorization: Bearer {}\r\nX: y"}, "header is such as"),
+        ({"header": "Host: {}"}, "header and headers name others"),
+        ({"header": "content-length: {}"}, "header and headers name others"),
+        ({"header": "Transfer-Encoding: {}"}, "header and headers name others"),
+        ({"header": "Connection: {}"}, "header and headers name others"),
+        ({"headers": {"authorization": "x"}}, "header and headers name others"),
+        ({"headers": {"Host": "evil"}}, "header and headers name others"),
+        ({"headers": {"Transfer-Encoding": "chunked"}}, "header and headers name others"),
+        ({"headers": None}, "headers are texts by their names"),
+        ({"headers": {5: "x"}}, "headers are texts by their names"),
+        ({"base_url": "https://[::1"}, "base_url is such as"),
         ({"headers": {"A": "x\r\nB: y"}}, "headers are texts of plain characters"),
         ({"timeout_s": 0}, "timeout_s is a number of seconds"),
+        ({"timeout_s": "3"}, "timeout_s is a number of seconds"),
+        ({"timeout_s": None}, "timeout_s is a number of seconds"),
     ],
 )
 def test_a_connector_that_cannot_work_is_refused(fields, complaint):

@@ -7,15 +7,19 @@ makes several connectors. Nothing here holds a secret but a `Credential`, which 
 
 from __future__ import annotations
 
+import html
+import itertools
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode, urlsplit
 
-from spanledger.core.egress import EgressRule, Request, refusal, target_of
+from spanledger.core.egress import SAFE_METHODS, EgressRule, Request, refusal, target_of
+from spanledger.core.redaction import MASK
 from spanledger.core.rules import is_permission
 from spanledger.core.spelling import hosts, split_url
 from spanledger.errors import ConfigError
@@ -24,6 +28,11 @@ SENT: Final = ("params", "json", "data")
 EXPIRES_IN_S: Final = 900.0
 TIMEOUT_S: Final = 30.0
 
+_REQUEST_TIMEOUT, _SERVER_ERRORS = 408, 500
+# They say where a request goes and where it ends, and are the connection's own.
+_FRAMING: Final = frozenset(
+    {"host", "content-length", "transfer-encoding", "connection", "keep-alive", "te", "trailer", "upgrade", "expect"}
+)
 _FORM: Final = "application/x-www-form-urlencoded"
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
@@ -45,7 +54,7 @@ class Connector:
         paths: Which paths below the base, ``*`` standing for any text: ``("/v1/refunds*",)``.
         mint: Makes a credential that is good for a short while, for `mint_credential`: called with ``permission``,
             ``amount`` and ``expires_in_s``, and returns it.
-        timeout_s: How long a connection, and then the answer, may take.
+        timeout_s: How long a connection, and then the whole answer, may take.
     """
 
     name: str
@@ -76,7 +85,7 @@ class Connector:
         for called in (self.credential, self.mint):
             if called is not None and not callable(called):
                 raise ConfigError(f"{where}: credential and mint are callables, in a file 'module:function'")
-        if isinstance(self.timeout_s, bool) or not 0 < self.timeout_s < math.inf:
+        if not is_number(self.timeout_s) or not 0 < self.timeout_s < math.inf:
             raise ConfigError(f"{where}: timeout_s is a number of seconds, more than 0")
         self._check_headers(where)
         if given and not (self.methods and self.paths):
@@ -91,11 +100,14 @@ class Connector:
         object.__setattr__(self, "_doors", doors)
 
     def _check_headers(self, where: str) -> None:
-        name, colon, value = self.header.partition(":")
+        name, colon, value = self.header.partition(":") if isinstance(self.header, str) else ("", "", "")
+        if not (colon and value.count("{}") == 1 and _is_name(name) and is_plain(value)):
+            raise ConfigError(f"{where}: header is such as 'Authorization: Bearer {{}}'")
+        if not isinstance(self.headers, Mapping) or not all(map(_is_name, self.headers)):
+            raise ConfigError(f"{where}: headers are texts by their names")
         own = {named.lower() for named in self.headers}
-        fits = colon and value.count("{}") == 1 and _is_name(name)
-        if not fits or not all(map(_is_name, self.headers)) or not own.isdisjoint({name.lower(), "host"}):
-            raise ConfigError(f"{where}: header is such as 'Authorization: Bearer {{}}', and headers name others")
+        if name.lower() in own | _FRAMING or own & _FRAMING:
+            raise ConfigError(f"{where}: header and headers name others, and none of {', '.join(sorted(_FRAMING))}")
         if not all(is_plain(said) for said in self.headers.values()):
             raise ConfigError(f"{where}: headers are texts of plain characters")
 
@@ -111,6 +123,8 @@ class Connector:
             ConfigError: That is no request.
             EgressRefused: The connector is not for that.
         """
+        if not _is_name(method):
+            raise ConfigError(f"connector {self.name!r}: a method is such as 'POST', not {method!r:.80}")
         if not isinstance(path, str) or not path.startswith("/") or not is_plain(path) or set(path) & set("?#\\ "):
             raise ConfigError(f"connector {self.name!r}: a path begins with '/' and has no query; that goes in params")
         unknown = sorted(sent.keys() - set(SENT))
@@ -141,7 +155,7 @@ class Answer:
     """What a connector was answered.
 
     Attributes:
-        status: Of HTTP; from 400 on the call has failed and can be made again.
+        status: Of HTTP; from 400 on the call has failed, or nobody knows: see `leaves_open`.
         headers: By name in lower case, without cookies.
         content: The body.
     """
@@ -189,6 +203,57 @@ class Credential:
         raise TypeError("a credential is not pickled: it would lie about wherever that goes")
 
 
+class Hidden:
+    """Finds a secret in what came back: as it is, and as JSON, a URL or HTML would write it."""
+
+    __slots__ = ("_spelled",)
+
+    def __init__(self, secret: str) -> None:
+        runs = itertools.groupby(secret.strip(), key=lambda character: character == "\\")
+        self._spelled = re.compile("".join(_spellings(list(run)) for _, run in runs))
+
+    def masked(self, text: str) -> str:
+        """Return a text without it."""
+        return self._spelled.sub(MASK, text)
+
+    def is_in(self, text: str) -> bool:
+        """Tell whether a text holds it."""
+        return self._spelled.search(text) is not None
+
+
+def _spellings(run: list[str]) -> str:
+    """Write a pattern of some characters: of backslashes only, which an escape repeats, or of none."""
+    if run[0] != "\\":
+        return "".join(f"(?:{'|'.join([re.escape(one), *_escapes(one)])})" for one in run)
+    count = len(run)
+    return rf"(?:\\{{{count},{4 * count}}}|(?:{'|'.join(_escapes(run[0]))}){{{count}}})"
+
+
+def _escapes(character: str) -> list[str]:
+    """Write patterns of what may stand for a character; none has two ways to match the same text."""
+    code = "".join(f"[{one}{one.upper()}]" if one.isalpha() else one for one in f"{ord(character):02x}")
+    ways = [rf"\\{{1,3}}u00{code}", f"%(?:25){{0,2}}{code}"]
+    if not character.isalnum():
+        ways += [f"&#0{{0,4}}{ord(character)};", f"&#[xX]0{{0,4}}{code};"]
+        ways += [] if character == "\\" else [rf"\\{{1,3}}{re.escape(character)}"]
+    if html.escape(character) != character:
+        ways += [re.escape(html.escape(character))]
+    return [*ways, r"\+"] if character == " " else ways
+
+
+def leaves_open(method: str, status: int) -> bool:
+    """Tell whether a request may have taken effect although its answer says that it failed.
+
+    Who answers with 408 or 5xx may be a gateway on the way, which gave up waiting for what goes on behind it.
+    """
+    return method.upper() not in SAFE_METHODS and (status == _REQUEST_TIMEOUT or status >= _SERVER_ERRORS)
+
+
+def is_number(value: object) -> bool:
+    """Tell whether a value is a number, and no truth."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def is_plain(text: object) -> bool:
     """Tell whether a text can be part of a header or a path as it stands."""
     return isinstance(text, str) and bool(text) and text.isascii() and text.isprintable()
@@ -199,14 +264,9 @@ def _is_name(name: object) -> bool:
 
 
 def _checked_base(base_url: object, where: str) -> str:
-    parts = urlsplit(str(base_url))
-    if (
-        not is_plain(base_url)
-        or split_url(str(base_url)) is None
-        or not parts.hostname
-        or hosts(parts.hostname) is None
-        or parts.username is not None
-    ):
+    whole = is_plain(base_url) and split_url(str(base_url)) is not None
+    parts = urlsplit(str(base_url) if whole else "")
+    if not parts.hostname or hosts(parts.hostname) is None or parts.username is not None:
         raise ConfigError(f"{where}: base_url is such as 'https://api.stripe.com', without a user")
     if parts.query or parts.fragment or "?" in str(base_url):
         raise ConfigError(f"{where}: base_url has no query")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from spanledger.config import Config
 from spanledger.doctor.finding import BAD, OK, Finding
 from spanledger.errors import ConfigError
-from spanledger.instrument import connecting
+from spanledger.instrument import _wire
 
 
 def of_connectors(config: Config) -> Iterator[Finding]:
@@ -18,7 +18,7 @@ def of_connectors(config: Config) -> Iterator[Finding]:
     for door in config.connectors:
         try:
             if door.credential_env is not None or door.credential_file is not None:
-                connecting.credential_of(door)
+                _wire.credential_of(door)
         except ConfigError as error:
             yield Finding("connectors", BAD, str(error), "its calls fail: give it to the programs that make them")
         else:

@@ -1,33 +1,29 @@
 """Calling places outside with a credential that the program does not have: `connectors`, `invoke`, `mint_credential`.
 
 Rules: a call of a connector is a guarded call like any other, under the connector's name and permission, and what it
-sends goes by the egress rules. The credential is read when all that is decided and recorded; the connection itself
-puts it on the wire, below every client and whatever watches one, and it is masked in what comes back. A redirect is an
-answer and is not followed, so it goes to no other origin. A request has a connection of its own: none has gone stale,
-which would leave it unknown whether it arrived. Errors lose their tracebacks, whose frames know what was sent.
+sends goes by the egress rules. The credential is read when all that is decided and recorded, and goes to the wire from
+there. What an answer leaves open is an unknown outcome; what only reads, or makes a credential that nobody has got,
+can be made again whatever became of it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import os
+import importlib.util
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
-from spanledger.core.connectors import EXPIRES_IN_S, Answer, Connector, Credential, is_plain
-from spanledger.core.egress import Request
+from spanledger._guard import current_call
+from spanledger.core.connectors import EXPIRES_IN_S, Answer, Connector, Credential, is_number, leaves_open
+from spanledger.core.egress import SAFE_METHODS, Request
 from spanledger.core.money import Amount
-from spanledger.core.outcomes import links, no_coroutine
-from spanledger.core.redaction import MASK
+from spanledger.core.outcomes import no_coroutine
 from spanledger.errors import ConfigError, EgressRefused, ResultNotKept
 from spanledger.instrument import _runtime
+from spanledger.instrument._wire import answered
 from spanledger.instrument.gateway import guard
-from spanledger.instrument.governing import governed_client
 from spanledger.telemetry import outgoing
 
 EXPIRES_IN_S_MAX: Final = 86_400.0
@@ -55,15 +51,18 @@ def invoke(
         **sent: ``params``, a mapping for the query; and ``json``, a JSON value, or ``data``, a mapping for a form.
 
     Returns:
-        The answer. A status from 400 on has failed: the same call is made again.
+        The answer. A status from 400 on has failed: the same call is made again. Not so 408 and those from 500 on to
+        a method that may change something: a gateway may have given up on what took effect, so the outcome is unknown,
+        as after a timeout, and the same call raises `OutcomeUnknown` unless its rule says otherwise.
 
     Raises:
         SpanledgerError: It is not made; the kind of error says why: `EgressRefused` where the connector is not for
             that, `ConfigError` where it is not known, has no credential, or what is sent cannot be.
-        Exception: The connection failed, as urllib3 says it.
+        Exception: The connection failed, as urllib3 says it; so does an answer that takes longer than ``timeout_s`` or
+            is larger than 16 MiB.
     """
     calling = _calling(connector, method, path, sent)
-    return guard(connector, calling.arguments, calling.answer, key=key, **_needs(calling.door.permission, amount))
+    return guard(connector, calling.arguments, calling.answer, key=key, **calling.rule(amount))
 
 
 async def invoke_awaiting(
@@ -71,8 +70,7 @@ async def invoke_awaiting(
 ) -> Answer:
     """As `invoke`, awaited: the request is made in a thread."""
     calling = _calling(connector, method, path, sent)
-    needs = _needs(calling.door.permission, amount)
-    return await guard(connector, calling.arguments, calling.answer_awaiting, key=key, **needs)
+    return await guard(connector, calling.arguments, calling.answer_awaiting, key=key, **calling.rule(amount))
 
 
 def mint_credential(
@@ -117,7 +115,7 @@ async def mint_credential_awaiting(
 
 def _door(name: str) -> Connector:
     known = {one.name: one for one in connectors()}
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise ConfigError(f"there is no connector {name!r:.80}; there are {', '.join(known) or 'none'}")
     return known[name]
 
@@ -128,6 +126,8 @@ def _needs(permission: str, amount: Amount | None) -> dict[str, Any]:
 
 def _calling(connector: str, method: str, path: str, sent: dict[str, Any]) -> _Calling:
     calling = _Calling(_door(connector), {"method": method, "path": path, **sent})
+    if importlib.util.find_spec("urllib3") is None:
+        raise ConfigError("connectors call through urllib3, which is not installed: pip install urllib3")
     try:
         calling.request(calling.arguments)  # before people are asked about what cannot be sent
     except EgressRefused as error:
@@ -153,82 +153,22 @@ class _Calling:
         sent = dict(arguments)
         return self.door.sent(sent.pop("method"), sent.pop("path"), sent)
 
+    def rule(self, amount: Amount | None) -> dict[str, Any]:
+        """Say what is asked of the call."""
+        safe = str(self.arguments["method"]).upper() in SAFE_METHODS
+        return _needs(self.door.permission, amount) | ({"on_unknown": "retry"} if safe else {})
+
     def answer(self, arguments: dict[str, Any]) -> Answer:
         """Send the request, and return what it was answered."""
         request = self.request(arguments)
-        try:
-            return _Line(self.door).answer(request)
-        except Exception as error:  # noqa: BLE001 - raised again
-            for one in links(error):
-                one.__traceback__ = None
-            raise error.with_traceback(None)  # noqa: B904 - it is the same
+        answer = answered(self.door, request)
+        if leaves_open(request.method, answer.status):
+            current_call().inside.doubtful = True
+        return answer
 
     async def answer_awaiting(self, arguments: dict[str, Any]) -> Answer:
         """As `answer`, in a thread."""
         return await asyncio.to_thread(self.answer, arguments)
-
-
-class _Line:
-    """A connection for one request, which puts the credential on the wire."""
-
-    def __init__(self, door: Connector) -> None:
-        import urllib3
-
-        secret, base = credential_of(door), urlsplit(door.base_url)
-        kind = urllib3.HTTPSConnectionPool if base.scheme == "https" else urllib3.HTTPConnectionPool
-        pool: Any = kind(str(base.hostname), base.port, timeout=door.timeout_s)
-        pool.ConnectionCls = _carrying(pool.ConnectionCls, door.credential_header(secret))
-        self._pool: Any = governed_client(pool)
-        self._masked: Callable[[str], str] = lambda text: text.replace(secret, MASK)
-
-    def answer(self, request: Request) -> Answer:
-        """Send a request and read what it is answered."""
-        target = "/" + request.url.split("/", 3)[3]
-        with self._pool as pool:
-            got = pool.urlopen(
-                request.method, target, request.body or None, dict(request.headers), retries=False, redirect=False
-            )
-        shown = {name.lower(): self._masked(value) for name, value in got.headers.items()}
-        shown.pop("set-cookie", None)
-        # Bytes that are no text come back as they were.
-        content = self._masked(got.data.decode("latin-1")).encode("latin-1")
-        return Answer(got.status, shown, content)
-
-
-def _carrying(kind: Any, header: tuple[str, str]) -> Callable[..., Any]:
-    """Make connections that send one header more than anybody has told them to."""
-
-    def connection(*args: Any, **kwargs: Any) -> Any:
-        made = kind(*args, **kwargs)
-        plain = made.endheaders
-
-        def endheaders(*args: Any, **kwargs: Any) -> Any:
-            made.putheader(*header)
-            return plain(*args, **kwargs)
-
-        made.endheaders = endheaders
-        return made
-
-    return connection
-
-
-def credential_of(door: Connector) -> str:
-    """Read a credential; what is wrong with it is said without it."""
-    said: object = None
-    if door.credential is not None:
-        said = door.credential()
-    elif door.credential_env is not None:
-        said = os.environ.get(door.credential_env)
-    elif door.credential_file is not None:
-        try:
-            said = Path(door.credential_file).read_text("utf-8").strip()
-        except (OSError, UnicodeError) as error:
-            raise ConfigError(
-                f"connector {door.name!r}: its credential cannot be read: {type(error).__name__}"
-            ) from None
-    if not isinstance(said, str) or not is_plain(said):
-        raise ConfigError(f"connector {door.name!r}: its credential is missing, or is no text of plain characters")
-    return said
 
 
 @dataclass(slots=True)
@@ -246,11 +186,11 @@ class _Minting:
         self.permission = own if self.permission is None else self.permission
         if self.door.mint is None:
             raise ConfigError(f"{where} makes no credentials: it has no mint")
-        if self.permission != own and not self.permission.startswith(f"{own}:"):
+        if not isinstance(self.permission, str) or not f"{self.permission}:".startswith(f"{own}:"):
             raise ConfigError(
                 f"{where}: a credential is for {own!r} or for what is below it, not {self.permission!r:.80}"
             )
-        if isinstance(self.expires_in_s, bool) or not 0 < self.expires_in_s <= EXPIRES_IN_S_MAX:
+        if not is_number(self.expires_in_s) or not 0 < self.expires_in_s <= EXPIRES_IN_S_MAX:
             raise ConfigError(f"{where}: expires_in_s is a number of seconds, at most {EXPIRES_IN_S_MAX:.0f}")
 
     @property
@@ -267,14 +207,16 @@ class _Minting:
     @property
     def rule(self) -> dict[str, Any]:
         """What is asked of the call: what was made before is not kept, so it is made anew."""
-        return {"replay_for_s": 0, **_needs(str(self.permission), self.amount)}
+        return {"replay_for_s": 0, "on_unknown": "retry", **_needs(str(self.permission), self.amount)}
 
     def make(self, _arguments: dict[str, Any]) -> dict[str, Any]:
         """Have it made; what is returned is what may be recorded."""
         assert self.door.mint is not None  # noqa: S101 - see __post_init__
         expires_at_s = time.time() + self.expires_in_s
-        value = self.door.mint(permission=self.permission, amount=self.amount, expires_in_s=self.expires_in_s)
-        if not isinstance(no_coroutine(self.name, value), str) or not value:
+        made = self.door.mint(permission=self.permission, amount=self.amount, expires_in_s=self.expires_in_s)
+        value = made if isinstance(no_coroutine(self.name, made), str) else ""
+        del made  # an error shows its frames, and what was made may be a credential all the same
+        if not value:
             raise ConfigError(f"{self.name} returned no text that is a credential")
         self._made = Credential(value, self.door.name, str(self.permission), expires_at_s)
         return {"expires_at": dt.datetime.fromtimestamp(expires_at_s, dt.UTC).isoformat()}
