@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -90,6 +92,29 @@ def test_a_ledger_that_is_away_is_not_asked_often(clock, capsys):
             raise answer
         return answer
 
-    assert looked(read, 2) == [[entry(1)], [entry(2)]]
+    assert looked(read, 4) == [[entry(1)], [], [], [entry(2)]]
     assert [within(pause_s, follow.PAUSE_S_MAX) for pause_s in clock.pauses_s] == [False, True, True]
     assert capsys.readouterr().err.count("trying again") == 2
+
+
+def test_ctrl_c_that_somebody_swallows_on_its_way_is_remembered():
+    before = signal.getsignal(signal.SIGINT)
+    with follow._until_interrupted() as interrupted:
+        assert not interrupted()
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        assert interrupted()
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_look_that_fails_gives_whoever_shows_it_a_chance_to_end(clock):
+    answers = iter([[], [], LedgerUnavailable("away"), [entry(1)]])
+
+    def read(*_args: Any, **_how: Any) -> list[Any]:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert looked(read, 3) == [[], [], [entry(1)]]

@@ -9,8 +9,10 @@ be notified instead would cost whoever is watched: a notification takes a lock o
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime as dt
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -79,13 +81,30 @@ def _told(workflow: str, tenant: str, rows: list[dict[str, Any]]) -> Iterator[st
 
 
 def _tail(arguments: argparse.Namespace) -> int:
-    with opened(arguments) as ledger:
-        try:
-            for rows in looks(ledger.timeline, arguments.workflow, arguments.tool, arguments.lines):
-                _show(rows, as_json=arguments.json)
-        except KeyboardInterrupt:
-            return 0
+    with _until_interrupted() as interrupted, opened(arguments) as ledger:
+        for rows in looks(ledger.timeline, arguments.workflow, arguments.tool, arguments.lines):
+            _show(rows, as_json=arguments.json)
+            if interrupted():
+                break
     return 0
+
+
+@contextlib.contextmanager
+def _until_interrupted() -> Iterator[Callable[[], bool]]:
+    """End by Ctrl-C; what is given tells of one that was raised inside a callback or a destructor, and so nowhere."""
+    pressed: list[int] = []
+
+    def interrupt(signum: int, _frame: object) -> None:
+        pressed.append(signum)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield lambda: bool(pressed)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def looks(read: Callable[..., Any], workflow: str | None, tool: str | None, before: int) -> Iterator[list[Any]]:
@@ -116,6 +135,7 @@ def looks(read: Callable[..., Any], workflow: str | None, tool: str | None, befo
         except LedgerUnavailable as error:
             print(f"spanledger: {error}; trying again", file=sys.stderr)
             pause_s = PAUSE_S_MAX
+            yield []
             continue
         took_s = time.monotonic() - started_s
         fresh = [row for row in rows if _identity(row) not in seen]
