@@ -218,7 +218,9 @@ def _age(oldest: bool) -> str:
 
 
 def _output(command: list[str]) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    # A pip that was told to be quiet lists no releases either.
+    spoken = {name: value for name, value in os.environ.items() if name != "PIP_QUIET"}
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=spoken).stdout
 
 
 def _git(*command: str) -> list[str]:
