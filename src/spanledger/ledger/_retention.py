@@ -41,8 +41,10 @@ def prune(
     """Remove what is over and old: payloads of calls with their history, the decision trace, evaluations.
 
     What runs, waits for a person, has an unknown outcome or holds an amount is never touched, and neither is what
-    budgets count. The keys of calls stay, so that none runs a second time; whoever makes one again whose result is gone
-    is told `ResultNotKept`. Several may prune at once, beside whatever else uses the ledger.
+    budgets count; but what a late worker says of an attempt after that is recorded and not booked, and an outcome that
+    waits on disk for so long may be booked a second time, if it was told before. The keys of calls stay, so that none
+    runs a second time; whoever makes one again whose result is gone is told `ResultNotKept`. Several may prune at
+    once, beside whatever else uses the ledger.
 
     Args:
         by: Who says so.
