@@ -15,6 +15,7 @@ from spanledger.testing import ModelServer
 
 if TYPE_CHECKING:  # libraries are imported where they are used: some tests run where one of them is installed
     import openai
+    from egress_world import Server
     from langchain_core.tools import BaseTool
     from langchain_world import World
 
@@ -135,3 +136,22 @@ def instrument_client() -> Callable[..., None]:
 @pytest.fixture
 def instrumented_client(instrument_client: Callable[..., None]) -> None:
     instrument_client()
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[Server]:
+    """A server that a site leads to."""
+    from egress_world import serving
+
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def site(elsewhere: Server) -> Iterator[Server]:
+    """A server that requests are sent to; it knows another one."""
+    from egress_world import serving
+
+    with serving() as server:
+        server.there = elsewhere.url
+        yield server

@@ -22,7 +22,7 @@ from urllib.parse import quote, quote_plus
 
 import psycopg
 import pytest
-from egress_world import Server, serving
+from egress_world import Server
 
 import spanledger
 from spanledger import (
@@ -52,19 +52,6 @@ CANARY = "canary-5f3c9a71d2"
 GRANT = Grant("payments:refund")
 
 pytestmark = pytest.mark.usefixtures("in_workflow")
-
-
-@pytest.fixture
-def elsewhere() -> Iterator[Server]:
-    with serving() as server:
-        yield server
-
-
-@pytest.fixture
-def site(elsewhere: Server) -> Iterator[Server]:
-    with serving() as server:
-        server.there = elsewhere.url
-        yield server
 
 
 @pytest.fixture

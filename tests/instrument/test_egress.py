@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from egress_world import CLIENTS, Server, in_tool, serving
+from egress_world import CLIENTS, in_tool
 
 import spanledger
 from spanledger import Config, EgressRule, Ledger, tool, workflow
@@ -16,19 +16,6 @@ from spanledger.errors import CallRefused, EgressRefused
 LIBRARIES = ("httpx", "httpx2", "requests", "urllib3", "aiohttp")
 
 Send = Callable[[list[Any]], Any]
-
-
-@pytest.fixture
-def elsewhere() -> Iterator[Server]:
-    with serving() as site:
-        yield site
-
-
-@pytest.fixture
-def site(elsewhere: Server) -> Iterator[Server]:
-    with serving() as site:
-        site.there = elsewhere.url
-        yield site
 
 
 @pytest.fixture(params=CLIENTS.values(), ids=CLIENTS)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
-from egress_world import CLIENTS, Server, serving
+from egress_world import CLIENTS
 from opentelemetry.trace import StatusCode
 
 from spanledger import Budget, Calls, EgressRule, Ledger, governed_client, tool, tracked_client, workflow
@@ -21,19 +21,6 @@ from spanledger.instrument import _tracking
 
 LIBRARIES = ["httpx"]
 Send = Callable[..., list[int]]
-
-
-@pytest.fixture
-def elsewhere() -> Iterator[Server]:
-    with serving() as server:
-        yield server
-
-
-@pytest.fixture
-def site(elsewhere: Server) -> Iterator[Server]:
-    with serving() as server:
-        server.there = elsewhere.url
-        yield server
 
 
 @pytest.fixture
