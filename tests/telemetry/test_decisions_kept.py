@@ -13,6 +13,8 @@ from opentelemetry.trace import StatusCode, format_span_id, format_trace_id
 import spanledger
 from spanledger import Budget, Calls, Config, Ledger, Money, Rule, Switch, errors, tool, tool_call, workflow
 from spanledger import _setup as setup
+from spanledger.core.trail import Entry
+from spanledger.telemetry import trail
 
 ASKED = Rule("refund", approval=True, wait_timeout_s=0)
 
@@ -99,6 +101,48 @@ def test_a_generator_that_is_closed_early_ends_its_workflow_without_an_error(ins
     assert told(timeline("w"))[-1] == ("ended", {"status": "interrupted", "error": "GeneratorExit"})
     assert spans.one("invoke_agent").status.status_code is StatusCode.UNSET
     assert spanledger.current_workflow() is None
+
+
+def test_what_an_agent_says_before_its_first_guarded_call_is_kept_where_that_call_connects(dsn, ledger, monkeypatch):
+    monkeypatch.setenv("SPANLEDGER_DSN", dsn)
+    spanledger.uninstrument()
+    with workflow("order-0", goal="nothing is guarded here") as idle:
+        idle.step("nobody keeps this")
+    with workflow("order-1", goal="refund order 1") as run:
+        run.step("entitled")
+        run.decide("method", options=["card", "voucher"], chosen="card")
+        tool("refund")(lambda order_id: order_id)("o-1")
+
+    assert setup._unasked is not None
+    assert setup._unasked.trail.flush(20)
+    whats = [row["what"] for row in ledger.timeline("order-1")]
+    spanledger.uninstrument()
+    assert whats == ["started", "step", "decision", "run", "succeeded", "ended"]
+    assert ledger.timeline("order-0") == []
+
+
+def test_what_is_said_before_anything_is_guarded_is_bounded_and_the_rest_is_counted_as_lost(monkeypatch):
+    told: list[str] = []
+    lost: list[str] = []
+
+    class Sink:
+        def tell(self, entry: Entry, happened_s: float | None = None) -> None:
+            told.append(f"{entry.event} {happened_s is not None}")
+
+        def lose(self, why: str) -> None:
+            lost.append(why)
+
+    spanledger.uninstrument()
+    monkeypatch.setattr(trail, "EARLY_MAX", 2)
+    with workflow("order-1") as run:
+        for _ in range(3):
+            run.step("entitled")
+        sink = Sink()
+        trail.connect(sink)
+    trail.disconnect(sink)
+
+    assert told == ["started True", "step True", "ended False"]
+    assert len(lost) == 2
 
 
 def test_a_workflow_inside_another_is_in_the_trail_of_both(instrument, timeline):

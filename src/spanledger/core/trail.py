@@ -76,8 +76,8 @@ class Entry:
 class Tells(Protocol):
     """Takes entries and tells them in the background. Never blocks and never raises."""
 
-    def tell(self, entry: Entry) -> None:
-        """Take one entry."""
+    def tell(self, entry: Entry, happened_s: float | None = None) -> None:
+        """Take one entry, and when it happened by `time.monotonic()`; None: now."""
         ...
 
     def lose(self, why: str) -> None:

@@ -72,8 +72,8 @@ class Trail:
         """How many entries of this process were lost."""
         return self._lost_before + self._round().lost
 
-    def tell(self, entry: Entry) -> None:
-        """Take an entry; it is told soon."""
+    def tell(self, entry: Entry, happened_s: float | None = None) -> None:
+        """Take an entry, and when it happened by `time.monotonic()`, now if None; it is told soon."""
         try:
             workflow_id = entry.workflow_id or (None if entry.key else self._config.workflow_id or entry.trace_id)
             if workflow_id or entry.key or entry.event == "agent":
@@ -83,7 +83,7 @@ class Trail:
                     entry = replace(entry, workflow_id=workflow_id, agent=agent)
                 if entry.session is not None and entry.event == "started":
                     entry = replace(entry, session=self._ran_as() | dict(entry.session))
-                self._round().put((time.monotonic(), tenant, entry, None))
+                self._round().put((happened_s or time.monotonic(), tenant, entry, None))
         except Exception:
             self._lost_before += 1
             logger.exception("an entry of the decision trace is lost; nothing else is affected")

@@ -1,13 +1,17 @@
 """The decision trace on its way to the ledger, which this layer does not know.
 
-Rules: entries go to whoever is connected, or nowhere. Telling costs the caller an append to a list; telling that fails
-is logged and costs the entry. An entry says where it is in the trace, so that one leads to the other.
+Rules: entries go to whoever is connected. A process is often connected by its first guarded call, which comes after
+the agent has said what it is after: what an open workflow said before waits for that, bounded, and is gone when the
+workflow ends. Telling costs the caller an append to a list; telling that fails is logged and costs the entry. An entry
+says where it is in the trace, so that one leads to the other.
 """
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from opentelemetry import trace
 from opentelemetry.trace import Span
@@ -18,14 +22,27 @@ from spanledger.placing import Ambient
 from spanledger.telemetry import deployment, semconv
 from spanledger.telemetry.quiet import quietly
 
+# Of all workflows that are open while nobody is connected.
+EARLY_MAX: Final = 1000
+
 _sink: Tells | None = None
 _maker: Callable[[], object] | None = None
+_lock = threading.Lock()
+# What waits for somebody to be connected, and when it happened by this process's clock.
+_early: list[tuple[Entry, float]] = []
+_early_lost = 0
 
 
 def connect(sink: Tells) -> None:
-    """Tell `sink` from now on."""
-    global _sink  # noqa: PLW0603 - one per process, as there is one engine
-    _sink = sink
+    """Tell `sink` from now on, and what open workflows have said before."""
+    global _sink, _early, _early_lost  # noqa: PLW0603 - one per process, as there is one engine
+    with _lock:
+        _sink = sink
+        waiting, _early, lost, _early_lost = _early, [], _early_lost, 0
+    for entry, happened_s in waiting:
+        sink.tell(entry, happened_s)
+    for _ in range(lost):
+        sink.lose(f"more than {EARLY_MAX} were told before anything was guarded")
 
 
 def disconnect(sink: Tells) -> None:
@@ -76,10 +93,9 @@ def tell(event: str, span: Span, detail: dict[str, Any], around: Ambient | None 
         around: Whose it is; None: the workflow around this code.
         **more: Fields of `Entry`.
     """
-    sink = _sink
-    if sink is None:
-        return
     around = around or ambient()
+    if _sink is None and (around is None or around.run_id is None):
+        return
     if around is not None:
         whose = {"tenant": around.tenant, "agent": around.agent, "actor": around.actor, "run_id": around.run_id}
         more = whose | {"workflow_id": None if more.get("key") else around.workflow_id} | more
@@ -89,4 +105,22 @@ def tell(event: str, span: Span, detail: dict[str, Any], around: Ambient | None 
             "trace_id": trace.format_trace_id(context.trace_id),
             "span_id": trace.format_span_id(context.span_id),
         } | more
-    sink.tell(Entry(event, detail=detail, **more))
+    entry = Entry(event, detail=detail, **more)
+    sink = _sink or _kept_for_later(entry)
+    if sink is not None:
+        sink.tell(entry)
+
+
+def _kept_for_later(entry: Entry) -> Tells | None:
+    """Keep an entry while its workflow is open; gives who is connected, if somebody is meanwhile."""
+    global _early, _early_lost  # noqa: PLW0603 - see connect
+    with _lock:
+        if _sink is not None:
+            return _sink
+        if entry.event == "ended":
+            _early = [(early, at) for early, at in _early if early.run_id != entry.run_id]
+        elif len(_early) < EARLY_MAX:
+            _early.append((entry, time.monotonic()))
+        else:
+            _early_lost += 1
+        return None
