@@ -17,6 +17,7 @@ import pytest
 from spanledger import AsyncLedger, Budget, Calls, Config, Ledger, ToolCall
 from spanledger.errors import BudgetExceeded, ConfigError, LedgerUnavailable
 from spanledger.ledger._embedded import EmbeddedPostgres
+from spanledger.ledger._queues import ITEMS_MAX
 
 LOCK_KEY = "select pg_advisory_xact_lock(hashtextextended('default' || %s, 0))"
 BLOCKED = (
@@ -81,6 +82,27 @@ def test_of_many_threads_each_gets_its_own_answer(dsn: str, sql) -> None:
             values = pool.map(lambda n: ledger.run(numbered(n % 300), lambda: n % 300), range(600))
             assert list(values) == [n % 300 for n in range(600)]
     assert len(sql.execute("select from spanledger.call where state = 'succeeded'").fetchall()) == 300
+
+
+def test_the_next_are_asked_for_before_those_who_were_answered_go_on(dsn: str, sql) -> None:
+    went_on: list[float] = []
+
+    def busy() -> None:
+        time.sleep(0.02)  # as a tool does that blocks its loop
+        went_on.append(time.time())
+
+    async def main() -> None:
+        async with AsyncLedger(dsn) as ledger:
+            for first in (0, 100, 200):  # from now on they ask together, in statements that are prepared
+                await run(ledger, *range(first, first + ITEMS_MAX))
+            await asyncio.gather(*(ledger.run(numbered(n, "busy"), busy) for n in range(3 * ITEMS_MAX)))
+
+    asyncio.run(main())
+    began = sql.execute(
+        "select extract(epoch from started_at)::float from spanledger_v1.calls where tool = 'busy' order by started_at"
+    ).fetchall()
+    (second_statement,) = began[ITEMS_MAX]
+    assert second_statement < went_on[0]
 
 
 def test_a_budget_admits_as_many_together_as_one_after_the_other(dsn: str) -> None:

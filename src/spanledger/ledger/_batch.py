@@ -1,8 +1,9 @@
 """Calls that are in flight together go to Postgres in one statement: group commit.
 
 Rules: who finds nobody sending for the same function and tenant has the turn: it sends its own question and what has
-gathered behind it, then passes the turn on to whoever has waited longest. So a lone call waits for nobody and changes
-no thread or task, and nobody sends for others twice. Threads and event loops have queues of their own.
+gathered behind it, then passes the turn on to whoever has waited longest, and only then do those who have an answer go
+on. So a lone call waits for nobody and changes no thread or task, nobody sends for others twice, and the server has
+work while the program has. Threads and event loops have queues of their own.
 
 * Every question gets the answer that it would have got alone. If the ledger refuses a statement for what is in it, each
   of its questions is asked again alone, so that the one that is at fault fails alone. If there is no answer, each
@@ -33,9 +34,6 @@ from spanledger.ledger._queues import Batch, Member, Queue, Queues
 from spanledger.ledger._wire import Answer, AwaitingWire
 
 PATIENCE_S = 0.05
-# A loop goes round between them, so that many who are answered at once do not hold up everybody else. These take it
-# some 2 ms; with fewer, a crowd scatters, and goes in more statements and more rounds of the loop than it has to.
-ROUSED_MAX = 32
 # An item is made by ourselves, for this, and goes round in no circle.
 _written = json.JSONEncoder(check_circular=False, separators=(",", ":")).encode
 # What a sender that was interrupted before it had an answer has for the others.
@@ -70,16 +68,21 @@ class BlockingBatches:
         return member.answer()
 
     def _send(self, queue: Queue, sender: Member) -> None:
-        if self._queues.company:
+        if len(queue.waiting) < self._queues.company:
             self._let_others_come()
         batch = self._queues.take(queue, sender)
         answer, refused = _UNASKED, False
         try:
             answer, refused = self._exchange(batch)
         finally:
-            self._rouse(self._queues.tell(queue, batch, answer, refused=refused))
+            answered = self._queues.tell(queue, batch, answer, refused=refused)
+            others_wait = self._queues.pass_on(queue, sender)
+            for member in answered:
+                member.rouse()
         if answer.interrupted is not None:
             raise answer.interrupted
+        if others_wait:
+            self._let_others_come()
 
     def _exchange(self, batch: Batch) -> tuple[Answer, bool]:
         try:
@@ -94,10 +97,6 @@ class BlockingBatches:
 
     def _let_others_come(self) -> None:
         time.sleep(0)
-
-    def _rouse(self, members: list[Member]) -> None:
-        for member in members:
-            member.rouse()
 
     def _sleep(self, queue: Queue, member: Member) -> None:
         awake = threading.Lock()
@@ -142,16 +141,21 @@ class AwaitingBatches:
         return member.answer()
 
     async def _send(self, queue: Queue, sender: Member) -> None:
-        if self._queues.company:
+        if len(queue.waiting) < self._queues.company:
             await self._let_others_come()
         batch = self._queues.take(queue, sender)
         answer, refused = _UNASKED, False
         try:
             answer, refused = await self._exchange(batch)
         finally:
-            self._rouse(self._queues.tell(queue, batch, answer, refused=refused))
+            answered = self._queues.tell(queue, batch, answer, refused=refused)
+            others_wait = self._queues.pass_on(queue, sender)
+            for member in answered:
+                member.rouse()
         if answer.interrupted is not None:
             raise answer.interrupted
+        if others_wait:
+            await self._let_others_come()
 
     async def _exchange(self, batch: Batch) -> tuple[Answer, bool]:
         try:
@@ -166,12 +170,6 @@ class AwaitingBatches:
 
     async def _let_others_come(self) -> None:
         await asyncio.sleep(0)
-
-    def _rouse(self, members: list[Member]) -> None:
-        for member in members[:ROUSED_MAX]:
-            member.rouse()
-        if len(members) > ROUSED_MAX:
-            asyncio.get_running_loop().call_soon(self._rouse, members[ROUSED_MAX:])
 
     async def _sleep(self, queue: Queue, member: Member) -> None:
         loop, patience = asyncio.get_running_loop(), None

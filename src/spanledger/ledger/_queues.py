@@ -23,7 +23,9 @@ from spanledger.ledger._wire import Answer, AwaitingWire, BlockingWire
 SENDERS_MAX = 1
 # Fewer than there are connections, so that what hangs in one queue leaves some to the others.
 HURRIED_MAX = 4
-ITEMS_MAX = 64
+# A crowd goes in several statements: while the server works on one, the program goes on with the answers of another. Many
+# answers at once would also hold up whatever else the loop does: sixteen of them take it 1 to 2 ms.
+ITEMS_MAX = 16
 BYTES_MAX = 1024 * 1024
 # What the server writes has no space around it; `loads` looks for some.
 _read = json.JSONDecoder().raw_decode
@@ -91,12 +93,21 @@ class Batch:
         self._bytes = len(sender.text)
         sender.batch = self
 
-    def takes(self, member: Member) -> bool:
-        """Take another question in, if it fits."""
+    def fill(self, members: list[Member]) -> list[Member]:
+        """Take in who fits, and return the others. However many there are, no more are looked at than it takes."""
+        left = []
+        for looked_at, member in enumerate(members):
+            if len(self.members) >= ITEMS_MAX:
+                return left + members[looked_at:]
+            if not self._takes(member):
+                left.append(member)
+        return left
+
+    def _takes(self, member: Member) -> bool:
         key, size = _subject(member.ask), self._bytes + len(member.text)
         if member.turn or member.alone or self.members[0].alone:
             return False
-        if key in self._keys or size > BYTES_MAX or len(self.members) >= ITEMS_MAX:
+        if key in self._keys or size > BYTES_MAX:
             return False
         self.members.append(member)
         self._keys.add(key)
@@ -134,12 +145,12 @@ class Queues:
     """All that waits in one process or one loop. Safe to use from many threads; in a loop the lock is always free.
 
     Attributes:
-        company: The last statement was asked by many. They were answered together and will ask together again, so a
+        company: How many asked in the last statement. They were answered together and will ask together again, so a
             sender lets the others come first.
     """
 
     def __init__(self) -> None:
-        self.company = False
+        self.company = 1
         # Reentrant, because a signal's handler may settle calls while its thread holds it.
         self._lock = threading.RLock()
         self._queues: dict[tuple[str, str], Queue] = {}
@@ -165,8 +176,9 @@ class Queues:
         """Take what the sender sends: its own question, and what fits with it."""
         with self._lock:
             batch = Batch(sender)
-            queue.waiting = [m for m in queue.waiting if m is not sender and not batch.takes(m)]
-            self.company = len(batch.members) > 1
+            queue.waiting.remove(sender)
+            queue.waiting = batch.fill(queue.waiting)
+            self.company = len(batch.members)
             return batch
 
     def tell(self, queue: Queue, batch: Batch, answer: Answer, *, refused: bool) -> list[Member]:
@@ -191,13 +203,16 @@ class Queues:
             queue.waiting[:0] = again
             return [member for member in batch.members if member.done]
 
-    def leave(self, queue: Queue, member: Member) -> None:
-        """Go, answered or not; the turn is the next one's."""
+    def pass_on(self, queue: Queue, member: Member) -> bool:
+        """Give the turn to the next one, before those who have an answer go on: the server waits for nobody.
+
+        Returns:
+            Somebody has it who waited for it.
+        """
         with self._lock:
-            if not member.done and member in queue.waiting:
-                queue.waiting.remove(member)
             if not member.turn:
-                return
+                return False
+            member.turn = False
             queue.senders -= 1
             heir = queue.heir() if queue.waiting else None
             if heir is not None:
@@ -206,6 +221,14 @@ class Queues:
                     heir.rouse()  # to watch how long the others take
             elif not queue.waiting and not queue.senders:
                 self._queues.pop((member.ask.function, member.ask.tenant), None)
+            return heir is not None and heir is not member
+
+    def leave(self, queue: Queue, member: Member) -> None:
+        """Go, answered or not; the turn is the next one's."""
+        with self._lock:
+            if not member.done and member in queue.waiting:
+                queue.waiting.remove(member)
+            self.pass_on(queue, member)
 
     def _give_turn(self, queue: Queue, member: Member, senders_max: int) -> None:
         if queue.senders < senders_max and not member.turn:
