@@ -150,8 +150,14 @@ class Protocol:
             "where tenant = %s and key in (select key from spanledger.over_calls where tenant = %s)",
             (self.tenant, self.tenant),
         )
-        asked = "select spanledger.prune_calls(%s, clock_timestamp() - interval '90 days', false, 100)"
-        return self.sql.execute(asked, (self.tenant,)).fetchone()[0]["keys"]
+        self.sql.execute(
+            "update spanledger.history set at = at - interval '100 days' where tenant = %s and pruned_at is null",
+            (self.tenant,),
+        )
+        asked = "select spanledger.{}(%s, clock_timestamp() - interval '90 days', {}100) -> 'keys'"
+        (keys,) = self.sql.execute(asked.format("prune_calls", "false, "), (self.tenant,)).fetchone()
+        self.sql.execute(asked.format("prune_beside_calls", ""), (self.tenant,))
+        return keys
 
     def lease_over(self, name: str) -> None:
         """Let the time pass that a running call is believed alive, or that a probe may take."""

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 from protocol import (
+    CHAT,
     RETRY,
     Protocol,
     failed,
@@ -133,6 +134,57 @@ def test_a_failure_that_is_told_again_after_the_next_attempt_began_is_no_news(ac
     assert acme.events("a") == ["superseded"]
 
 
+# after it was pruned
+
+
+def test_a_lost_call_to_a_model_is_spent_when_its_worker_tells_long_after_and_one_that_failed_is_forgotten(
+    acme,
+) -> None:
+    acme.budget("eur", 100)
+    lost = running(acme, **CHAT, key_source="none", reserve={"calls": 1, "EUR": 30})
+    acme.lease_over("a")
+    acme.renew()
+    acme.fail("b", acme.begin("b", **CHAT, key_source="none", reserve={"EUR": 1}))
+    assert acme.prune() == 1
+    assert acme.balance("eur") == (0, 0)
+
+    assert [acme.settle("a", lost, cost={"EUR": 20}) for _ in range(2)] == [True, True]
+
+    assert acme.balance("eur") == (20, 0)
+    assert acme.prune() == 1  # it is booked
+    assert acme.settle("a", lost, cost={"EUR": 20}) is False
+    assert acme.balance("eur") == (20, 0)
+
+
+def test_an_attempt_that_was_ruled_out_is_the_truth_though_a_person_denied_the_next_and_it_was_pruned(acme) -> None:
+    acme.budget("eur", 100)
+    old = failed(acme, reserve={"calls": 1, "EUR": 30})
+    asked = pending(acme)
+    assert acme.deny(asked)["done"]
+    acme.prune()
+
+    assert [acme.settle("a", old) for _ in range(2)] == [True, True]
+
+    assert (acme.balance("eur"), acme.call("a")["state"]) == ((30, 0), "succeeded")
+
+
+def test_what_is_told_again_with_its_begin_is_no_further_attempt(acme: Protocol) -> None:
+    told = item("a", unguarded=True)
+    ended = {"key": told["key"], "attempt_id": told["attempt_id"], "ran": RAN, "error": {"type": "E"}}
+    for _ in range(2):
+        acme.ask("begin", [told])
+        acme.ask("fail", [ended])
+        assert (acme.call("a")["state"], acme.call("a")["attempts"]) == ("failed", 1)
+    second = acme.begin("a")
+    assert second["attempts"] == 2
+    acme.fail("a", second)
+    acme.prune()
+    acme.ask("begin", [told])
+    acme.ask("fail", [ended])
+    assert (acme.call("a")["attempt_id"], acme.call("a")["attempts"]) == (second["attempt_id"], 2)
+    assert acme.events("a") == ["unguarded"]
+
+
 RAN = {"tool": "refund", "operation": "execute_tool", "actor": "u_1", "reserve": {"calls": 1, "EUR": 30}}
 
 
@@ -154,7 +206,7 @@ def test_what_ran_unguarded_beside_another_worker_is_late_and_spent_once(acme: P
     assert unguarded["verdict"] == "in_progress"
     assert [acme.settle("a", unguarded, cost={"EUR": 40}, ran=RAN) for _ in range(2)] == [False, False]
     assert acme.balance("eur") == (40, 30)
-    assert acme.events("a") == ["late_success"]
+    assert acme.events("a") == ["late_success", "unguarded"]
 
 
 def test_what_ran_unguarded_and_is_admitted_later_is_spent_once(acme: Protocol) -> None:

@@ -259,6 +259,10 @@ def _soft_limit(_row: Row, detail: Mapping[str, Any]) -> str:
     return f"{shown(detail.get('name', '-'))} is past its soft limit, {left} left"
 
 
+def _unguarded(_row: Row, _detail: Mapping[str, Any]) -> str:
+    return "it had run while the ledger did not answer; how it ended was told later"
+
+
 def _arguments(detail: Mapping[str, Any]) -> str:
     text = shown(detail.get("arguments") or "")
     return text if len(text) <= ARGUMENTS_CHARS_MAX else f"{text[: ARGUMENTS_CHARS_MAX - 1]}…"
@@ -296,4 +300,5 @@ _WORDS: Final = {
     "released": lambda _row, _detail: "it never ran",
     "resolved": _resolved,
     "soft_limit": _soft_limit,
+    "unguarded": _unguarded,
 }

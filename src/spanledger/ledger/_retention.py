@@ -41,16 +41,16 @@ def prune(
     """Remove what is over and old: payloads of calls with their history, the decision trace, evaluations.
 
     What runs, waits for a person, has an unknown outcome or holds an amount is never touched, and neither is what
-    budgets count; but what a late worker says of an attempt after that is recorded and not booked, and an outcome that
-    waits on disk for so long may be booked a second time, if it was told before. The keys of calls stay, so that none
-    runs a second time; whoever makes one again whose result is gone is told `ResultNotKept`. Several may prune at
-    once, beside whatever else uses the ledger.
+    budgets count; nor what says whether an attempt was booked, so that an outcome that waited on a disk meanwhile is
+    booked once. The keys of calls stay, so that none runs a second time; whoever makes one again whose result is gone
+    is told `ResultNotKept`. Several may prune at once, beside whatever else uses the ledger.
 
     Args:
         by: Who says so.
         older_than_s: What ended so many seconds ago, at least 3600, on the ledger's clock. None: as long as the
             configuration's `retention` says of each part.
-        forget_keys: Remove the keys too: **a call with a key that was forgotten runs again.**
+        forget_keys: Remove the keys too: **a call with a key that was forgotten runs again**, and what is told late of
+            one is not booked, or booked again where it had run while the ledger was down.
         dry_run: Count what would go, and remove nothing.
         tenant: Whose; the configured tenant if None.
 

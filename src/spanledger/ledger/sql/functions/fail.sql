@@ -73,6 +73,9 @@ begin
             perform spanledger.wake(v_call, clock_timestamp());
         end if;
     end loop;
+    if p_items @? '$[*].ran' then
+        perform spanledger.record_unguarded(p_tenant, p_items, clock_timestamp());
+    end if;
     return to_jsonb(v_answers);
 end
 $$;

@@ -9,6 +9,12 @@ declare
         and p_call.fingerprint is not null and p_item ->> 'fingerprint' is not null;
     v_answer jsonb := spanledger.answer(p_call, p_item);
 begin
+    if p_item ? 'unguarded' and (p_call.attempt_id = (p_item ->> 'attempt_id')::uuid or exists (
+        select from spanledger.history h
+        where h.tenant = p_call.tenant and h.key = p_call.key and h.attempt_id = (p_item ->> 'attempt_id')::uuid
+            and h.event in ('unguarded', 'superseded'))) then
+        return v_answer || '{"verdict": "replay", "result_kept": false}';  -- it began, and was told, before
+    end if;
     if v_state in ('refused', 'released') then
         return null;  -- never ran
     end if;

@@ -17,10 +17,10 @@ begin
     return case when v_calls is null then '{}' else (
             select jsonb_build_object('calls', count(*) filter (where not n.goes) + case when p_forget then 0 else v_lapsed end,
                 'keys', count(*) filter (where n.goes) + case when p_forget then v_lapsed else 0 end)
-            from (select p_forget or c.unguarded as goes from spanledger.over_calls c
+            from (select p_forget or c.goes as goes from spanledger.over_calls c
                 where c.tenant = p_tenant and (p_forget or not c.pruned) and c.over_at < v_calls limit v_max) n)
         || jsonb_build_object('history', (select count(*) from (select from spanledger.over_history h
-                where h.tenant = p_tenant and h.over_at < v_calls limit v_max) n),
+                where h.tenant = p_tenant and h.over_at < v_calls and (p_forget or not h.stays) limit v_max) n),
             'approvals', v_lapsed + (select count(*) from (select from spanledger.over_approvals a
                 where a.tenant = p_tenant and a.expires_at < v_calls and a.over_at < v_calls limit v_max) n),
             'windows', (select count(*) from (select from spanledger.over_accounts a

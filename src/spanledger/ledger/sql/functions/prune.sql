@@ -5,8 +5,8 @@
 -- run again: only its payload goes. With `forget_keys` the key goes too, and a call of it would run. With `dry_run` nothing
 -- is written, and counted are at most so many of each kind as `prunable` says.
 --
--- Of a late worker's outcome that comes after all that is only recorded that it came: what tells whether it was booked
--- has gone with the history, and so have accounts of windows that are over.
+-- An outcome that comes after all that is booked if it never was, and once: of attempts without one, and of outcomes that
+-- came late, it stays what says so, while the key does. Accounts of windows that are over are gone.
 --
 -- Nobody is waited for but another prune of the same tenant: what somebody else has locked is left for the next time. An
 -- hour is the least age: nothing that old is under way without being marked so, nor do windows that closed then count.

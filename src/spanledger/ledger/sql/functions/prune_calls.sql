@@ -1,6 +1,6 @@
--- Calls that ended before this. What nobody could run again by its key, because the key was made for this one call or
--- nothing has run under it, is deleted. Of the others stays what guards their key and tells a late worker from a newer
--- one; and where it may still turn out that they took effect, where that is booked.
+-- Calls that ended before this. What `goes`, because nobody could run it again by its key and no outcome can come that is
+-- not booked, is deleted, with what was remembered of its attempts. Of the others stays what guards their key and tells a
+-- late worker from a newer one; and where it may still turn out that they took effect, where that is booked.
 create or replace function spanledger.prune_calls(
     p_tenant text, p_before timestamptz, p_forget boolean, p_rows_max integer)
 returns jsonb
@@ -9,6 +9,8 @@ as $$
 declare
     v_call spanledger.call;
     v_places tid[];
+    v_gone tid[];
+    v_keys bytea[];
     v_forgotten integer;
     v_pruned integer;
 begin
@@ -22,19 +24,22 @@ begin
     loop
         perform spanledger.expire(v_call, v_call.approval_until);
     end loop;
-    v_places := array(
-        select c.place from spanledger.over_calls c
-        where c.tenant = p_tenant and not c.pruned and c.over_at < p_before
-        order by c.over_at limit p_rows_max for update skip locked);
+    select coalesce(array_agg(o.place), '{}'), coalesce(array_agg(o.place) filter (where p_forget or o.goes), '{}')
+        into v_places, v_gone
+        from (
+            select c.place, c.goes from spanledger.over_calls c
+            where c.tenant = p_tenant and not c.pruned and c.over_at < p_before
+            order by c.over_at limit p_rows_max for update skip locked) o;
     if p_forget and cardinality(v_places) < p_rows_max then
-        v_places := v_places || array(
+        v_gone := v_gone || array(
             select c.place from spanledger.over_calls c
             where c.tenant = p_tenant and c.pruned and c.over_at < p_before
             order by c.over_at limit p_rows_max - cardinality(v_places) for update skip locked);
     end if;
-    delete from spanledger.call c
-        where c.ctid = any (v_places) and (p_forget or c.key_source = 'none' or c.state in ('refused', 'released'));
-    get diagnostics v_forgotten = row_count;
+    with gone as (delete from spanledger.call c where c.ctid = any (v_gone) returning c.key)
+        select array_agg(g.key) into v_keys from gone g;
+    delete from spanledger.history h where h.tenant = p_tenant and h.key = any (v_keys) and h.pruned_at is not null;
+    v_forgotten := cardinality(v_gone);
     update spanledger.call c set
         pruned_at = clock_timestamp(), arguments = null, result = null, result_kept = false, error = c.error - 'message',
         refusal = null, call_id = null, agent = null, actor = null, rule = null, rule_version = null, grants = null,

@@ -15,7 +15,8 @@ declare
 begin
     if p_call.tenant is null or exists (
         select from spanledger.history h
-        where h.tenant = p_tenant and h.key = v_key and h.attempt_id = v_attempt and h.event = p_event) then
+        where h.tenant = p_tenant and h.key = v_key and h.attempt_id = v_attempt
+            and h.event in (p_event, 'unguarded')) then
         return;
     end if;
     if p_call.attempt_id <> v_attempt then

@@ -14,7 +14,7 @@ declare
     v_answers jsonb[] := array_fill('{"owned": true}'::jsonb, array[v_count]);
     v_owned integer[];
     -- Hardly a tool says what it has cost; where none does, what was reserved is spent, and is summed up here.
-    v_costs boolean := p_items @? '$[*].cost.*';
+    v_costs boolean := p_items @? '$[*] ? (exists(@.cost.*) || exists(@.ran))';
     v_bookings jsonb[] := '{}';
     v_accounts bigint[] := '{}';
     v_amounts bigint[] := '{}';
@@ -76,6 +76,9 @@ begin
         loop
             v_answers[v_i] := spanledger.settle_late(p_tenant, p_items -> (v_i - 1), v_now);
         end loop;
+    end if;
+    if v_costs then
+        perform spanledger.record_unguarded(p_tenant, p_items, v_now);
     end if;
     return to_jsonb(v_answers);
 end

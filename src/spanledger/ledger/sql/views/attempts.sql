@@ -20,7 +20,7 @@ select c.tenant, c.workflow_id, coalesce((h.detail ->> 'run_id')::uuid, c.run_id
     case when h.detail ->> 'state' in ('succeeded', 'failed') then h.detail -> 'usage' end
 from spanledger.call c
 join spanledger.history h on h.tenant = c.tenant and h.key = c.key
-where h.event = 'superseded' and not (h.attempt_id = c.attempt_id and c.state = 'succeeded')
+where h.event = 'superseded' and h.pruned_at is null and not (h.attempt_id = c.attempt_id and c.state = 'succeeded')
 union all
 select c.tenant, c.workflow_id, coalesce((p.detail ->> 'run_id')::uuid, c.run_id), c.key, h.attempt_id, false, c.tool,
     c.operation, c.agent, c.actor, 'late', c.key_source, (p.detail ->> 'started_at')::timestamptz, h.at,
@@ -32,5 +32,5 @@ left join lateral (
     select s.detail from spanledger.history s
     where s.tenant = h.tenant and s.key = h.key and s.event = 'superseded' and s.attempt_id = h.attempt_id
     order by s.id desc limit 1) p on true
-where h.event = 'late_success' and not (h.attempt_id = c.attempt_id and c.state = 'succeeded')
+where h.event = 'late_success' and h.pruned_at is null and not (h.attempt_id = c.attempt_id and c.state = 'succeeded')
     and p.detail ->> 'state' is distinct from 'succeeded';

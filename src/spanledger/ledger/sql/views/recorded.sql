@@ -36,7 +36,7 @@ from (
         h.detail ->> 'span_id', (h.detail ->> 'delegation')::uuid
     from spanledger.history h
     join spanledger.call c on c.tenant = h.tenant and c.key = h.key
-    where h.event = 'superseded'
+    where h.event = 'superseded' and h.pruned_at is null
     union all
     select t.tenant, t.key, t.id, 0, 'replayed', c.tool, c.operation, c.workflow_id, c.key_source,
         case when c.key_source in ('arguments', 'call_id') then c.fingerprint end, c.call_id, coalesce(t.agent, c.agent),
