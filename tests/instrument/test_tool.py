@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import functools
 import pickle
 from collections.abc import Callable, Iterator
 
@@ -310,3 +311,60 @@ def test_a_guarded_function_keeps_its_name_its_words_and_its_signature():
 
     assert (refund.__name__, refund.__doc__) == ("refund", "Refund an order.")
     assert refund.__annotations__ == {"order_id": "str", "return": "int"}
+
+
+# --- what can be a tool
+
+
+@pytest.mark.usefixtures("guarded")
+def test_what_a_partial_function_was_given_before_is_part_of_the_call():
+    ran = []
+
+    def refund(order_id: str, amount: int, *, note: str = "") -> int:
+        ran.append((order_id, amount, note))
+        return len(ran)
+
+    first, second, noted = (
+        tool("refund")(functools.partial(refund, *given, **more))
+        for given, more in ((("o-1",), {}), (("o-2",), {}), (("o-1",), {"note": "late"}))
+    )
+    assert [first(1), second(1), noted(1), first(1), second(amount=1), noted(1)] == [1, 2, 3, 1, 2, 3]
+
+
+@pytest.mark.usefixtures("guarded")
+def test_a_partial_coroutine_function_is_awaited_once():
+    ran = []
+
+    async def refund(order_id: str, amount: int) -> int:
+        ran.append(order_id)
+        return len(ran)
+
+    guarded = tool("refund")(functools.partial(refund, "o-1"))
+
+    async def twice() -> tuple[int, int]:
+        return await guarded(1), await guarded(1)
+
+    assert asyncio.run(twice()) == (1, 1)
+
+
+class Counter:
+    def __call__(self) -> int:
+        return 1
+
+
+@pytest.mark.parametrize("nameless", [functools.partial(print, "x"), Counter()])
+def test_what_has_no_name_of_its_own_has_to_be_given_one(nameless):
+    for decorate in (tool, tool(), tool(lease_s=5)):
+        with pytest.raises(errors.ConfigError, match="has no name of its own: give it one"):
+            decorate(nameless)
+
+
+@pytest.mark.parametrize("thing", [3, classmethod(Counter), ["refund"], b"refund"])
+def test_what_is_neither_a_function_nor_a_name_is_not_taken_for_a_name(thing):
+    with pytest.raises(errors.ConfigError, match="@tool guards a function, or takes a tool's name"):
+        tool(thing)
+
+
+def test_a_function_that_does_not_say_what_it_takes_cannot_be_a_tool():
+    with pytest.raises(errors.ConfigError, match="'max' does not say what it takes"):
+        tool(max)

@@ -7,6 +7,7 @@ says, or is not kept. In mode "off" everything here is transparent.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import typing
 from collections.abc import Callable, Mapping
@@ -53,14 +54,18 @@ def tool(function: Any = None, /, **rule: Any) -> Any:
         **rule: Fields of `Rule` that apply where the configuration says nothing else.
 
     Raises:
-        ConfigError: A generator function, or a value that a rule cannot have.
+        ConfigError: A generator function, something that cannot be called or has no name, or a value that a rule
+            cannot have.
     """
     if callable(function):
-        return _guarded(function, Rule(function.__name__))
+        return _guarded(function, Rule(_name_of(function)))
+    if function is not None and not isinstance(function, str):
+        below = "; put it below @classmethod" if isinstance(function, classmethod) else ""
+        raise ConfigError(f"@tool guards a function, or takes a tool's name, and is given {function!r}{below}")
 
     def decorate(decorated: Callable[P, R]) -> Callable[P, R]:
         try:
-            own = Rule(function or decorated.__name__, **rule)
+            own = Rule(_name_of(decorated) if function is None else function, **rule)
         except TypeError as error:
             raise ConfigError(f"@tool: {error}") from None
         jsonpaths.check(own.redact)
@@ -232,17 +237,29 @@ class tool_call:  # noqa: N801 - reads as a function, like the decorator beside 
         record.end(self._span)
 
 
+def _name_of(function: Any) -> str:
+    name = getattr(function, "__name__", None)
+    if not isinstance(name, str):
+        raise ConfigError(f'{function!r} has no name of its own: give it one, as in @tool("refund")')
+    return name
+
+
 def _guarded(function: Callable[..., Any], own: Rule) -> Any:
-    plain = inspect.unwrap(function)
+    # What a partial function was given before is part of the call, and its signature does not show all of it.
+    part = function if isinstance(function, functools.partial) else functools.partial(function)
+    plain = inspect.unwrap(part.func)
     if inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain):
         raise ConfigError(f"{own.match!r} is a generator: what it has done when it is broken off cannot be told")
-    signature = inspect.signature(function)
+    try:
+        signature = inspect.signature(part.func)
+    except ValueError as error:
+        raise ConfigError(f"{own.match!r} does not say what it takes, so its calls cannot be told apart") from error
     codec: list[Codec] = []
 
     def job(args: tuple[Any, ...], kwargs: dict[str, Any], *, bound: bool) -> Job:
         if not codec:
             codec.append(TypedCodec(returned_by(plain)))
-        arguments = _bound(signature, args, kwargs, skip_first=bound)
+        arguments = _bound(signature, (*part.args, *args), {**part.keywords, **kwargs}, skip_first=bound)
         return Job(Call(own.match, arguments=arguments, opted_in=True), codec[0], own)
 
     def blocking(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
