@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import psycopg
 import pytest
 from tests.acceptance.conftest import Run
 
-from spanledger import Budget, Calls, Config, Ledger, Money, Rate, Rule, Switch, ToolCall
+from spanledger import Budget, Calls, Config, Ledger, Money, Rate, Rule, Switch, ToolCall, cli
 from spanledger.cli import common
 from spanledger.demo import main
 from spanledger.errors import ApprovalPending, NotAuthorized
@@ -410,6 +411,24 @@ def test_a_file_is_applied_by_command_and_by_no_other(typed, as_json, ledger, tm
     assert typed("apply")[1] == "applied approval  refund  not needed\n"
     assert [row["kind"] for row in as_json("controls")] == ["rate", "switch"]
     assert [row["kind"] for row in as_json("controls", "--all")] == ["approval", "rate", "switch"]
+
+
+def test_a_file_is_applied_by_its_name(typed, ledger, tmp_path: Path):
+    file = tmp_path / "controls.toml"
+    file.write_text('[[budgets]]\nname = "mails"\nlimit = "20 calls"\n')
+    code, out, err = typed("apply", str(file))
+    assert (code, out) == (0, "applied budget mails: 20 calls\n"), err
+    assert ledger.budget("mails").limit == Calls(20)
+    code, _, err = typed("apply", str(tmp_path / "none.toml"))
+    assert code == 2
+    assert "cannot read" in err
+
+
+def test_the_version_is_asked_for_as_elsewhere(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"spanledger {version('spanledger')}\n"
 
 
 def test_of_rates_the_one_that_holds_now_is_in_force(as_json, ledger):

@@ -58,8 +58,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
+class _Version(argparse.Action):
+    """Looks the version up only where it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        print(f"spanledger {version('spanledger')}")
+        parser.exit()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="spanledger", description="AI agents retry. Their side effects shouldn't.")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version of spanledger")
     commands = Commands(parser)
     for group in (set_up, look, follow, replay, decide, control, grants, delegations, sessions, evals, erase, prune):
         group.add_to(commands)

@@ -12,6 +12,7 @@ import dataclasses
 import datetime as dt
 import getpass
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -76,7 +77,8 @@ def opened(arguments: argparse.Namespace) -> Iterator[Any]:
     from spanledger.ledger._ledger import Ledger
     from spanledger.ledger._opening import open_database
 
-    config = Config.from_env()
+    file = getattr(arguments, "file", None)
+    config = Config.from_env({**os.environ, "SPANLEDGER_CONFIG": file} if file else None)
     if getattr(arguments, "tenant", None):
         config = dataclasses.replace(config, tenant=arguments.tenant)
     with Ledger(config=config, database=open_database(config, apply=False)) as ledger:

@@ -29,8 +29,9 @@ def add_to(commands: Commands) -> None:
         "apply",
         _apply,
         "Write the budgets, approvals, permissions, grants, switches and rates of spanledger.toml into the ledger.",
-        "spanledger apply",
+        "spanledger apply spanledger.toml",
     )
+    apply.add_argument("file", nargs="?", type=words, help="the file (SPANLEDGER_CONFIG, else spanledger.toml here)")
     stop = commands.add(
         "stop",
         _stop,
