@@ -21,7 +21,7 @@ from opentelemetry.instrumentation.environment_variables import OTEL_PYTHON_DISA
 from opentelemetry.sdk.trace import TracerProvider
 
 from spanledger._guard import Guard
-from spanledger.config import Config, shown
+from spanledger.config import Config, checked, shown
 from spanledger.errors import ConfigError, SpanledgerError
 from spanledger.instrument import _executors, _registry, _runtime
 from spanledger.instrument._engine import Engine
@@ -89,7 +89,7 @@ class GuardrailSpanProcessor(SpanDecider):
         installed = gate.guard()
         if config is None and (engine := _runtime.engine()) is not None:
             guard = engine.guard
-        elif config is not None and config.mode != "off":
+        elif config is not None and checked(config).mode != "off":
             if installed is not None and installed.config == config:
                 guard = installed
             else:
@@ -124,8 +124,9 @@ def instrument(config: Config | None = None, *, libraries: Iterable[str | Librar
         WrapMissing: A function that runs tools is not where it should be, or spans cannot be refused here.
     """
     global _installed  # noqa: PLW0603 - one per process
+    wanted = _registry.names() if libraries is None else _known(libraries)
+    config = Config.from_env() if config is None else checked(config)
     uninstrument()
-    config = config or Config.from_env()
     if config.mode == "off":
         _runtime.use(None, config)
         return Report()
@@ -137,7 +138,7 @@ def instrument(config: Config | None = None, *, libraries: Iterable[str | Librar
         _executors.install()
         gate.install(guard)
         gate.prove()
-        report = patches.attach(_registry.names() if libraries is None else _known(libraries))
+        report = patches.attach(wanted)
     except BaseException:
         uninstrument()
         raise
@@ -270,6 +271,8 @@ def _guard(config: Config) -> tuple[Guard, _Connected]:
 
 
 def _known(names: Iterable[str | Library]) -> list[str | Library]:
+    if isinstance(names, str):
+        raise ConfigError(f"libraries is a list of names, not {names!r}")
     wanted, known = list(names), _registry.names()
     unknown = [name for name in wanted if isinstance(name, str) and name not in known]
     if unknown:

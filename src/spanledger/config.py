@@ -367,6 +367,13 @@ class Config:
         return changed(call, agent=call.agent or self.agent, workflow_id=scope, workflow_source=source)
 
 
+def checked(config: object) -> Config:
+    """Return a configuration as it is; a ConfigError where it is none."""
+    if not isinstance(config, Config):
+        raise ConfigError(f"a configuration is a Config, not {config!r}; Config.from_file() reads a file")
+    return config
+
+
 def shown(config: Config) -> str:
     """Describe a configuration in a line, without what is secret."""
     where = "embedded ledger" if config.dsn is None else "ledger by DSN"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from spanledger.core.frozen import value
-from spanledger.core.money import Amount
+from spanledger.core.money import Amount, Calls, Money, Tokens
 
 EXECUTE_TOOL = "execute_tool"
 INVOKE_AGENT = "invoke_agent"
@@ -57,11 +57,18 @@ class Resource:
         namespace: For example ``"stripe"``.
         type: For example ``"charge"``.
         id: What identifies it: a text or a mapping of JSON values.
+
+    Raises:
+        ValueError: It has no id: calls about different things would be taken for one.
     """
 
     namespace: str
     type: str
     id: Any
+
+    def __post_init__(self) -> None:
+        if self.id is None or (isinstance(self.id, str | Mapping) and not self.id):
+            raise ValueError(f"a resource needs an id, and not {self.id!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +90,8 @@ class ToolCall:
         delegation: The token of the delegation that it acts under.
 
     Raises:
-        ValueError: It has no tool or no workflow, or its fields name nothing or the same twice.
+        ValueError: It has no tool or no workflow, its fields name nothing or the same twice, or something that it is
+            told apart by is empty or of the wrong kind.
     """
 
     tool: str
@@ -104,8 +112,16 @@ class ToolCall:
         for name in ("tool", "workflow_id"):
             if not isinstance(given := getattr(self, name), str) or not given:
                 raise ValueError(f"a call needs a {name}, a text that is not empty, and not {given!r}")
-        if self.fields is not None and (not self.fields or len(set(self.fields)) < len(self.fields)):
-            raise ValueError(f"the fields of {self.tool!r} are names of arguments, each once, or None: {self.fields!r}")
+        for name in ("tenant", "key"):
+            if getattr(self, name) == "":
+                raise ValueError(f"the {name} of {self.tool!r} is a text that is not empty, or None")
+        fields = self.fields
+        if fields is not None and (not fields or isinstance(fields, str) or len(set(fields)) < len(fields)):
+            raise ValueError(f"the fields of {self.tool!r} are names of arguments, each once, or None: {fields!r}")
+        if self.resource is not None and not isinstance(self.resource, Resource):
+            raise ValueError(f"the resource of {self.tool!r} is a Resource, not {self.resource!r}")
+        if self.cost is not None and not isinstance(self.cost, Money | Tokens | Calls):
+            raise ValueError(f"the cost of {self.tool!r} is Money (never a float), Tokens or Calls, not {self.cost!r}")
 
 
 @value

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from spanledger.config import Config, Dsn
+from spanledger.config import Config, Dsn, checked
 from spanledger.core.approvals import Approval
 from spanledger.core.budgets import Balance
 from spanledger.core.call import Begun, Ended, ToolCall
@@ -38,7 +38,7 @@ class AsyncLedger:
         self, dsn: Dsn | None = None, config: Config | None = None, *, database: Database | None = None
     ) -> None:
         """Connect lazily; the arguments are those of `Ledger`."""
-        self.config = Config.from_env() if config is None else config
+        self.config = Config.from_env() if config is None else checked(config)
         self._database = database or open_database(self.config, dsn)
         self._driver = AwaitingDriver(self._database)
         self._by_hand = ByHand(self._database, self.config)
@@ -89,7 +89,7 @@ class AsyncLedger:
         """As `Ledger.settle`."""
         return await self._driver.drive(told_by_hand(begun, requests.settle(self.config, begun, result, cost)))
 
-    async def fail(self, begun: Begun, error: BaseException, outcome_unknown: bool | None = None) -> bool:
+    async def fail(self, begun: Begun, error: BaseException | str, outcome_unknown: bool | None = None) -> bool:
         """As `Ledger.fail`."""
         return await self._driver.drive(told_by_hand(begun, requests.fail(self.config, begun, error, outcome_unknown)))
 

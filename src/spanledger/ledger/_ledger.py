@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from spanledger.config import Config, Dsn
+from spanledger.config import Config, Dsn, checked
 from spanledger.core.approvals import Approval
 from spanledger.core.budgets import Balance
 from spanledger.core.call import Begun, Ended, ToolCall
@@ -46,7 +46,7 @@ class Ledger:
             config: Rules, budgets and limits. None: `Config.from_env()`.
             database: Instead of `dsn`: connections shared with others.
         """
-        self.config = Config.from_env() if config is None else config
+        self.config = Config.from_env() if config is None else checked(config)
         self._database = database or open_database(self.config, dsn)
         self._driver = BlockingDriver(self._database)
         self._by_hand = ByHand(self._database, self.config)
@@ -112,12 +112,12 @@ class Ledger:
         """
         return self._driver.drive(told_by_hand(begun, requests.settle(self.config, begun, result, cost)))
 
-    def fail(self, begun: Begun, error: BaseException, outcome_unknown: bool | None = None) -> bool:
+    def fail(self, begun: Begun, error: BaseException | str, outcome_unknown: bool | None = None) -> bool:
         """Record that a call failed; if the ledger does not answer, it is kept on disk and recorded later.
 
         Args:
             begun: What `begin` answered.
-            error: What was raised.
+            error: What was raised, or what is known in words.
             outcome_unknown: Whether it may have taken effect all the same; None: by the kind of error.
 
         Returns:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import json
+import logging
 import re
 import uuid
 from collections.abc import Iterable, Mapping
@@ -20,15 +21,17 @@ from spanledger.core.budgets import Balance
 from spanledger.core.call import Begun, Call, Outcome, ToolCall, Verdict
 from spanledger.core.grants import Authorization, Grant, asked_item, authorized
 from spanledger.core.ids import new_id
-from spanledger.core.money import Amount, amount_of
+from spanledger.core.money import Amount, Calls, Money, Tokens, amount_of
 from spanledger.core.outcomes import is_ambiguous, storable
 from spanledger.core.payload import opened
 from spanledger.core.settling import cost_of, found_text, kept_text
 from spanledger.core.steps import RESOLUTIONS
-from spanledger.core.values import decode, encode
+from spanledger.core.values import NotJsonError, decode, encode
 from spanledger.errors import ConfigError, NotAuthorized
 from spanledger.ledger._functions import ROWS_MAX, Prefix, Read, Run, Since
 from spanledger.ledger._spool import Erased
+
+logger = logging.getLogger("spanledger.ledger")
 
 
 class PlainCodec:
@@ -76,8 +79,9 @@ def settle(config: Config, begun: Begun, result: Any, cost: Amount | None) -> As
     return Ask("settle", begun.tenant, item, shielded=True)
 
 
-def fail(config: Config, begun: Begun, error: BaseException, outcome_unknown: bool | None) -> Ask:
+def fail(config: Config, begun: Begun, said: BaseException | str, outcome_unknown: bool | None) -> Ask:
     call = Call(begun.tool, opted_in=True)
+    error = said if isinstance(said, BaseException) else RuntimeError(str(said))
     if outcome_unknown is None:
         outcome_unknown = is_ambiguous(error, config.terms(call))
     told = config.content(call).error(error)
@@ -86,6 +90,10 @@ def fail(config: Config, begun: Begun, error: BaseException, outcome_unknown: bo
 
 
 def ended(begun: Begun, cost: Amount | None) -> dict[str, Any]:
+    if cost is not None and not isinstance(cost, Money | Tokens | Calls):
+        # The side effect has happened: a mistyped price must not leave its outcome untold.
+        logger.error("%s was settled at %r, which is no amount; it costs what was reserved", begun.tool, cost)
+        cost = None
     return {
         "key": begun.key,
         "attempt_id": begun.attempt_id,
@@ -97,12 +105,15 @@ def resolve(config: Config, key: str, by: str, found: tuple[str, Any, str | None
     outcome, result, reason = found
     if outcome not in RESOLUTIONS:
         raise ConfigError(f"an outcome is one of {', '.join(RESOLUTIONS)}, not {outcome!r}")
-    item: dict[str, Any] = {"key": key, "by": storable(by), "outcome": outcome}
+    item: dict[str, Any] = {"key": _checked_key(key), "by": _decider(by), "outcome": outcome}
     if reason is not None:
         item |= {"reason": storable(reason)}
     if outcome == "succeeded":
         content = config.content(Call(tool, opted_in=True))
-        text = found_text(config.kept(tool, config.tenant, key), result, content)
+        try:
+            text = found_text(config.kept(tool, config.tenant, key), result, content)
+        except NotJsonError as error:
+            raise ConfigError(f"the result cannot be kept for replay: {error}") from error
         item |= {"result": text, "result_kept": text is not None}
     return Ask("resolve", config.tenant, item)
 
@@ -113,9 +124,21 @@ def to_erase(config: Config, tenant: str | None, **which: str | None) -> tuple[s
         raise ConfigError("say what to erase: a workflow, an actor, a key, or a whole tenant by its name")
     if not all(isinstance(value, str) and value for value in wanted.values()):
         raise ConfigError(f"what to erase is said by texts that are not empty, not {wanted!r}")
-    if re.fullmatch("(?:[0-9a-f]{2})*", wanted.get("key", "")) is None:
-        raise ConfigError(f"{wanted['key']!r} is no key; `spanledger calls` lists them")
+    if "key" in wanted:
+        _checked_key(wanted["key"])
     return tenant or config.tenant, wanted
+
+
+def _checked_key(key: object) -> str:
+    if not isinstance(key, str) or re.fullmatch("(?:[0-9a-f]{2})*", key) is None:
+        raise ConfigError(f"{key!r} is no key; `spanledger calls` lists them")
+    return key
+
+
+def _decider(by: object) -> str:
+    if not isinstance(by, str) or not by.strip():
+        raise ConfigError(f"by is who decides, for example 'ops@example.com', not {by!r}")
+    return storable(by)
 
 
 def erase(tenant: str, wanted: dict[str, str], by: str, after: str) -> Run:
@@ -146,7 +169,7 @@ def redacts(config: Config, outcome: str) -> bool:
 
 
 def cancel(config: Config, key: str, by: str, reason: str | None) -> Ask:
-    item: dict[str, Any] = {"key": key, "by": storable(by)}
+    item: dict[str, Any] = {"key": _checked_key(key), "by": _decider(by)}
     if reason is not None:
         item |= {"reason": storable(reason)}
     return Ask("cancel", config.tenant, item)
@@ -157,9 +180,7 @@ def decision(config: Config, function: str, approval_id: str, by: str, note: str
         uuid.UUID(approval_id)
     except (ValueError, AttributeError, TypeError):
         raise ConfigError(f"{approval_id!r} is not an approval's id; `spanledger approvals` lists them") from None
-    if not isinstance(by, str) or not by.strip():
-        raise ConfigError(f"by is who decides, for example 'ops@example.com', not {by!r}")
-    item: dict[str, Any] = {"id": approval_id, "by": storable(by)}
+    item: dict[str, Any] = {"id": approval_id, "by": _decider(by)}
     if note is not None:
         item |= {"note": storable(note)}
     return Ask(function, config.tenant, item)
@@ -207,7 +228,8 @@ def approvals_of(rows: Iterable[dict[str, Any]]) -> list[Approval]:
 
 
 def call(config: Config, key: str) -> Read:
-    return Read("calls", {"tenant": config.tenant, "key": key}, "key", 1)
+    # None would be no condition, and the answer whichever call comes first.
+    return Read("calls", {"tenant": config.tenant, "key": key or ""}, "key", 1)
 
 
 def calls(config: Config, where: Mapping[str, Any], limit: int) -> Read:

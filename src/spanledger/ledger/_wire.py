@@ -322,7 +322,10 @@ class AwaitingWire(_Wire):
 def _written(value: object) -> bytes | None:
     if value is None:
         return None
-    text = str(value).encode()
+    try:
+        text = str(value).encode()
+    except UnicodeEncodeError:
+        raise psycopg.DataError("a text of Postgres cannot hold half of a surrogate pair") from None
     if b"\0" in text:
         raise psycopg.DataError("a text of Postgres cannot hold a NUL")
     return text

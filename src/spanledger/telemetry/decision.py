@@ -201,9 +201,14 @@ def workflow(
         goal: What the run is for, in words.
         tenant: Whose ledger it is; the configured tenant if None.
         actor: On whose behalf the agent acts.
+
+    Raises:
+        ValueError: The workflow id, or the tenant, is no text or an empty one.
     """
-    if not workflow_id:
-        raise ValueError("a workflow id is a text that is not empty")
+    if not isinstance(workflow_id, str) or not workflow_id:
+        raise ValueError(f"a workflow id is a text that is not empty, and not {workflow_id!r}")
+    if tenant is not None and (not isinstance(tenant, str) or not tenant):
+        raise ValueError(f"a tenant is a text that is not empty, or None, and not {tenant!r}")
     outer = ambient()
     around = Ambient(
         workflow_id,
