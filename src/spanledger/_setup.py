@@ -32,7 +32,7 @@ from spanledger.ledger._drivers import AwaitingDriver, BlockingDriver, LaterDriv
 from spanledger.ledger._opening import open_database
 from spanledger.ledger._standing import Standing
 from spanledger.ledger._trail import Trail
-from spanledger.telemetry import deployment, gate, gauges, scopes, trail
+from spanledger.telemetry import decision, deployment, gate, gauges, scopes, trail
 from spanledger.telemetry.exits import flush_at_end
 from spanledger.telemetry.metering import metered
 from spanledger.telemetry.processor import SpanDecider
@@ -286,8 +286,10 @@ def _default_engine() -> tuple[Engine | None, Config]:
     if config.mode == "off":
         return None, config
     guard, _unasked = _guard(config)
+    _executors.install()
     return Engine(guard), config
 
 
 _runtime.made_by(_default_engine)
 trail.made_by(_runtime.engine)
+decision.carried_by(_executors.install)

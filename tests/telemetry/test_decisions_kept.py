@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -119,6 +120,23 @@ def test_what_an_agent_says_before_its_first_guarded_call_is_kept_where_that_cal
     spanledger.uninstrument()
     assert whats == ["started", "step", "decision", "run", "succeeded", "ended"]
     assert ledger.timeline("order-0") == []
+
+
+def test_threads_of_executors_have_the_workflow_though_nobody_instrumented_the_process(dsn, ledger, monkeypatch):
+    monkeypatch.setenv("SPANLEDGER_DSN", dsn)
+    spanledger.uninstrument()
+    refund = tool("refund")(lambda order_id: order_id)
+
+    async def on_a_loop() -> None:
+        await asyncio.get_running_loop().run_in_executor(None, refund, "o-2")
+
+    with ThreadPoolExecutor(1) as pool, workflow("order-1"):
+        pool.submit(refund, "o-1").result()
+        asyncio.run(on_a_loop())
+    scopes = {row["workflow_id"] for row in ledger.calls(tool="refund")}
+    spanledger.uninstrument()
+    assert scopes == {"order-1"}
+    assert "wrapt" not in type(ThreadPoolExecutor.__dict__["submit"]).__module__
 
 
 def test_what_is_said_before_anything_is_guarded_is_bounded_and_the_rest_is_counted_as_lost(monkeypatch):

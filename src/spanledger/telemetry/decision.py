@@ -37,6 +37,9 @@ _DECISION = {
     "confidence": semconv.DECISION_CONFIDENCE,
 }
 
+# What carries a workflow to other threads, from the first one that is opened: nobody may have instrumented anything.
+_carry: Callable[[], None] = lambda: None  # noqa: E731 - until somebody says what
+
 # Of steps outside of any workflow.
 _NOBODY = Ambient("")
 
@@ -103,6 +106,7 @@ class Workflow:
         trail.tell("decision", self._span, said, self._around)
 
     def __enter__(self) -> Self:
+        _carry()
         around = self._around
         self._span = self._opened()
         current = trace.set_span_in_context(self._span) if self._spans else otel_context.get_current()
@@ -222,6 +226,12 @@ def workflow(
         environment=outer.environment if outer else None,
     )
     return Workflow(around, goal)
+
+
+def carried_by(carry: Callable[[], None]) -> None:
+    """Say what lets threads of executors have the workflow that their jobs come from."""
+    global _carry  # noqa: PLW0603 - one per process
+    _carry = carry
 
 
 def current_workflow() -> Workflow | None:
