@@ -95,7 +95,7 @@ class Batch:
 
     def fill(self, members: list[Member]) -> list[Member]:
         """Take in who fits, and return the others. However many there are, no more are looked at than it takes."""
-        left = []
+        left: list[Member] = []
         for looked_at, member in enumerate(members):
             if len(self.members) >= ITEMS_MAX:
                 return left + members[looked_at:]
