@@ -3,7 +3,8 @@
 Rules: pure. What was not recorded is not guessed. Arguments count as known only where their fingerprint says that they
 are complete; else calls are told apart by that fingerprint, and whatever has to look into them cannot be judged. What a
 call reserves is known where a rule says so, or a budget took note of it. Whether the developer had opted in is not in
-the ledger: a tool's call counts as opted in where it was identified by more than a provider's id and has none.
+the ledger: a tool's call counts as opted in where it was identified by more than a provider's id and has none. What ran
+before the moment from which calls are judged is judged by nobody: it stands as it was recorded.
 """
 
 from __future__ import annotations
@@ -24,11 +25,16 @@ from spanledger.core.values import decode
 from spanledger.errors import Undescribable
 
 UNJUDGED: Final = "cannot be judged, arguments not kept"
-DELEGATED: Final = "cannot be judged, it acted under a delegation, and what that was is not tried out"
+UNDELEGATED: Final = "cannot be judged, the delegation that it acted under was pruned"
+# What bearers of delegations show in the copy: what they had shown is not in the ledger.
+PROOF: Final = "recorded"
+# An attempt that still holds what it reserved.
+_HOLDS: Final = ("in_flight", "unknown", "reopened")
 
 # States of an attempt that did not run: refused, given a recorded result, or waiting for a person who did not say yes,
 # or whose yes came later.
 _NOT_RUN: Final = ("refused", "pending", "approved", "denied", "expired", "replayed")
+_AS_RECORDED: Final = ("attempt_id", "attempt", "workflow_id", "key_source", "fingerprint", "started_at", "ended_at")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +106,21 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
+class Carried:
+    """What budgets hold at the moment from which calls are judged, of what ran before it.
+
+    Attributes:
+        since: As far back as they reach; None where that is everything.
+        attempts: How many that ran are counted.
+        unpriced: How many of them nobody knows the price of: in money they count nothing.
+    """
+
+    since: dt.datetime | None = None
+    attempts: int = 0
+    unpriced: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Remade:
     """A recorded attempt as a question again.
 
@@ -123,18 +144,45 @@ class Remade:
         if until is not None:
             lived_s = (until - self.recorded.started_at).total_seconds()
             item["lease_s"] = lived_s if self.recorded.state == "in_flight" else max(item["lease_s"], lived_s + 1)
+        if self.recorded.delegation is not None:
+            item["delegation"] = {"id": self.recorded.delegation, "proof": PROOF}
         return item
 
     @property
     def amounts(self) -> dict[str, int]:
         """Unit → steps that it cost; where that was not recorded, what it would have reserved."""
-        known = self.recorded.spent
         if self.recorded.ran and self.recorded.state == "failed":
             return {CALLS: 1}
+        return self._known_by(self.recorded.spent)
+
+    def _known_by(self, known: Mapping[str, int]) -> dict[str, int]:
         guessed = dict(self.asking.reserve)
         if any(_is_money(unit) for unit in known):
             guessed = {unit: steps for unit, steps in guessed.items() if not _is_money(unit)}
-        return {unit: steps for unit, steps in (guessed | known | {CALLS: 1}).items() if steps}
+        return {unit: steps for unit, steps in (guessed | dict(known) | {CALLS: 1}).items() if steps}
+
+    def carried(self, since: dt.datetime) -> dict[str, Any]:
+        """The attempt as it stood at a moment after it began, for the budgets that count it.
+
+        Keys: ``item``, what it was about and had reserved; ``state``; ``holds``, whether its amounts are held;
+        ``known``, whether its key says something to the next of the same; ``unpriced``, nobody knows what it cost; and
+        what the ledger's row of a call says besides.
+        """
+        recorded = self.recorded
+        ended = recorded.state == "unknown" if recorded.ended_at is None else recorded.ended_at <= since
+        state = recorded.state if ended else "in_flight" if recorded.ran else "pending"
+        lease_until = recorded.ended_at + dt.timedelta(seconds=1) if recorded.ended_at else recorded.lease_until
+        return {
+            "key": self.asking.identity.key,
+            "item": self.item | {"reserve": self._known_by(recorded.reserved)},
+            "cost": dict(recorded.cost),
+            "state": state,
+            "holds": state in _HOLDS,
+            "known": ended,
+            "unpriced": self.why_not is not None and not any(map(_is_money, {**recorded.cost, **recorded.reserved})),
+            "lease_until": lease_until if state == "in_flight" else None,
+            **{name: getattr(recorded, name) for name in _AS_RECORDED},
+        }
 
 
 def remade(
@@ -161,7 +209,7 @@ def remade(
     looks_inside = callable(terms.reserve) or not isinstance(terms.approval, bool | Over)
     if not complete and looks_inside and call.operation == EXECUTE_TOOL:
         return Remade(recorded, _reserving(bare(nothing_known), recorded), why_not=UNJUDGED)
-    return Remade(recorded, asking, why_not=None if recorded.delegation is None else DELEGATED)
+    return Remade(recorded, asking)
 
 
 def _call_of(recorded: Recorded, secret: bytes | None) -> tuple[Call, bool]:

@@ -2,43 +2,39 @@
 
 Rules: the ledger's own functions decide, in a copy of their tables (`_sandbox`), about the recorded attempts in their
 order, each at the moment when it began; what ran ends when it ended and costs what it cost. What would have been
-refused does not end. Whatever people said of a request is said again. What grants redact, whoever asks is taken to keep
-from everybody. The past is read first, in a short transaction.
+refused does not end. Whatever people said is said again: of requests, of delegations, of how much a budget may spend.
+What ran before is asked nothing and counts as it was, also where the configuration takes two of them for the same call.
+What grants redact, whoever asks is taken to keep from everybody. The past (`_past`) is read first.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime as dt
+import functools
+import hashlib
 import heapq
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-import psycopg
-
 from spanledger.config import Config
-from spanledger.core.call import Verdict
+from spanledger.core.asking import Asking
+from spanledger.core.call import Call, Verdict
 from spanledger.core.money import amount_of
-from spanledger.core.replaying import Judged, Recorded, Remade, remade
+from spanledger.core.replaying import UNDELEGATED, Carried, Judged, Recorded, Remade, remade
 from spanledger.ledger import _sandbox
 from spanledger.ledger._database import Database
+from spanledger.ledger._past import Past
 
 CALLS_MAX = 10_000
-_BATCH = 500
-
-_ATTEMPTS = """
-declare spanledger_replay no scroll cursor for
-select to_jsonb(r) from spanledger_v1.recorded r
-where r.tenant = $1 and r.started_at >= $2 and r.state <> 'released'
-order by r.started_at, r.attempt, r.key limit $3
-"""
-_DECISIONS = """
-select a.key, a.decided_at, a.state, a.by_name from spanledger_v1.approvals a
-where a.tenant = $1 and a.decided_at >= $2 order by a.decided_at
-"""
+BEGINNING = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_NEVER = dt.datetime.max.replace(tzinfo=dt.UTC)
 # At one moment: what ends makes room for what begins.
 _END, _SAID, _AGAIN = range(3)
+
+Happens = Callable[[dt.datetime], Iterable[Judged] | None]
 
 
 def replayed(
@@ -48,86 +44,126 @@ def replayed(
     *,
     calls_max: int = CALLS_MAX,
     alone: bool = False,
+    tell: Callable[[Carried], object] = repr,
 ) -> Iterator[Judged]:
     """Say what a configuration would have made of recorded attempts, in their order.
 
     Args:
         database: The ledger.
         config: The configuration; its mode does not matter.
-        since: Only attempts that began at this moment or later; budgets begin empty there.
+        since: Only attempts that began at this moment or later. What ran before it is not judged, and counts: budgets
+            hold what they would hold by then if they had been there all along and had refused nothing.
         calls_max: At most so many.
         alone: Only what the configuration says counts. Else it is written over the controls that the ledger holds now,
             as `apply` would.
+        tell: Called once, with what ran before.
 
     Raises:
         ConfigError: The role may not read or may not use temporary tables, or the configuration cannot be applied.
         LedgerUnavailable: The ledger does not answer, or not in time.
     """
     database.prepare()
-    with database.connect() as connection:
-        past = _read(connection, config.tenant, since or dt.datetime(1970, 1, 1, tzinfo=dt.UTC), calls_max)
-        if not past.attempts:
-            return
-        began_at = past.attempts[0].started_at
-        with _sandbox.opened(connection, config.tenant) as sandbox:
+    since = since or BEGINNING
+    with contextlib.ExitStack() as working:
+        with database.connect() as reading, _sandbox.bounded(reading):
+            _sandbox.freeze(reading)
+            past = Past(reading, config.tenant)
+            attempts = list(past.attempts(since, calls_max))
+            if not attempts:
+                return
+            connection = working.enter_context(database.connect())
+            sandbox = working.enter_context(_sandbox.opened(connection, config.tenant))
+            replay = _Replay(sandbox, config, since)
             if not alone:
-                sandbox.copy(past.controls, began_at)
-            sandbox.apply(config.controls(), began_at)
+                sandbox.copy(_sandbox.controls_held(reading, config.tenant), since)
+            replay.delegate(past.delegations({one.delegation for one in attempts if one.delegation is not None}))
+            sandbox.apply(config.controls(), BEGINNING)
             _sandbox.freeze(connection)
-            replay = _Replay(sandbox, config)
-            for key, decided_at, state, by in past.decisions:
-                replay.expect(decided_at, _SAID, (key, "deny" if state == "denied" else "approve", by))
-            for recorded in past.attempts:
-                yield from replay.begin(recorded)
-            yield from replay.finish()
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Past:
-    attempts: list[Recorded]
-    decisions: list[tuple[Any, ...]]
-    controls: dict[str, Any]
-
-
-def _read(connection: psycopg.Connection[Any], tenant: str, since: dt.datetime, calls_max: int) -> _Past:
-    """Read the past as it is at one moment; deciding takes longer, and holds no lock of the ledger's any more."""
-    with _sandbox.bounded(connection):
-        _sandbox.freeze(connection)
-        reading = psycopg.RawCursor(connection)
-        reading.execute(_ATTEMPTS, (tenant, since, calls_max))
-        attempts: list[Recorded] = []
-        while rows := reading.execute(f"fetch {_BATCH} from spanledger_replay").fetchall():
-            attempts += [_recorded(one) for (one,) in rows]
-        decisions = reading.execute(_DECISIONS, (tenant, since)).fetchall()
-        return _Past(attempts, decisions, _sandbox.controls_held(connection, tenant))
+            replay.top_up(past.top_ups())
+            replay.decide(past.decisions(since))
+            tell(replay.carry(past, attempts))
+        for recorded in attempts:
+            yield from replay.begin(recorded)
+        yield from replay.finish()
 
 
 class _Replay:
     """What has happened so far in the copy."""
 
-    def __init__(self, sandbox: _sandbox.Sandbox, config: Config) -> None:
+    def __init__(self, sandbox: _sandbox.Sandbox, config: Config, since: dt.datetime) -> None:
         self._sandbox = sandbox
         self._config = config
         self._bare = dataclasses.replace(config, rules=())
-        self._ahead: list[tuple[dt.datetime, int, int, Any]] = []
+        self._secret = None if config.secret is None else config.secret.encode()
+        self._since = since
+        self._ahead: list[tuple[dt.datetime, int, int, Happens]] = []
         self._count = itertools.count()
         # Recorded key → the request that is open in the copy; key in the copy → when its attempt ends.
         self._asked: dict[str, str] = {}
         self._ends: dict[str, dt.datetime] = {}
+        self._delegations: set[str] = set()
 
-    def expect(self, at: dt.datetime, kind: int, what: Any) -> None:
-        """Let something happen at a moment."""
-        heapq.heappush(self._ahead, (at, kind, next(self._count), what))
+    # --- what was there before
+
+    def delegate(self, rows: list[dict[str, Any]]) -> None:
+        """Let delegations be there, each until it was revoked."""
+        self._sandbox.copy_delegations(rows, self._since)
+        self._delegations = {row["id"] for row in rows}
+        for row in rows:
+            if row["revoked_at"] is not None and (at := dt.datetime.fromisoformat(row["revoked_at"])) > self._since:
+                self._expect(at, _SAID, functools.partial(self._sandbox.revoke, row))
+
+    def top_up(self, top_ups: list[tuple[dt.datetime, dict[str, Any]]]) -> None:
+        """Let budgets be topped up when they were."""
+        for at, topped_up in top_ups:
+            if at < self._since:
+                self._sandbox.top_up(topped_up, at)
+            else:
+                self._expect(at, _SAID, functools.partial(self._sandbox.top_up, topped_up))
+
+    def decide(self, decisions: list[tuple[Any, ...]]) -> None:
+        """Let people say what they said."""
+        for key, decided_at, state, by in decisions:
+            function = "deny" if state == "denied" else "approve"
+            self._expect(decided_at, _SAID, functools.partial(self._say, key, function, by))
+
+    def carry(self, past: Past, attempts: Collection[Recorded]) -> Carried:
+        """Book what ran before; what had not ended by then ends when it did."""
+        if self._since <= BEGINNING:
+            return Carried()
+        reach = self._sandbox.reach(self._since)
+        keys = {self._remade(one).asking.identity.key for one in attempts}
+        count = unpriced = 0
+        for page in past.before(self._since, reach, self._delegations, keys | {one.key for one in attempts}):
+            rows = [self._carried(recorded, keys, latest=latest) for recorded, latest in page]
+            counted = self._sandbox.carry([row for row in rows if row is not None], self._since)
+            count, unpriced = count + counted[0], unpriced + counted[1]
+        return Carried(None if reach <= BEGINNING else reach, count, unpriced)
+
+    def _carried(self, recorded: Recorded, keys: Collection[str], *, latest: bool) -> dict[str, Any] | None:
+        if not recorded.ran and not latest:
+            return None
+        row = self._remade(recorded).carried(self._since)
+        row["kept"] = latest and row["known"] and row["key"] in keys
+        if row["holds"]:
+            if row["key"] in self._ends:
+                # Twice the same, as the configuration sees it; and both run.
+                row["key"] = hashlib.sha256(recorded.attempt_id.encode()).hexdigest()
+            self._ends[row["key"]] = _NEVER
+            if row["state"] == "in_flight":
+                self._end_as_recorded(recorded, row["key"], self._since)
+        return row
+
+    # --- what happens from then on
 
     def begin(self, recorded: Recorded) -> Iterator[Judged]:
         """Let what happened before happen, and then ask about an attempt."""
         yield from self._until(recorded.started_at)
-        secret = None if self._config.secret is None else self._config.secret.encode()
-
-        def ask(config: Config) -> Any:
-            return lambda call: config.asking(call, attempt_id=recorded.attempt_id)
-
-        made = remade(recorded, ask(self._config), ask(self._bare), secret)
+        if recorded.ran and recorded.delegation is not None and recorded.delegation not in self._delegations:
+            made = self._remade(dataclasses.replace(recorded, delegation=None))
+            made = dataclasses.replace(made, why_not=UNDELEGATED)
+        else:
+            made = self._remade(recorded)
         if made.refused is not None:
             yield Judged(recorded, "undescribable", made.refused, made.amounts)
             return
@@ -135,21 +171,23 @@ class _Replay:
 
     def finish(self) -> Iterator[Judged]:
         """Let happen what is still ahead."""
-        yield from self._until(dt.datetime.max.replace(tzinfo=dt.UTC))
+        yield from self._until(_NEVER)
+
+    def _remade(self, recorded: Recorded) -> Remade:
+        def ask(config: Config) -> Callable[[Call], Asking]:
+            return lambda call: config.asking(call, attempt_id=recorded.attempt_id)
+
+        return remade(recorded, ask(self._config), ask(self._bare), self._secret)
+
+    def _expect(self, at: dt.datetime, kind: int, happens: Happens) -> None:
+        heapq.heappush(self._ahead, (at, kind, next(self._count), happens))
 
     def _until(self, moment: dt.datetime) -> Iterator[Judged]:
         while self._ahead and self._ahead[0][0] <= moment:
-            at, kind, _, what = heapq.heappop(self._ahead)
-            if kind == _END:
-                function, item = what
-                self._sandbox.ask(function, item, at)
-                self._ends.pop(item["key"], None)
-            elif kind == _SAID:
-                self._say(at, *what)
-            else:
-                yield from self._ask(what, at)
+            at, _, _, happens = heapq.heappop(self._ahead)
+            yield from happens(at) or ()
 
-    def _say(self, at: dt.datetime, key: str, function: str, by: str) -> None:
+    def _say(self, key: str, function: str, by: str, at: dt.datetime) -> None:
         request = self._asked.pop(key, None)
         if request is not None:
             self._sandbox.ask(function, {"id": request, "by": by}, at)
@@ -169,7 +207,7 @@ class _Replay:
             ends_at = self._ends.get(item["key"])
             given_up_at = recorded.started_at + dt.timedelta(seconds=made.asking.terms.wait_timeout_s)
             if ends_at is not None and at < ends_at <= given_up_at:
-                self.expect(ends_at, _AGAIN, made)
+                self._expect(ends_at, _AGAIN, functools.partial(self._ask, made))
                 return
         if made.why_not is not None:
             yield Judged(recorded, None, made.why_not, made.amounts)
@@ -178,24 +216,28 @@ class _Replay:
 
     def _end(self, made: Remade, at: dt.datetime) -> None:
         recorded, item = made.recorded, made.item
-        told = {"key": item["key"], "attempt_id": item["attempt_id"], "cost": dict(recorded.cost)}
-        if not recorded.ran:
+        if recorded.ran:
+            self._end_as_recorded(recorded, item["key"], at)
+        else:
             # It would have run, and nobody knows how that would have ended: it costs what it reserves.
+            told = {"key": item["key"], "attempt_id": item["attempt_id"], "cost": dict(recorded.cost)}
             self._sandbox.ask("settle", told, at)
-        elif recorded.ended_at is not None:
-            ends_at = max(recorded.ended_at, at)
-            self._ends[item["key"]] = ends_at
-            failed = told | {"error": {"type": "", "message": ""}, "outcome_unknown": recorded.state == "unknown"}
-            self.expect(ends_at, _END, ("settle", told) if recorded.state == "succeeded" else ("fail", failed))
 
+    def _end_as_recorded(self, recorded: Recorded, key: str, at: dt.datetime) -> None:
+        if recorded.ended_at is None:
+            return
+        told = {"key": key, "attempt_id": recorded.attempt_id, "cost": dict(recorded.cost)}
+        failed = told | {"error": {"type": "", "message": ""}, "outcome_unknown": recorded.state == "unknown"}
+        self._ends[key] = max(recorded.ended_at, at)
 
-def _recorded(row: Mapping[str, Any]) -> Recorded:
-    values = {one.name: row[one.name] for one in dataclasses.fields(Recorded)}
-    for name in ("started_at", "ended_at", "lease_until"):
-        values[name] = None if row[name] is None else dt.datetime.fromisoformat(row[name])
-    # A budget in a unit that the call says nothing about has taken none of it.
-    reserved = {unit: steps for unit, steps in (row["reserved"] or {}).items() if steps}
-    return Recorded(**values | {"cost": row["cost"] or {}, "reserved": reserved})
+        def end(at: dt.datetime) -> None:
+            if recorded.state == "succeeded":
+                self._sandbox.ask("settle", told, at)
+            else:
+                self._sandbox.ask("fail", failed, at)
+            self._ends.pop(key, None)
+
+        self._expect(self._ends[key], _END, end)
 
 
 def _reason(answer: Mapping[str, Any]) -> str | None:
