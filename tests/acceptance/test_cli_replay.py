@@ -131,3 +131,22 @@ def test_the_file_that_is_tried_out_is_not_applied(typed, past, dsn):
 
     with Ledger(config=Config(dsn=dsn)) as ledger:
         assert [budget.name for budget in ledger.budgets()] == ["all"]
+
+
+def test_what_budgets_count_from_before_is_said(typed, past, sql):
+    sql.execute(
+        "update spanledger.call set started_at = started_at - interval '30 d', ended_at = ended_at - interval '30 d' "
+        "where started_at < (select max(started_at) from spanledger.call where tool = 'refund')"
+    )
+    code, out, _ = typed("replay", "--config", "new.toml", "--since", "7d")
+
+    assert code == 0
+    assert "refused (budget_exceeded)  1 x refund, 25.00 EUR: budget refunds" in out
+    assert out.splitlines()[-1] == "budgets count 2 calls from before"
+    told = json.loads(typed("replay", "--config", "new.toml", "--since", "7d", "--json")[1])
+    assert told["before"] == {"since": None, "attempts": 2, "unpriced": 0, "pruned": None}
+
+    past.prune(older_than_s=20 * 86400.0, by="ops")
+    out = typed("replay", "--config", "new.toml", "--since", "7d")[1]
+    assert out.splitlines()[-1].startswith("not counted: what ended before ")
+    assert "budget_exceeded" not in out

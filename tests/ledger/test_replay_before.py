@@ -67,7 +67,7 @@ def carried(ledger: Ledger, since: dt.datetime, **fields: Any) -> Carried:
 # --- the same as for real
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     made=st.lists(MADE, min_size=2, max_size=8),
     before=st.integers(1, 7),
@@ -105,7 +105,7 @@ def test_budgets_hold_what_the_ledger_holds_if_they_were_there_all_along_and_ref
     assert [by_attempt[moment] for moment in sorted(by_attempt)] == expected[before:]
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     made=st.lists(MADE, min_size=2, max_size=8),
     since=st.integers(1, 7),

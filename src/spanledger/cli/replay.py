@@ -1,7 +1,7 @@
 """The command that tries a configuration out on the past.
 
 Rules: the ledger is read and not written. What nobody can say is told as such, call by call. Amounts are what the calls
-cost, by unit; they are not converted.
+cost, by unit; they are not converted. What ran before is told as far as budgets count it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from spanledger.cli.common import EXIT_NOT_DONE, Commands, answer, count, note_pruned, opened, shown
 from spanledger.cli.look import moment
 from spanledger.core.money import CALLS, amount_of
-from spanledger.core.replaying import Judged
+from spanledger.core.replaying import Carried, Judged
 from spanledger.errors import ConfigError
 
 _SAID = {
@@ -38,7 +38,11 @@ def add_to(commands: Commands) -> None:
         "spanledger replay --config new.toml --since 7d",
     )
     command.add_argument("--config", type=Path, required=True, help="the file to try out")
-    command.add_argument("--since", type=moment, help="calls that began since then: 30m, 2h, 7d, or 2026-11-24")
+    command.add_argument(
+        "--since",
+        type=moment,
+        help="calls that began since then: 30m, 2h, 7d, or 2026-11-24; budgets count what was spent before",
+    )
     command.add_argument("--limit", type=count, default=10_000, help="at most so many attempts, the first (10000)")
     command.add_argument("--alone", action="store_true", help="leave out the controls that the ledger holds now")
     command.add_argument(
@@ -59,12 +63,16 @@ def _replay(arguments: argparse.Namespace) -> int:
         config = Config.from_env({**os.environ, "SPANLEDGER_CONFIG": str(arguments.config)})
         config = dataclasses.replace(config, tenant=tenant)
         database = ledger._database  # noqa: SLF001 - our own class
-        judged = list(replayed(database, config, arguments.since, calls_max=arguments.limit, alone=arguments.alone))
+        before: list[Carried] = []
+        wanted: dict[str, Any] = {"calls_max": arguments.limit, "alone": arguments.alone, "tell": before.append}
+        judged = list(replayed(database, config, arguments.since, **wanted))
         pruned = note_pruned(ledger, "calls", arguments.since)
+        uncounted = note_pruned(ledger, "calls", before[0].since) if before and not pruned else ""
     told = {name: [one for one in judged if one.outcome == name] for name in _SAID}
     cut = len(judged) >= arguments.limit
-    said = [*_lines(told, cut=cut), *([f"not looked at: {pruned}"] if pruned else [])]
-    answer(arguments, _json(told, tenant, cut=cut) | {"pruned": pruned or None}, said)
+    said = [*_lines(told, cut=cut), *_before(before, uncounted), *([f"not looked at: {pruned}"] if pruned else [])]
+    data = _json(told, tenant, cut=cut) | {"before": _counted(before, uncounted), "pruned": pruned or None}
+    answer(arguments, data, said)
     return EXIT_NOT_DONE if arguments.exit_code and len(told["same"]) < len(judged) else 0
 
 
@@ -77,6 +85,25 @@ def _json(told: Mapping[str, list[Judged]], tenant: str, *, cut: bool) -> dict[s
         "saved": _sums([*told["refused"], *told["replayed"]]),
         "attempts_changed": [_of(one) for name, found in told.items() if name != "same" for one in found],
     }
+
+
+def _counted(before: list[Carried], uncounted: str) -> dict[str, Any] | None:
+    return dataclasses.asdict(before[0]) | {"pruned": uncounted or None} if before else None
+
+
+def _before(before: list[Carried], uncounted: str) -> Iterator[str]:
+    for carried in before:
+        if carried.attempts:
+            since = f" since {carried.since.astimezone():%Y-%m-%d %H:%M}" if carried.since else ""
+            yield f"budgets count {_calls(carried.attempts)} from before{since}"
+        if carried.unpriced:
+            yield f"of {_calls(carried.unpriced)} from before nobody knows the price: in money they count nothing"
+    if uncounted:
+        yield f"not counted: {uncounted}"
+
+
+def _calls(number: int) -> str:
+    return f"{number} call{'' if number == 1 else 's'}"
 
 
 def _of(judged: Judged) -> dict[str, Any]:

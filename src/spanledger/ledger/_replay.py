@@ -148,7 +148,7 @@ class _Replay:
         if row["holds"]:
             if row["key"] in self._ends:
                 # Twice the same, as the configuration sees it; and both run.
-                row["key"] = hashlib.sha256(recorded.attempt_id.encode()).hexdigest()
+                row["key"] = _own_key(recorded)
             self._ends[row["key"]] = _NEVER
             if row["state"] == "in_flight":
                 self._end_as_recorded(recorded, row["key"], self._since)
@@ -159,11 +159,14 @@ class _Replay:
     def begin(self, recorded: Recorded) -> Iterator[Judged]:
         """Let what happened before happen, and then ask about an attempt."""
         yield from self._until(recorded.started_at)
+        made = self._remade(recorded)
         if recorded.ran and recorded.delegation is not None and recorded.delegation not in self._delegations:
-            made = self._remade(dataclasses.replace(recorded, delegation=None))
-            made = dataclasses.replace(made, why_not=UNDELEGATED)
-        else:
-            made = self._remade(recorded)
+            row = made.carried(recorded.started_at) | {"key": _own_key(recorded), "kept": False}
+            self._sandbox.carry([row], recorded.started_at)
+            if row["holds"]:
+                self._end_as_recorded(recorded, row["key"], recorded.started_at)
+            yield Judged(recorded, None, UNDELEGATED, made.amounts)
+            return
         if made.refused is not None:
             yield Judged(recorded, "undescribable", made.refused, made.amounts)
             return
@@ -238,6 +241,10 @@ class _Replay:
             self._ends.pop(key, None)
 
         self._expect(self._ends[key], _END, end)
+
+
+def _own_key(recorded: Recorded) -> str:
+    return hashlib.sha256(recorded.attempt_id.encode()).hexdigest()
 
 
 def _reason(answer: Mapping[str, Any]) -> str | None:

@@ -190,7 +190,7 @@ class Sandbox:
         self._tenant = tenant
 
     def copy(self, held: Mapping[str, Any], at: dt.datetime) -> None:
-        """Take over controls that `controls_held` has read; budgets begin empty."""
+        """Take over controls that `controls_held` has read; budgets are empty."""
         self._set(at)
         for kind, rows in held.items():
             self._asks.execute(_CONTROLS[kind][1], (json.dumps(rows),))
