@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from spanledger import cli
+
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 BIN = Path(sys.executable).parent
@@ -35,3 +37,23 @@ def run(tmp_path: Path) -> Run:
         )
 
     return run
+
+
+@pytest.fixture
+def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run our own command as `run` does, but in this process, where all that takes long to import is imported."""
+
+    def run_here(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        program, *words = command
+        assert program == "spanledger"
+        capsys.readouterr()
+        with monkeypatch.context() as patched:
+            for name, value in environment.items():
+                patched.setenv(name, value)
+            try:
+                code = cli.main(words)
+            except SystemExit as ended:  # argparse
+                code = int(ended.code or 0)
+        return subprocess.CompletedProcess(command, code, *capsys.readouterr())
+
+    return run_here

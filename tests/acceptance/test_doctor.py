@@ -39,23 +39,23 @@ def test_a_guarded_program_on_a_sound_ledger_is_told_so(run: Run, dsn):
     assert {item["state"] for item in found.values()} <= {"ok", "warn"}
 
 
-def test_who_has_named_no_tool_is_told_where_to(run: Run, dsn, tmp_path: Path):
+def test_who_has_named_no_tool_is_told_where_to(run_here: Run, dsn, tmp_path: Path):
     def configuration():
-        return findings(run("spanledger", "doctor", "--json", SPANLEDGER_DSN=dsn))["configuration"]
+        return findings(run_here("spanledger", "doctor", "--json", SPANLEDGER_DSN=dsn))["configuration"]
 
     assert "name the tools" in configuration()["do"]
     (tmp_path / "spanledger.toml").write_text('[[rules]]\nmatch = "refund"')
     assert configuration()["do"] is None
 
 
-def test_settings_that_forget_what_was_confirmed_are_named(run: Run, dsn):
-    done = run("spanledger", "doctor", "--json", SPANLEDGER_DSN=dsn)  # the tests' server runs without fsync
+def test_settings_that_forget_what_was_confirmed_are_named(run_here: Run, dsn):
+    done = run_here("spanledger", "doctor", "--json", SPANLEDGER_DSN=dsn)  # the tests' server runs without fsync
 
     durability = [found for found in json.loads(done.stdout) if found["about"] == "durability"]
     assert "fsync = off" in [found["says"] for found in durability]
 
 
-def test_unknown_outcomes_and_workers_that_died_are_counted(run: Run, dsn):
+def test_unknown_outcomes_and_workers_that_died_are_counted(run_here: Run, dsn):
     with Ledger(config=Config(dsn=dsn)) as ledger:
         for number in range(3):
             begun = ledger.begin(ToolCall("refund", {"n": number}, workflow_id="w"))
@@ -64,7 +64,7 @@ def test_unknown_outcomes_and_workers_that_died_are_counted(run: Run, dsn):
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("update spanledger.call set lease_until = clock_timestamp() where state = 'in_flight'")
 
-    calls = findings(run("spanledger", "doctor", "--json", SPANLEDGER_DSN=dsn))["calls"]
+    calls = findings(run_here("spanledger", "doctor", "--json", SPANLEDGER_DSN=dsn))["calls"]
 
     assert calls["state"] == "warn"
     assert calls["says"].startswith("3 of unknown outcome since ")
@@ -72,7 +72,7 @@ def test_unknown_outcomes_and_workers_that_died_are_counted(run: Run, dsn):
     assert "spanledger resolve" in calls["do"]
 
 
-def test_outcomes_that_wait_on_disk_are_counted(run: Run, dsn, tmp_path: Path):
+def test_outcomes_that_wait_on_disk_are_counted(run_here: Run, dsn, tmp_path: Path):
     database = open_database(Config(dsn=dsn))
     database.conninfo()
     item = {"key": "00", "attempt_id": str(uuid.uuid4()), "tool": "refund"}
@@ -80,33 +80,33 @@ def test_outcomes_that_wait_on_disk_are_counted(run: Run, dsn, tmp_path: Path):
     assert spool.keep(Ask("settle", "default", item))
 
     found = findings(
-        run("spanledger", "doctor", "--json", SPANLEDGER_DSN=dsn, SPANLEDGER_STATE_DIR=str(tmp_path / "state"))
+        run_here("spanledger", "doctor", "--json", SPANLEDGER_DSN=dsn, SPANLEDGER_STATE_DIR=str(tmp_path / "state"))
     )["spool"]
 
     assert found["state"] == "warn"
     assert found["says"].startswith("1 outcome(s) wait to be told, the oldest for ")
 
 
-def test_a_budget_that_is_used_up_and_one_that_was_never_applied_are_named(run: Run, dsn, tmp_path: Path):
+def test_a_budget_that_is_used_up_and_one_that_was_never_applied_are_named(run_here: Run, dsn, tmp_path: Path):
     config = Config(dsn=dsn, budgets=(Budget("mails", Calls(1), match="mail"),))
     with Ledger(config=config) as ledger:
         ledger.run(ToolCall("mail", {}, workflow_id="w"), lambda: None)
     (tmp_path / "spanledger.toml").write_text('[[budgets]]\nname = "posts"\nlimit = "5 calls"\n')
 
-    done = run("spanledger", "doctor", SPANLEDGER_DSN=dsn)
+    done = run_here("spanledger", "doctor", SPANLEDGER_DSN=dsn)
 
     assert done.returncode == 0, done.stderr
     assert "'mails' has 0 calls left of 1 call" in done.stdout
     assert "the ledger has no budget 'posts'" in done.stdout
 
 
-def test_a_role_without_rights_is_named_with_what_it_may_not_use(run: Run, dsn, sql):
+def test_a_role_without_rights_is_named_with_what_it_may_not_use(run_here: Run, dsn, sql):
     sql.execute("create role reader login")
     try:
         sql.execute("grant usage on schema spanledger_v1 to reader")
         sql.execute("grant select on all tables in schema spanledger_v1 to reader")
         sql.execute("revoke execute on all functions in schema spanledger_v1 from public")
-        role = findings(run("spanledger", "doctor", "--json", SPANLEDGER_DSN=psycopg.conninfo.make_conninfo(
+        role = findings(run_here("spanledger", "doctor", "--json", SPANLEDGER_DSN=psycopg.conninfo.make_conninfo(
             dsn, user="reader")))["role"]  # fmt: skip
     finally:
         sql.execute("drop owned by reader")
@@ -115,7 +115,7 @@ def test_a_role_without_rights_is_named_with_what_it_may_not_use(run: Run, dsn, 
     assert role["says"] == "reader may not use begin, settle, fail, renew, probed, gauges"
 
 
-def test_what_an_operator_has_to_look_at_is_named_with_what_to_do(run: Run, dsn):
+def test_what_an_operator_has_to_look_at_is_named_with_what_to_do(run_here: Run, dsn):
     budgets = (
         Budget("mails", Calls(9), match="mail", soft=Calls(1), per=("actor",), window="day", timezone="Europe/Berlin"),
         Budget("eur", Money(5, "EUR"), match="wire"),
@@ -130,7 +130,7 @@ def test_what_an_operator_has_to_look_at_is_named_with_what_to_do(run: Run, dsn)
         ledger.apply(Config(switches=[Switch("stripe.*", allowed=False, reason="the bank is down")]), by="ops")
         ledger.begin(ToolCall("search", {}, workflow_id="w"))
 
-    done = run("spanledger", "doctor", "--json", SPANLEDGER_DSN=dsn)
+    done = run_here("spanledger", "doctor", "--json", SPANLEDGER_DSN=dsn)
     found = [(item["about"], item["state"], item["says"], item["do"]) for item in json.loads(done.stdout)]
     said = {about: (state, says, do) for about, state, says, do in found if about != "budgets"}
     assert said["approvals"][1].startswith("1 wait for a person, the oldest for ")
@@ -145,12 +145,12 @@ def test_what_an_operator_has_to_look_at_is_named_with_what_to_do(run: Run, dsn)
     ]
 
 
-def test_of_many_budgets_that_are_used_up_the_first_few_are_named(run: Run, dsn):
+def test_of_many_budgets_that_are_used_up_the_first_few_are_named(run_here: Run, dsn):
     budgets = [Budget(f"b{number}", Calls(0)) for number in range(9)]
     with Ledger(config=Config(dsn=dsn)) as ledger:
         ledger.apply(Config(budgets=budgets))
 
-    found = json.loads(run("spanledger", "doctor", "--json", SPANLEDGER_DSN=dsn).stdout)
+    found = json.loads(run_here("spanledger", "doctor", "--json", SPANLEDGER_DSN=dsn).stdout)
     says = [item["says"] for item in found if item["about"] == "budgets"]
     assert (len(says), says[-1]) == (6, "and 4 more")
 
@@ -163,13 +163,13 @@ def test_of_many_budgets_that_are_used_up_the_first_few_are_named(run: Run, dsn)
         (("agent", "acme"), ("warn", "may act for tenant default not at all, so programs are refused")),
     ],
 )
-def test_a_role_is_told_as_what_it_may_act_for_the_tenant(run: Run, ledger, sql, bound, told):
+def test_a_role_is_told_as_what_it_may_act_for_the_tenant(run_here: Run, ledger, sql, bound, told):
     name = f"role_{uuid.uuid4().hex}"
     dsn = psycopg.conninfo.make_conninfo(ledger.config.dsn, user=name)
     sql.execute(f"create role {name} login")
     try:
         ledger.bind_role(name, kind=bound[0], tenant=bound[1], by="test")
-        role = findings(run("spanledger", "doctor", "--json", SPANLEDGER_DSN=dsn))["role"]
+        role = findings(run_here("spanledger", "doctor", "--json", SPANLEDGER_DSN=dsn))["role"]
     finally:
         sql.execute(f"drop owned by {name}")
         sql.execute(f"drop role {name}")
@@ -194,16 +194,16 @@ def test_behind_a_pooler_waiters_are_said_to_ask_again_and_again():
         ({"SPANLEDGER_MODE": "perhaps"}, "configuration", "one of enforce, shadow, off"),
     ],
 )
-def test_what_would_leave_a_program_unguarded_fails_the_command(run: Run, environment, about, words):
-    done = run("spanledger", "doctor", "--json", **environment)
+def test_what_would_leave_a_program_unguarded_fails_the_command(run_here: Run, environment, about, words):
+    done = run_here("spanledger", "doctor", "--json", **environment)
 
     found = findings(done)[about]
     assert done.returncode == 1
     assert (found["state"], words in found["says"]) == ("bad", True)
 
 
-def test_an_empty_database_is_told_from_a_ledger(run: Run, empty_dsn):
-    ledger = findings(run("spanledger", "doctor", "--json", SPANLEDGER_DSN=empty_dsn))["ledger"]
+def test_an_empty_database_is_told_from_a_ledger(run_here: Run, empty_dsn):
+    ledger = findings(run_here("spanledger", "doctor", "--json", SPANLEDGER_DSN=empty_dsn))["ledger"]
 
     assert ledger["state"] == "bad"
     assert "spanledger migrate" in ledger["says"]

@@ -81,12 +81,13 @@ BROKEN = [
 
 @pytest.mark.parametrize(("broken", "why"), BROKEN)
 def test_what_breaks_the_start_of_a_distribution_leaves_a_program_unguarded_and_the_doctor_says_so(
-    broken, why, run: Run, environment, distribution
+    broken, why, run: Run, run_here: Run, environment, distribution, monkeypatch
 ):
     environment |= distribution | broken
     assert runs(run, "opentelemetry-instrument", "python", "program.py", **environment) == ["refunded"] * 2
 
-    found = export_of(run("spanledger", "doctor", "--json", **environment))
+    monkeypatch.syspath_prepend(distribution["PYTHONPATH"])
+    found = export_of(run_here("spanledger", "doctor", "--json", **environment))
     assert (found["state"], why in found["says"]) == ("bad", True)
     assert "the program runs unguarded" in found["says"]
     assert "SPANLEDGER_REQUIRED=1" in found["do"]
@@ -95,7 +96,7 @@ def test_what_breaks_the_start_of_a_distribution_leaves_a_program_unguarded_and_
 @pytest.mark.parametrize(("broken", "why"), BROKEN)
 @pytest.mark.parametrize("required", [True, False])
 def test_where_it_is_required_or_nobody_is_before_us_the_program_is_guarded_and_not_exported(
-    broken, why, required, run: Run, environment, distribution
+    broken, why, required, run: Run, run_here: Run, environment, distribution, monkeypatch
 ):
     environment |= broken
     if required:
@@ -105,7 +106,9 @@ def test_where_it_is_required_or_nobody_is_before_us_the_program_is_guarded_and_
     assert "OpenTelemetry" in done.stderr, "somebody says that it could not be configured"
     assert runs(run, "opentelemetry-instrument", "python", "program.py", **environment) == ["CallReplayed"] * 2
 
-    found = export_of(run("spanledger", "doctor", "--json", **environment))
+    if required:
+        monkeypatch.syspath_prepend(distribution["PYTHONPATH"])
+    found = export_of(run_here("spanledger", "doctor", "--json", **environment))
     assert (found["state"], why in found["says"]) == ("warn", True)
 
 
@@ -158,9 +161,9 @@ def test_our_own_command_says_what_is_wrong_rather_than_end(run: Run, environmen
     assert "does not start" not in done.stderr
 
 
-def test_the_doctor_says_whether_it_is_required_and_read(run: Run, environment):
+def test_the_doctor_says_whether_it_is_required_and_read(run_here: Run, environment):
     def required(**more: str) -> dict:
-        found = json.loads(run("spanledger", "doctor", "--json", **environment, **more).stdout)
+        found = json.loads(run_here("spanledger", "doctor", "--json", **environment, **more).stdout)
         return next(finding for finding in found if finding["about"] == "required")
 
     assert "set SPANLEDGER_REQUIRED=1" in required()["do"]
