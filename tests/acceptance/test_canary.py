@@ -103,7 +103,7 @@ def in_tables(sql: psycopg.Connection, words: str) -> list[str]:
 
 
 @pytest.mark.parametrize("keys", [True, False], ids=["sealed", "plain"])
-def test_a_secret_in_redacted_places_is_found_nowhere(keys, agent, dsn, sql, wire, run, tmp_path: Path):
+def test_a_secret_in_redacted_places_is_found_nowhere(keys, agent, dsn, sql, wire, run_here, tmp_path: Path):
     ended = agent(dsn, keys=keys)
 
     assert f"by_block fails: {ValueError.__name__}" in ended
@@ -130,7 +130,9 @@ def test_a_secret_in_redacted_places_is_found_nowhere(keys, agent, dsn, sql, wir
     found += leaks("log", logged) + leaks("on_approval_needed", told)
     for command in (["calls"], ["approvals", "--all"], *shows(sql)):
         for form in ([], ["--json"]):
-            done = run("spanledger", *command, *form, SPANLEDGER_DSN=dsn, SPANLEDGER_CONFIG=str(tmp_path / "cli.toml"))
+            done = run_here(
+                "spanledger", *command, *form, SPANLEDGER_DSN=dsn, SPANLEDGER_CONFIG=str(tmp_path / "cli.toml")
+            )
             assert done.returncode == 0, done.stderr
             found += leaks(f"spanledger {command}", done.stdout + done.stderr)
     assert found == []

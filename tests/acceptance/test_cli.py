@@ -20,9 +20,9 @@ def unknown_call(ledger):
     return ledger, begun.key
 
 
-def test_migrate_prints_its_sql_without_a_database(run: Run):
-    done = run("spanledger", "migrate", "--sql")
-    wrong = run("spanledger", "migrate", "--sql", "--since", "999")
+def test_migrate_prints_its_sql_without_a_database(run_here: Run):
+    done = run_here("spanledger", "migrate", "--sql")
+    wrong = run_here("spanledger", "migrate", "--sql", "--since", "999")
 
     assert done.returncode == 0
     assert done.stdout.startswith("-- The schema of a spanledger ledger, from version 0 to ")
@@ -59,11 +59,11 @@ def test_a_person_finds_and_resolves_a_call_of_unknown_outcome(run: Run, unknown
     assert replayed == {"id": "re_1"}
 
 
-def test_budgets_are_applied_from_the_file_and_shown(run: Run, dsn, tmp_path: Path):
+def test_budgets_are_applied_from_the_file_and_shown(run_here: Run, dsn, tmp_path: Path):
     (tmp_path / "spanledger.toml").write_text((EXAMPLES / "spanledger.toml").read_text())
 
-    assert run("spanledger", "apply", SPANLEDGER_DSN=dsn).stdout == "applied budget refunds: 500.00 EUR\n"
-    (budget,) = json.loads(run("spanledger", "budgets", "--json", SPANLEDGER_DSN=dsn).stdout)
+    assert run_here("spanledger", "apply", SPANLEDGER_DSN=dsn).stdout == "applied budget refunds: 500.00 EUR\n"
+    (budget,) = json.loads(run_here("spanledger", "budgets", "--json", SPANLEDGER_DSN=dsn).stdout)
 
     figures = {name: budget[name] for name in ("name", "match", "limit", "spent", "held", "remaining")}
     assert figures == {
@@ -76,12 +76,14 @@ def test_budgets_are_applied_from_the_file_and_shown(run: Run, dsn, tmp_path: Pa
     }
 
 
-def test_a_role_is_bound_to_a_tenant_and_unbound(run: Run, dsn, sql):
+def test_a_role_is_bound_to_a_tenant_and_unbound(run_here: Run, dsn, sql):
     sql.execute("create role bound_by_cli login")
     try:
-        bound = run("spanledger", "role", "bound_by_cli", "--kind", "agent", "--tenant", "acme", SPANLEDGER_DSN=dsn)
-        taken = run("spanledger", "role", "bound_by_cli", "--remove", "--tenant", "acme", SPANLEDGER_DSN=dsn)
-        again = run("spanledger", "role", "bound_by_cli", "--remove", "--tenant", "acme", SPANLEDGER_DSN=dsn)
+        bound = run_here(
+            "spanledger", "role", "bound_by_cli", "--kind", "agent", "--tenant", "acme", SPANLEDGER_DSN=dsn
+        )
+        taken = run_here("spanledger", "role", "bound_by_cli", "--remove", "--tenant", "acme", SPANLEDGER_DSN=dsn)
+        again = run_here("spanledger", "role", "bound_by_cli", "--remove", "--tenant", "acme", SPANLEDGER_DSN=dsn)
     finally:
         sql.execute("drop owned by bound_by_cli")
         sql.execute("drop role bound_by_cli")
@@ -101,32 +103,32 @@ def test_a_role_is_bound_to_a_tenant_and_unbound(run: Run, dsn, sql):
         (["nonsense"], 2, "invalid choice"),
     ],
 )
-def test_what_cannot_be_done_is_said_and_shows_in_the_exit_code(run: Run, dsn, command, code, words):
-    done = run("spanledger", *command, SPANLEDGER_DSN=dsn)
+def test_what_cannot_be_done_is_said_and_shows_in_the_exit_code(run_here: Run, dsn, command, code, words):
+    done = run_here("spanledger", *command, SPANLEDGER_DSN=dsn)
 
     assert done.returncode == code
     assert words in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_ledger_that_does_not_answer_has_an_exit_code_of_its_own(run: Run, tmp_path: Path):
-    done = run("spanledger", "calls", SPANLEDGER_DSN=f"host={tmp_path} dbname=none")
+def test_a_ledger_that_does_not_answer_has_an_exit_code_of_its_own(run_here: Run, tmp_path: Path):
+    done = run_here("spanledger", "calls", SPANLEDGER_DSN=f"host={tmp_path} dbname=none")
 
     assert done.returncode == 3
     assert "no connection to the ledger" in done.stderr
 
 
-def test_a_database_without_a_ledger_says_how_to_make_one(run: Run, empty_dsn):
-    done = run("spanledger", "calls", SPANLEDGER_DSN=empty_dsn)
+def test_a_database_without_a_ledger_says_how_to_make_one(run_here: Run, empty_dsn):
+    done = run_here("spanledger", "calls", SPANLEDGER_DSN=empty_dsn)
 
     assert done.returncode == 2
     assert "spanledger migrate" in done.stderr
 
 
-def test_a_configuration_that_is_no_text_is_no_traceback(run: Run, dsn, tmp_path: Path):
+def test_a_configuration_that_is_no_text_is_no_traceback(run_here: Run, dsn, tmp_path: Path):
     (tmp_path / "spanledger.toml").write_bytes(b"tenant = '\xff'")
 
-    done = run("spanledger", "calls", SPANLEDGER_DSN=dsn)
+    done = run_here("spanledger", "calls", SPANLEDGER_DSN=dsn)
 
     assert (done.returncode, "spanledger.toml is not TOML" in done.stderr, done.stderr.count("\n")) == (2, True, 1)
 
@@ -134,8 +136,8 @@ def test_a_configuration_that_is_no_text_is_no_traceback(run: Run, dsn, tmp_path
 @pytest.mark.parametrize(
     "command", ["demo", "migrate", "apply", "calls", "show", "budgets", "resolve", "cancel", "role", "doctor"]
 )
-def test_the_help_of_every_command_shows_an_example(run: Run, command):
-    done = run("spanledger", command, "--help")
+def test_the_help_of_every_command_shows_an_example(run_here: Run, command):
+    done = run_here("spanledger", command, "--help")
 
     assert done.returncode == 0
     assert "example:\n  " in done.stdout
