@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from tests import emitted
+from tests import databases, emitted
 from tests.measured import Measured
 
 import spanledger
@@ -92,21 +91,29 @@ def template(server: str) -> str:
 @pytest.fixture
 def empty_dsn(server: str) -> Iterator[str]:
     """DSN of a database without a ledger."""
-    with _database(server, "template0") as dsn:
+    with databases.made(server, "template0") as dsn:
         yield dsn
 
 
+@pytest.fixture(scope="session")
+def ledgers(server: str, template: str) -> Iterator[databases.Ledgers]:
+    """The databases that a worker lends to its tests."""
+    ledgers = databases.Ledgers(server, template)
+    yield ledgers
+    ledgers.drop()
+
+
 @pytest.fixture
-def dsn(server: str, template: str) -> Iterator[str]:
+def dsn(ledgers: databases.Ledgers) -> Iterator[str]:
     """DSN of a database with an empty ledger."""
-    with _database(server, template) as dsn:
+    with ledgers.one() as dsn:
         yield dsn
 
 
 @pytest.fixture(scope="session")
 def shared_dsn(server: str, template: str) -> Iterator[str]:
     """DSN of a database with a ledger for all tests of a worker that keep to tenants of their own."""
-    with _database(server, template) as dsn:
+    with databases.made(server, template) as dsn:
         yield dsn
 
 
@@ -192,16 +199,3 @@ def measured(providers: Measured) -> Measured:
     """What this test measures in this process."""
     providers.forget()
     return providers
-
-
-@contextlib.contextmanager
-def _database(server: str, template: str) -> Iterator[str]:
-    name = f"test_{uuid.uuid4().hex}"
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f"create database {name} template {template}")
-        try:
-            yield psycopg.conninfo.make_conninfo(server, dbname=name)
-        finally:
-            # While it is there: what is closed tells its ledger what it has left to tell, and waits for that.
-            spanledger.uninstrument()
-            connection.execute(f"drop database {name} with (force)")
