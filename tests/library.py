@@ -6,10 +6,11 @@
     python -m tests.library --changed        what the change touches; all of it with CI_LIBRARIES=all
 
 Rules: an environment holds spanledger, the library, what its case needs and what pip makes of that, so it shows what
-a user would get. Nothing may be skipped there: a library that cannot be tested is not tested. Libraries that come in
-one package share its environment. What a change touches is told from the files that differ from the main branch, on it
-from the last tag; where nothing can be told, it is everything. A version that is installed here is not run again: the
-whole suite ran with it. What is not run is said.
+a user would get who adds the library. What all of them hold is installed once and linked into each. Nothing may be
+skipped there: a library that cannot be tested is not tested. Libraries that come in one package share its environment.
+What a change touches is told from the files that differ from the main branch, on it from the last tag; where nothing
+can be told, it is everything. What lies below the instrumentation knows no library: of that a change touches none. A
+version that is installed here is not run again: the whole suite ran with it. What is not run is said.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ import itertools
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import venv
 import xml.etree.ElementTree as ET
@@ -39,9 +42,12 @@ from spanledger.instrument import _registry
 ROOT = Path(__file__).parents[1]
 INSTRUMENT = ROOT / "tests" / "instrument"
 TOOLS = ["pytest", "pytest-randomly", "pytest-xdist"]
-# Besides the source: what every environment is made or run by.
-SHARED = ("pyproject.toml", "tests/library.py", "tests/conftest.py")
+OURS = "spanledger[embedded,prices]"
+# What meets every library, and what every environment is made or run by.
+SHARED = ("src/spanledger/instrument", "src/spanledger/testing", "pyproject.toml", "tests/library.py",
+          "tests/conftest.py")  # fmt: skip
 AT_ONCE = 2
+ASKED_AT_ONCE = 4  # of an index
 TAIL_LINES = 40
 
 
@@ -59,20 +65,19 @@ class Run:
         """What is tested, in words."""
         return f"{', '.join(self.names)} with {self.package} {self.version}, the {_age(self.oldest)} we know"
 
-    def passes(self) -> str | None:
-        """Make the environment and test there; return what went wrong."""
+    def passes(self, common: Path) -> str | None:
+        """Make the environment from what is common to all and test there; return what went wrong."""
         with tempfile.TemporaryDirectory(prefix="spanledger-") as folder:
-            python = Path(folder) / "bin" / "python"
+            environment = Path(folder)
             try:
-                venv.create(folder)
+                venv.create(environment)
+                # Links will do: pip replaces files and changes none.
+                shutil.copytree(_packages(common), _packages(environment), copy_function=os.link, dirs_exist_ok=True)
                 needed = itertools.chain.from_iterable(map(needs, self.names))
-                # The pip that is here puts it there: that environment needs none of its own.
-                _output([sys.executable, "-m", "pip", "--python", str(python), "install", "-q",
-                         "-e", f"{ROOT}[embedded,prices]", *TOOLS,
-                         f"{self.package}=={self.version}", *needed])  # fmt: skip
+                python = _install(environment, OURS, *TOOLS, f"{self.package}=={self.version}", *needed)
             except subprocess.CalledProcessError as error:
                 return f"the environment cannot be made:\n{error.stdout}{error.stderr}"
-            failures = [self._tested(name, python, Path(folder) / "report.xml") for name in self.names]
+            failures = [self._tested(name, python, environment / "report.xml") for name in self.names]
             return "\n".join(filter(None, failures)) or None
 
     def _tested(self, name: str, python: Path, report: Path) -> str | None:
@@ -133,13 +138,16 @@ def runs(names: Sequence[str], ages: Sequence[bool]) -> Iterator[Run]:
     def requires(name: str) -> Requirement:
         return Requirement(_registry.load(name).requires)
 
-    by_package = sorted(names, key=lambda name: requires(name).name)
-    for package, group in itertools.groupby(by_package, key=lambda name: requires(name).name):
-        members = tuple(group)
+    def of_package(members: tuple[str, ...]) -> list[Run]:
         requirement = requires(members[0])
         known = releases(requirement)
-        for oldest in ages:
-            yield Run(members, package, str(known[0]) if oldest else newest(requirement, known), oldest)
+        versions = [str(known[0]) if oldest else newest(requirement, known) for oldest in ages]
+        return [Run(members, requirement.name, *one) for one in zip(versions, ages, strict=True)]
+
+    by_package = sorted(names, key=lambda name: requires(name).name)
+    groups = [tuple(group) for _, group in itertools.groupby(by_package, key=lambda name: requires(name).name)]
+    with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
+        yield from itertools.chain.from_iterable(pool.map(of_package, groups))
 
 
 def here(package: str) -> str | None:
@@ -158,7 +166,7 @@ def touched(paths: Iterable[str]) -> set[str]:
             found |= {name for name in _registry.LIBRARIES if ROOT / path in files(name)}
         elif path.is_relative_to("tests/instrument") or path.parent == Path("src/spanledger/instrument/libraries"):
             found |= {owned} if (owned := owner(path.stem.removeprefix("_"))) else set(_registry.LIBRARIES)
-        elif path.parts[0] == "src" or str(path) in SHARED:
+        elif any(path.is_relative_to(shared) for shared in SHARED):
             found |= set(_registry.LIBRARIES)
     return found
 
@@ -187,30 +195,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
     unknown = set(given.names) - set(_registry.LIBRARIES)
     if unknown:
         parser.error(f"{min(unknown)} is no library we know; known are {', '.join(_registry.LIBRARIES)}")
-    todo = list(runs(given.names or list(_registry.LIBRARIES), given.ages or [True, False]))
+    names = given.names or list(_registry.LIBRARIES)
+    todo = list(runs(_concerned(names) if given.changed else names, given.ages or [True, False]))
     if given.changed:
-        todo = _left(todo)
+        todo = _not_here(todo)
     failed = False
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        for run, failure in zip(todo, pool.map(Run.passes, todo), strict=True):
+    with tempfile.TemporaryDirectory(prefix="spanledger-") as folder, ThreadPoolExecutor(AT_ONCE) as pool:
+        common = Path(folder)
+        if todo:
+            venv.create(common)
+            _install(common, "-e", f"{ROOT}{OURS.removeprefix('spanledger')}", *TOOLS)
+        for run, failure in zip(todo, pool.map(lambda run: run.passes(common), todo), strict=True):
             failed = failed or failure is not None
             print(f"{'FAILED' if failure else 'passed'}: {run.title}\n{failure or ''}".rstrip(), flush=True)
     return int(failed)
 
 
-def _left(todo: Iterable[Run]) -> list[Run]:
-    """What the suite here has not run already and the change touches; what is left out is said."""
+def _concerned(names: Iterable[str]) -> list[str]:
+    """The libraries that the change touches; which are left out is said."""
     paths = None if os.environ.get("CI_LIBRARIES") == "all" else changed()
     concerned = set(_registry.LIBRARIES) if paths is None else touched(paths)
+    left_out = [name for name in names if name not in concerned]
+    if left_out:
+        print(f"not run, the change does not touch them (CI_LIBRARIES=all runs them): {', '.join(left_out)}")
+    return [name for name in names if name in concerned]
+
+
+def _not_here(todo: Iterable[Run]) -> list[Run]:
+    """What the suite here has not run already; what is left out is said."""
     left = []
     for run in todo:
         if run.version == here(run.package):
             print(f"not run again: {run.title}, is installed here")
-        elif concerned.isdisjoint(run.names):
-            print(f"not run: {run.title}; the change does not touch it (CI_LIBRARIES=all runs it)")
         else:
             left.append(run)
     return left
+
+
+def _install(environment: Path, *wanted: str) -> Path:
+    """Have pip put something into an environment, by the pip that is here: that one needs none; return its Python."""
+    python = environment / "bin" / "python"
+    _output([sys.executable, "-m", "pip", "--python", str(python), "install", "-q", *wanted])
+    return python
+
+
+def _packages(environment: Path) -> Path:
+    return Path(sysconfig.get_path("purelib", "venv", vars={"base": str(environment)}))
 
 
 def _age(oldest: bool) -> str:
