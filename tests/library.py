@@ -44,8 +44,10 @@ INSTRUMENT = ROOT / "tests" / "instrument"
 TOOLS = ["pytest", "pytest-randomly", "pytest-xdist"]
 OURS = "spanledger[embedded,prices]"
 # What meets every library, and what every environment is made or run by.
-SHARED = ("src/spanledger/instrument", "src/spanledger/testing", "pyproject.toml", "tests/library.py",
-          "tests/conftest.py")  # fmt: skip
+SHARED = (
+    *("src/spanledger/instrument", "src/spanledger/_setup.py", "src/spanledger/testing"),
+    *("pyproject.toml", "tests/library.py", "tests/conftest.py", "tests/databases.py"),
+)
 AT_ONCE = 2
 ASKED_AT_ONCE = 4  # of an index
 TAIL_LINES = 40

@@ -25,7 +25,11 @@ from spanledger.instrument import _registry
         ("tests/instrument/anthropic_world.py", {"anthropic"}),
         ("tests/instrument/test_every_library.py", set(_registry.LIBRARIES)),
         ("tests/instrument/conftest.py", set(_registry.LIBRARIES)),
-        ("src/spanledger/guard.py", set(_registry.LIBRARIES)),
+        ("src/spanledger/instrument/library.py", set(_registry.LIBRARIES)),
+        ("src/spanledger/_setup.py", set(_registry.LIBRARIES)),
+        ("src/spanledger/testing/_http.py", set(_registry.LIBRARIES)),
+        ("src/spanledger/ledger/_ledger.py", set()),
+        ("src/spanledger/telemetry/scopes.py", set()),
         ("pyproject.toml", set(_registry.LIBRARIES)),
     ],
 )
