@@ -19,7 +19,8 @@ from tests.ledger.proxies import Proxy
 import spanledger
 from spanledger import AsyncLedger, Config, Ledger
 from spanledger.errors import CallInProgress, ConfigError, LedgerUnavailable
-from spanledger.evals import Case, Score, Suite, load, run, run_async, wait
+from spanledger.evals import Case, Result, Score, Suite, load, run, run_async, wait
+from spanledger.ledger._evaluations import EvaluationStore
 
 SUMS = [Case("one", [1, 2], expected=3), Case("two", [2, 2], expected=4), Case("three", [3, 3], expected=6)]
 
@@ -465,3 +466,25 @@ def test_cases_are_chosen_by_tags():
     assert [case.id for case in suite.only("y").cases] == ["b"]
     with pytest.raises(ConfigError, match="a case and an evaluator"):
         suite.only("z")
+
+
+@pytest.mark.parametrize("run_id", ["r" * 501, "é" * 251, "  ", "r\0"])
+def test_a_run_is_called_something_that_the_ledger_can_hold_before_anything_is_asked(ledger, run_id):
+    with pytest.raises(ConfigError, match="run_id of a run"):
+        run(Suite("sums", SUMS, [exact]), lambda _: pytest.fail("ran"), run_id=run_id, ledger=ledger)
+
+
+def test_a_suite_is_called_something_that_can_be_found():
+    with pytest.raises(ConfigError, match="at most 500 bytes"):
+        Suite("s" * 501, SUMS, [exact])
+
+
+def test_more_results_than_are_taken_at_once_are_kept_one_batch_after_another(ledger):
+    """As they have gathered while the ledger was away."""
+    store, cases = EvaluationStore(ledger), [Case(f"{n}", n) for n in range(1200)]
+    assert store.begin("r", Suite("many", cases, [exact])) == set()
+
+    store.keep("r", [Result(case.id, "exact", "passed", score=1.0, label="pass") for case in cases], "completed")
+
+    results = load("r", ledger=ledger)
+    assert (results.state, len(results.results)) == ("completed", 1200)

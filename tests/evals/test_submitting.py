@@ -404,6 +404,61 @@ def test_another_language_hands_in_by_a_function_of_sql(ledger, sql):
     assert (found.by_case, found.results[0].output) == ({"a": "passed", "b": "failed"}, '{"answer": [1]}')
 
 
+RUN = {"id": "r", "suite": "s", "suite_version": "1", "cases": 1, "runner": "0" * 32, "lease_s": 60}
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ({"id": "r" * 501}, "the id of a run of evaluations, and the name of its suite, have 1 to 500 bytes"),
+        ({"id": " "}, "the id of a run of evaluations, and the name of its suite, have 1 to 500 bytes"),
+        ({"suite": "s" * 501}, "the id of a run of evaluations, and the name of its suite, have 1 to 500 bytes"),
+        ({"agent": "a" * 513}, "agent, agent_version and environment have at most 512 characters"),
+        ({"cases": 0}, "a suite has 1 to 1000000 cases"),
+        ({"cases": 1_000_001}, "a suite has 1 to 1000000 cases"),
+        ({"results": [{"case_id": "a", "passed": True}] * 501}, "at most 500 results are kept at once, not 501"),
+        ({"results": {"case_id": "a"}}, "results are a list"),
+    ],
+)
+@pytest.mark.parametrize("function", ["eval_begin", "eval_submit", "eval_record"])
+def test_what_a_program_in_another_language_says_of_a_run_has_bounds(ledger, sql, function, said, why):
+    if function == "eval_record":
+        sql.execute("select spanledger_v1.eval_begin('default', %s)", (json.dumps(RUN),))
+    if (function == "eval_record" and "results" not in said) or (function == "eval_begin" and "results" in said):
+        pytest.skip("it does not take that")
+
+    with pytest.raises(psycopg.DataError, match=why):
+        sql.execute(f"select spanledger_v1.{function}('default', %s)", (json.dumps(RUN | said),))
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ({"case_id": ""}, "a result says by case_id of which case it is"),
+        ({"case_id": "a" * 1001}, "a case_id has at most 1000 bytes, and the name of an evaluator 500"),
+        ({"evaluator": "e" * 501}, "a case_id has at most 1000 bytes, and the name of an evaluator 500"),
+        ({"score": 1.5e308}, "a score is a finite number"),
+        ({"score": "NaN"}, "a score is a finite number"),
+        ({"weight": 0}, "a weight is more than 0"),
+        ({"duration_s": "NaN"}, "a duration is a finite number"),
+    ],
+)
+def test_a_result_of_a_run_here_has_the_bounds_of_one_from_elsewhere(ledger, sql, said, why):
+    sql.execute("select spanledger_v1.eval_begin('default', %s)", (json.dumps(RUN),))
+    result = {"case_id": "a", "evaluator": "e", "outcome": "passed"} | said
+
+    with pytest.raises(psycopg.DataError, match=why):
+        sql.execute("select spanledger_v1.eval_record('default', %s)", (json.dumps(RUN | {"results": [result]}),))
+
+
+def test_an_answer_of_any_length_is_cut_where_a_run_here_is_recorded(ledger, sql):
+    sql.execute("select spanledger_v1.eval_begin('default', %s)", (json.dumps(RUN),))
+    result = {"case_id": "a", "evaluator": "e", "outcome": "passed", "output": "x" * 200_000}
+    sql.execute("select spanledger_v1.eval_record('default', %s)", (json.dumps(RUN | {"results": [result]}),))
+
+    assert sql.execute("select length(output) from spanledger.eval_result").fetchone() == (100_001,)
+
+
 def test_only_an_evaluator_hands_in_and_only_to_a_run_that_it_began(dsn, sql):
     for kind in ("agent", "evaluator"):
         sql.execute(f"create role {kind}_{id(dsn)} login")

@@ -117,6 +117,8 @@ class Suite:
         object.__setattr__(self, "evaluators", dict(named))
         if not isinstance(self.name, str) or not self.name.strip():
             raise ConfigError(f"a suite has a name, not {self.name!r}")
+        if not fits(self.name, NAME_BYTES_MAX):
+            raise ConfigError(f"the name of a suite has at most {NAME_BYTES_MAX} bytes, not as {self.name!r:.80}…")
         if not self.cases or not named:
             raise ConfigError(f"suite {self.name!r} needs a case and an evaluator at least")
         if not all(name and isinstance(name, str) and callable(one) for name, one in named.items()):

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import Final
 
+from spanledger.core.outcomes import storable
 from spanledger.errors import ConfigError
 
 # Of scores and weights, so that sums and squares of any number of them stay finite, also in Postgres.
 FIGURE_MAX: Final = 1e15
-# What a case and who judges it are called, and a run: together they fit an index of Postgres.
+# What a case and who judges it are called, a run and its suite: together they fit an index of Postgres.
 CASE_ID_BYTES_MAX: Final = 1000
 NAME_BYTES_MAX: Final = 500
 
@@ -26,6 +27,22 @@ def check_passes_at(passes_at: object) -> None:
         raise ConfigError(
             f"passes_at is a finite number of at most {FIGURE_MAX:g} in size, not {said_of(passes_at):.80}"
         )
+
+
+def check_run_id(run_id: object, what: str) -> None:
+    """Check what a run of evaluations is called.
+
+    Args:
+        run_id: What was given.
+        what: Of what, for the error.
+
+    Raises:
+        ConfigError: It is no text, empty, too long, or holds what Postgres cannot.
+    """
+    if not isinstance(run_id, str) or not run_id.strip() or run_id != storable(run_id):
+        raise ConfigError(f"run_id of {what} is a text that is not empty, not {said_of(run_id):.80}")
+    if not fits(run_id, NAME_BYTES_MAX):
+        raise ConfigError(f"run_id of {what} has at most {NAME_BYTES_MAX} bytes, not as {run_id!r:.80}…")
 
 
 def is_figure(value: object) -> bool:

@@ -14,7 +14,15 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from spanledger.core.evaluations import Case, Result, Results, Suite, check_end, output_text
-from spanledger.core.figures import CASE_ID_BYTES_MAX, FIGURE_MAX, NAME_BYTES_MAX, check_passes_at, fits, is_figure
+from spanledger.core.figures import (
+    CASE_ID_BYTES_MAX,
+    FIGURE_MAX,
+    NAME_BYTES_MAX,
+    check_passes_at,
+    check_run_id,
+    fits,
+    is_figure,
+)
 from spanledger.core.outcomes import storable
 from spanledger.core.trail import within_limits
 from spanledger.errors import ConfigError
@@ -63,14 +71,15 @@ class Submission:
 
     def __post_init__(self) -> None:
         name = self.suite.name if isinstance(self.suite, Suite) else self.suite
-        for what, text in (("the suite", name), ("run_id", self.run_id), ("agent", self.agent),
+        for what, text in (("the suite", name), ("agent", self.agent),
                            ("agent_version", self.agent_version), ("environment", self.environment)):  # fmt: skip
-            if text is None and what != "run_id":
+            if text is None:
                 continue
             if not isinstance(text, str) or not text.strip() or text != storable(text):
                 raise ConfigError(f"{what} of a submission is a text that is not empty, not {text!r:.80}")
-        if not fits(self.run_id, NAME_BYTES_MAX):
-            raise ConfigError(f"run_id of a submission has at most {NAME_BYTES_MAX} bytes, not as {self.run_id!r:.80}…")
+        check_run_id(self.run_id, "a submission")
+        if name is not None and not fits(name, NAME_BYTES_MAX):
+            raise ConfigError(f"the suite of a submission has at most {NAME_BYTES_MAX} bytes, not as {name!r:.80}…")
         if self.passes_at is not None:
             check_passes_at(self.passes_at)
         if isinstance(self.suite, Suite) and self.fail_under is None:

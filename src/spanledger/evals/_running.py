@@ -34,6 +34,7 @@ from spanledger.core.evaluations import (
     output_text,
     words,
 )
+from spanledger.core.figures import check_run_id
 from spanledger.errors import ConfigError, LedgerUnavailable
 from spanledger.evals import _ending
 from spanledger.evals._looking import AnyLedger, opened
@@ -68,7 +69,8 @@ def run(
         case_timeout_s: A target that takes longer has failed; a plain function cannot be stopped and goes on.
 
     Raises:
-        ConfigError: Another suite was run under that id, or this is called where an event loop runs.
+        ConfigError: Another suite was run under that id, it has more than 500 bytes, or this is called where an event
+            loop runs.
         CallInProgress: Another process runs it.
         LedgerUnavailable: The ledger does not answer; what it had taken is kept.
     """
@@ -93,6 +95,7 @@ async def run_async(
     if not 1 <= concurrency <= CONCURRENCY_MAX:
         raise ConfigError(f"concurrency is between 1 and {CONCURRENCY_MAX}, not {concurrency!r}")
     run_id = run_id or str(uuid.uuid4())
+    check_run_id(run_id, "a run")
     with opened(ledger) as store:
         done = await asyncio.to_thread(store.begin, run_id, suite)
         if done is not None:

@@ -25,6 +25,7 @@ LEASE_S: Final = 60.0
 POLL_S: Final = 1.0
 # How long a run stays open of which nothing more is handed in.
 OPEN_S: Final = 86_400.0
+# So many results the ledger's functions take at once.
 SUBMITTED_MAX: Final = 500
 # All rows of a run are read, because some of them would tell a pass rate that is none.
 RESULTS_MAX: Final = 1_000_000
@@ -75,14 +76,15 @@ class EvaluationStore:
             ConfigError: Another process has taken the run over.
             LedgerUnavailable: They could not be kept.
         """
-        item = {
-            "id": run_id,
-            "runner": self._runner,
-            "lease_s": LEASE_S,
-            "results": [dataclasses.asdict(result) for result in results],
-        } | ({} if state is None else {"state": state})
-        if not self._driver.query(Run("eval_record", (self._tenant, item)))["owned"]:
-            raise ConfigError(f"another process has taken over the run {run_id!r}, or ended it")
+        waiting, item = [dataclasses.asdict(result) for result in results], {"id": run_id, "runner": self._runner}
+        while True:
+            batch, waiting = waiting[:SUBMITTED_MAX], waiting[SUBMITTED_MAX:]
+            ends = {} if state is None or waiting else {"state": state}
+            told = {**item, "lease_s": LEASE_S, "results": batch, **ends}
+            if not self._driver.query(Run("eval_record", (self._tenant, told)))["owned"]:
+                raise ConfigError(f"another process has taken over the run {run_id!r}, or ended it")
+            if not waiting:
+                return
 
     def submit(
         self, run: Mapping[str, Any], items: Iterable[Mapping[str, Any]], *, complete: bool

@@ -14,6 +14,7 @@ declare
     v_run spanledger.eval_run;
 begin
     perform spanledger.require(p_tenant, 'eval_begin');
+    perform spanledger.check_eval_run(p_item);
     insert into spanledger.eval_run (tenant, id, suite, suite_version, cases, agent, agent_version, environment, state,
             runner, alive_until, started_at)
         values (p_tenant, p_item ->> 'id', p_item ->> 'suite', p_item ->> 'suite_version', (p_item ->> 'cases')::integer,

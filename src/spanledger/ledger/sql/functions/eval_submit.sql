@@ -1,7 +1,7 @@
 -- Hand in results of a run that was made elsewhere, in any language: {id, suite, suite_version, agent, agent_version,
 -- environment, cases, passes_at, open_s, results, complete}. The first to name a run begins it, and what is left out is as
 -- it was said first. A result is {case_id, evaluator, passed, score, label, explanation, error, output, weight, tags,
--- duration_s, tokens, metadata, trace_id, span_id}: it says `passed`, or has a score that is compared with `passes_at`, or
+-- duration_s, tokens, metadata, trace_id, span_id}, at most 500 at once: it says `passed`, or has a score that is compared with `passes_at`, or
 -- an error; an error of a named evaluator is one of theirs. `output` is any JSON, or `output_json` its text. What was kept stays: of a case and an evaluator, the first
 -- result. One that is no result is rejected, and costs no other. `complete` ends the run, which then takes no case more.
 -- Answers {suite, state, ended, kept: [{n, outcome, label}], known, rejected: [{n, why}]}, with n the place in `results` from 0.
@@ -23,6 +23,7 @@ declare
     v_answer jsonb;
 begin
     perform spanledger.require(p_tenant, 'eval_submit');
+    perform spanledger.check_eval_run(p_item);
     insert into spanledger.eval_run (tenant, id, suite, suite_version, cases, agent, agent_version, environment, state,
             runner, alive_until, started_at, elsewhere)
         select p_tenant, p_item ->> 'id', p_item ->> 'suite', coalesce(p_item ->> 'suite_version', ''),
@@ -42,7 +43,7 @@ begin
             'environment', v_run.environment);
     end if;
     v_answer := spanledger.keep_submitted(
-        v_run, coalesce(p_item -> 'results', '[]'), (p_item ->> 'passes_at')::double precision);
+        v_run, coalesce(nullif(p_item -> 'results', 'null'), '[]'), (p_item ->> 'passes_at')::double precision);
     if v_run.state <> 'completed' then
         update spanledger.eval_run r set
             state = case when v_complete then 'completed' else 'running' end, alive_until = v_until,
