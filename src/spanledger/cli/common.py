@@ -77,7 +77,7 @@ def opened(arguments: argparse.Namespace) -> Iterator[Any]:
     from spanledger.ledger._ledger import Ledger
     from spanledger.ledger._opening import open_database
 
-    file = getattr(arguments, "file", None)
+    file = getattr(arguments, "config_file", None)
     config = Config.from_env({**os.environ, "SPANLEDGER_CONFIG": file} if file else None)
     if getattr(arguments, "tenant", None):
         config = dataclasses.replace(config, tenant=arguments.tenant)

@@ -31,7 +31,13 @@ def add_to(commands: Commands) -> None:
         "Write the budgets, approvals, permissions, grants, switches and rates of spanledger.toml into the ledger.",
         "spanledger apply spanledger.toml",
     )
-    apply.add_argument("file", nargs="?", type=words, help="the file (SPANLEDGER_CONFIG, else spanledger.toml here)")
+    apply.add_argument(
+        "config_file",
+        metavar="file",
+        nargs="?",
+        type=words,
+        help="the file (SPANLEDGER_CONFIG, else spanledger.toml here)",
+    )
     stop = commands.add(
         "stop",
         _stop,
