@@ -323,6 +323,40 @@ def test_an_answer_that_drips_is_cut_off_and_its_outcome_unknown(speaking, ledge
     assert [call["state"] for call in ledger.calls()] == ["unknown"]
 
 
+def test_connecting_and_answering_have_one_time_together(connected, ledger):
+    """The place is too busy to take the connection; the system tries again after a second. It answers after another."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listening:
+        before = [socket.socket() for _ in range(3)]
+        for one in before:
+            one.setblocking(False)
+            one.connect_ex(listening.getsockname())
+
+        def serve() -> None:
+            time.sleep(0.3)
+            for one in before:
+                one.close()
+            with contextlib.suppress(OSError):
+                while True:
+                    accepted, _ = listening.accept()
+                    with accepted, contextlib.suppress(OSError):
+                        if accepted.recv(65536):
+                            time.sleep(1)
+                            accepted.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        given = {"credential": lambda: CANARY, "methods": ("POST",), "paths": ("/*",), "timeout_s": 1.6}
+        connected(connectors=[Connector("odd", url, "payments:refund", **given)])
+        try:
+            with pytest.raises(Exception, match=r"(?i)timed out"):
+                invoke("odd", "POST", "/v1/refunds")
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join()
+    assert [call["state"] for call in ledger.calls()] == ["unknown"]
+
+
 @pytest.mark.parametrize("kind", ["plain", "gzip"])
 def test_an_answer_that_is_too_large_is_cut_off_and_its_outcome_unknown(speaking, ledger, kind):
     body = bytes(_wire.BYTES_MAX + 1)
@@ -363,6 +397,22 @@ def test_however_an_answer_spells_the_credential_it_is_masked(speaking, write):
     for text in (answer.text, answer.headers["x-said"]):
         assert MASK in text
         assert len(text) <= len(MASK) + 8
+
+
+@pytest.mark.parametrize("name", ["Content-Type", "content-type"])
+def test_what_json_is_sent_as_is_said_once(connected, site, door, name):
+    headers = {name: "application/vnd.api+json"}
+    assert door(headers=headers).sent("POST", "/v1/refunds", {"json": {}}).headers == (*headers.items(),)
+    connected(door_has={"headers": headers})
+    refund()
+    assert site.seen[0].headers[name] == "application/vnd.api+json"
+
+
+def test_a_form_is_a_form_whatever_json_is_sent_as(door):
+    sent = door(headers={"content-type": "application/json", "X-A": "b"}).sent(
+        "POST", "/v1/refunds", {"data": {"a": "b"}}
+    )
+    assert sent.headers == (("X-A", "b"), ("Content-Type", "application/x-www-form-urlencoded"))
 
 
 @pytest.mark.parametrize(
@@ -695,6 +745,7 @@ def test_what_makes_none_is_said(connected, ledger):
         ({"headers": {"authorization": "x"}}, "header and headers name others"),
         ({"headers": {"Host": "evil"}}, "header and headers name others"),
         ({"headers": {"Transfer-Encoding": "chunked"}}, "header and headers name others"),
+        ({"headers": {"X-A": "1", "x-a": "2"}}, "two headers have one name"),
         ({"headers": None}, "headers are texts by their names"),
         ({"headers": {5: "x"}}, "headers are texts by their names"),
         ({"base_url": "https://[::1"}, "base_url is such as"),

@@ -49,12 +49,12 @@ class Connector:
         credential_env: or the name of an environment variable;
         credential_file: or a file.
         header: How it is sent, with ``{}`` in its place.
-        headers: What else is sent with each request.
+        headers: What else is sent with each request; a ``Content-Type`` among them says what JSON is sent as.
         methods: Which methods may be used, for example ``("GET", "POST")``.
         paths: Which paths below the base, ``*`` standing for any text: ``("/v1/refunds*",)``.
         mint: Makes a credential that is good for a short while, for `mint_credential`: called with ``permission``,
             ``amount`` and ``expires_in_s``, and returns it.
-        timeout_s: How long a connection, and then the whole answer, may take.
+        timeout_s: How long it may take to be connected and to be answered, together.
     """
 
     name: str
@@ -106,6 +106,8 @@ class Connector:
         if not isinstance(self.headers, Mapping) or not all(map(_is_name, self.headers)):
             raise ConfigError(f"{where}: headers are texts by their names")
         own = {named.lower() for named in self.headers}
+        if len(own) < len(self.headers):
+            raise ConfigError(f"{where}: two headers have one name")
         if name.lower() in own | _FRAMING or own & _FRAMING:
             raise ConfigError(f"{where}: header and headers name others, and none of {', '.join(sorted(_FRAMING))}")
         if not all(is_plain(said) for said in self.headers.values()):
@@ -135,14 +137,19 @@ class Connector:
             body, kind = _body(sent)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"connector {self.name!r}: what is sent is no JSON, query or form: {error}") from None
-        headers = (*self.headers.items(), *((("Content-Type", kind),) if kind else ()))
-        request = Request(method.upper(), f"{self.base_url}{path}{'?' if query else ''}{query}", headers, body)
+        url = f"{self.base_url}{path}{'?' if query else ''}{query}"
+        request = Request(method.upper(), url, self._headers_of(kind), body)
         target = target_of(request)
         if not any(door.covers(target) for door in self._doors):
             only = f"{', '.join(self.methods)} of {', '.join(self.paths)}" if self._doors else "nothing that is sent"
             rule = EgressRule("*", "deny", name=f"connector {self.name}", reason=f"the connector is for {only}")
             raise refusal(rule, request, target)
         return request
+
+    def _headers_of(self, kind: str | None) -> tuple[tuple[str, str], ...]:
+        own = {name: value for name, value in self.headers.items() if kind != _FORM or name.lower() != "content-type"}
+        said = kind is None or "content-type" in map(str.lower, own)
+        return (*own.items(), *(() if said else (("Content-Type", kind),)))
 
     def credential_header(self, secret: str) -> tuple[str, str]:
         """Return the header that carries a credential."""

@@ -4,7 +4,8 @@ Rules: the connection itself puts the credential on the wire, below every client
 in what comes back, and what is raised does not hold it: an error loses its traceback, whose frames know what was sent,
 and one that repeats what was sent is replaced. A redirect is an answer and is not followed, so the credential goes to
 no other origin. A request has a connection of its own: none has gone stale, which would leave it unknown whether it
-arrived. How long an answer takes, and how large it is, is bounded as a whole, however it drips.
+arrived. How long it takes to be connected and answered, and how large the answer is, is bounded as a whole, however it
+drips.
 """
 
 from __future__ import annotations
@@ -73,8 +74,9 @@ def _answered(door: Connector, request: Request, secret: str, hidden: Hidden) ->
 
     base = urlsplit(door.base_url)
     kind = urllib3.HTTPSConnectionPool if base.scheme == "https" else urllib3.HTTPConnectionPool
+    until = time.monotonic() + door.timeout_s
     pool: Any = kind(str(base.hostname), base.port, timeout=door.timeout_s)
-    pool.ConnectionCls = _carrying(pool.ConnectionCls, door.credential_header(secret), door.timeout_s)
+    pool.ConnectionCls = _carrying(pool.ConnectionCls, door.credential_header(secret), until)
     target = "/" + request.url.split("/", 3)[3]
     sent: dict[str, Any] = {"body": request.body or None, "headers": dict(request.headers)}
     with governed_client(pool):
@@ -119,32 +121,44 @@ def _tells(error: BaseException, hidden: Hidden) -> bool:
         return True
 
 
-def _carrying(kind: Any, header: tuple[str, str], timeout_s: float) -> Callable[..., Any]:
-    """Make connections that send one header more than anybody has told them to, and do not print what they send."""
+def _carrying(kind: Any, header: tuple[str, str], until: float) -> Callable[..., Any]:
+    """Make connections that send a header that nobody has told them to, print nothing of what they send, and end."""
 
     def connection(*args: Any, **kwargs: Any) -> Any:
         made = kind(*args, **kwargs)
         made.set_debuglevel(0)
-        made.response_class = functools.partial(_Response, timeout_s=timeout_s)
-        plain = made.endheaders
+        made.response_class = functools.partial(_Response, until=until)
+        plain, connect = made.endheaders, made.connect
+
+        def connect_in_time() -> None:
+            made.timeout = _left(until)
+            connect()
+            made.sock.settimeout(_left(until))
 
         def endheaders(*args: Any, **kwargs: Any) -> Any:
             made.putheader(*header)
             return plain(*args, **kwargs)
 
-        made.endheaders = endheaders
+        made.endheaders, made.connect = endheaders, connect_in_time
         return made
 
     return connection
 
 
+def _left(until: float) -> float:
+    left_s = until - time.monotonic()
+    if left_s <= 0:
+        raise TimeoutError("timed out")
+    return left_s
+
+
 class _Response(http.client.HTTPResponse):
     """An answer that has to be there in time."""
 
-    def __init__(self, sock: Any, *args: Any, timeout_s: float, **kwargs: Any) -> None:
+    def __init__(self, sock: Any, *args: Any, until: float, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
         self.fp.close()
-        self.fp = io.BufferedReader(_InTime(sock, time.monotonic() + timeout_s))
+        self.fp = io.BufferedReader(_InTime(sock, until))
 
     def begin(self) -> None:
         """Read its head; what cannot be read of that is dropped, where it would be logged as it is."""
@@ -167,10 +181,7 @@ class _InTime(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int | None:
         """Receive what is there."""
-        left = self._until - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("timed out")
-        self._sock.settimeout(left)
+        self._sock.settimeout(_left(self._until))
         return self._plain.readinto(buffer)  # type: ignore[no-any-return]
 
     def close(self) -> None:
