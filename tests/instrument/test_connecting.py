@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import gzip
 import html
@@ -10,6 +11,7 @@ import http.client
 import itertools
 import json
 import logging
+import math
 import pickle
 import socket
 import sys
@@ -18,7 +20,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote, quote_plus, unquote
 
 import psycopg
 import pytest
@@ -43,6 +45,7 @@ from spanledger import (
     mint_credential_awaiting,
     workflow,
 )
+from spanledger.core.connectors import Hidden
 from spanledger.core.redaction import MASK
 from spanledger.doctor.connectors import of_connectors
 from spanledger.doctor.finding import BAD, OK
@@ -397,6 +400,40 @@ def test_however_an_answer_spells_the_credential_it_is_masked(speaking, write):
     for text in (answer.text, answer.headers["x-said"]):
         assert MASK in text
         assert len(text) <= len(MASK) + 8
+
+
+def in_base64(text: str, *, url_safe: bool, padded: bool) -> str:
+    written = (base64.urlsafe_b64encode if url_safe else base64.b64encode)(text.encode()).decode()
+    return written if padded else written.rstrip("=")
+
+
+@pytest.mark.parametrize("padded", [True, False])
+@pytest.mark.parametrize("url_safe", [True, False])
+@pytest.mark.parametrize("around", ["{}", "u:{}", "me:{}", "joe:{}", "{}:", '{"k": "{}"}', "Bearer {}, as sent"])
+@pytest.mark.parametrize("secret", [CANARY, "~~~???>>>sk+1", "s3cr3t"])
+def test_a_credential_that_an_answer_repeats_in_base64_is_masked(secret, around, url_safe, padded):
+    whole = around.replace("{}", secret)
+    written = in_base64(whole, url_safe=url_safe, padded=padded)
+    for spelled in (written, json.dumps(written).replace("/", "\\/"), quote(written, safe="")):
+        hidden = Hidden(secret)
+        assert hidden.is_in(f"is {spelled}.")
+        left = hidden.masked(f"is {spelled}.")
+        assert MASK in left
+        # What is left is what stands around it, and the end of a character on either side.
+        bare = unquote(left.replace('"', "").removeprefix("is ").removesuffix(".").replace(MASK, "")).rstrip("=")
+        assert len(bare) <= math.ceil((len(around) - 2) * 4 / 3) + 1
+
+
+def test_an_answer_is_looked_through_for_it_on_the_wire_in_base64_too(speaking):
+    body = json.dumps({"auth": in_base64(f"user:{CANARY}", url_safe=False, padded=True)}).encode()
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    speaking(lambda place, _: place.sendall(head + body))
+    assert invoke("odd", "GET", "/v1/a").json() == {"auth": f"dXNlcjp{MASK}"}
+
+
+def test_what_is_too_short_to_be_told_from_chance_is_not_looked_for_in_base64():
+    assert Hidden("abc").masked("YWJj") == "YWJj"
+    assert Hidden("abc").masked("abc") == MASK
 
 
 @pytest.mark.parametrize("name", ["Content-Type", "content-type"])

@@ -7,12 +7,13 @@ makes several connectors. Nothing here holds a secret but a `Credential`, which 
 
 from __future__ import annotations
 
+import base64
 import html
 import itertools
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +28,7 @@ from spanledger.errors import ConfigError
 SENT: Final = ("params", "json", "data")
 EXPIRES_IN_S: Final = 900.0
 TIMEOUT_S: Final = 30.0
+BASE64_CHARS_MIN: Final = 6
 
 _REQUEST_TIMEOUT, _SERVER_ERRORS = 408, 500
 # They say where a request goes and where it ends, and are the connection's own.
@@ -34,6 +36,10 @@ _FRAMING: Final = frozenset(
     {"host", "content-length", "transfer-encoding", "connection", "keep-alive", "te", "trailer", "upgrade", "expect"}
 )
 _FORM: Final = "application/x-www-form-urlencoded"
+# How the last two characters of both alphabets may be written, in JSON and URLs as well.
+_BASE64: Final = {"+": r"(?:[-+]|%2[Bb]|\\u002[Bb])", "/": r"(?:_|\\{0,3}/|%2[Ff]|\\u002[Ff])"}
+_BASE64_ANY: Final = rf"[A-Za-z0-9]|{_BASE64['+']}|{_BASE64['/']}"
+_BASE64_PADDING: Final = r"(?:=|%3[Dd]|\\u003[Dd]){0,2}"
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
 
@@ -211,21 +217,29 @@ class Credential:
 
 
 class Hidden:
-    """Finds a secret in what came back: as it is, and as JSON, a URL or HTML would write it."""
+    """Finds a secret in what came back: as it is, as JSON, a URL or HTML would write it, and in Base64.
+
+    In Base64 it may stand alone or inside of something, a user before it for example; both alphabets are known, padded
+    or not. A secret shorter than `BASE64_CHARS_MIN` is not looked for in it: too much else would be taken for it.
+    """
 
     __slots__ = ("_spelled",)
 
     def __init__(self, secret: str) -> None:
-        runs = itertools.groupby(secret.strip(), key=lambda character: character == "\\")
-        self._spelled = re.compile("".join(_spellings(list(run)) for _, run in runs))
+        secret = secret.strip()
+        runs = itertools.groupby(secret, key=lambda character: character == "\\")
+        plain = "".join(_spellings(list(run)) for _, run in runs)
+        self._spelled = tuple(map(re.compile, (plain, *_in_base64(secret))))
 
     def masked(self, text: str) -> str:
         """Return a text without it."""
-        return self._spelled.sub(MASK, text)
+        for spelled in self._spelled:
+            text = spelled.sub(MASK, text)
+        return text
 
     def is_in(self, text: str) -> bool:
         """Tell whether a text holds it."""
-        return self._spelled.search(text) is not None
+        return any(spelled.search(text) is not None for spelled in self._spelled)
 
 
 def _spellings(run: list[str]) -> str:
@@ -246,6 +260,21 @@ def _escapes(character: str) -> list[str]:
     if html.escape(character) != character:
         ways += [re.escape(html.escape(character))]
     return [*ways, r"\+"] if character == " " else ways
+
+
+def _in_base64(secret: str) -> Iterator[str]:
+    """Write patterns of a secret in Base64: three, because three bytes are written together, and it begins with any.
+
+    Of what is written, only those characters are looked for that the secret alone decides. One after them that tells
+    some bits of it goes with them; one before them that does stays, because what begins with a letter is found fast.
+    """
+    if len(secret) < BASE64_CHARS_MIN:
+        return
+    for before in range(3):
+        written = base64.b64encode(bytes(before) + secret.encode()).decode()
+        alone = written[-(-before * 8 // 6) : (before + len(secret)) * 8 // 6]
+        ends = f"(?:{_BASE64_ANY})?" if (before + len(secret)) % 3 else ""
+        yield "".join(_BASE64.get(one, one) for one in alone) + ends + _BASE64_PADDING
 
 
 def leaves_open(method: str, status: int) -> bool:
