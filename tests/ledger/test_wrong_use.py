@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 
 import pytest
 
 import spanledger
-from spanledger import AsyncLedger, Budget, Config, GuardrailSpanProcessor, Ledger, Money, ToolCall
-from spanledger.errors import ConfigError
+from spanledger import AsyncLedger, Budget, Calls, Config, GuardrailSpanProcessor, Ledger, Money, Rule, ToolCall
+from spanledger.errors import ConfigError, Undescribable
 
 REFUND = ToolCall("refund", {"order_id": "o-1"}, workflow_id="order-1", cost=Money("2", "EUR"))
 HALF = "\ud800"
@@ -56,6 +57,32 @@ def test_a_text_that_postgres_cannot_hold_finds_nothing_and_breaks_no_connection
     ask()
     asyncio.run(ask_awaiting())
     assert caplog.records == []
+
+
+@pytest.mark.parametrize("field", ["tool", "workflow_id", "tenant", "agent", "actor"])
+def test_a_name_that_is_too_long_to_look_up_by_is_refused_and_not_taken_for_a_ledger_that_is_down(
+    ledger_with, field: str
+) -> None:
+    ledger = ledger_with(rules=[Rule("*", on_ledger_down="continue")], budgets=[Budget("calls", Calls(1), per="agent")])
+    long = {field: secrets.token_hex(501)}
+    with pytest.raises(Undescribable, match=rf"(name|{field}) of .* has 1002 characters, and may have 1000"):
+        ledger.run(ToolCall(**{"tool": "refund", "workflow_id": "order-1"} | long), lambda: pytest.fail("ran"))
+
+
+def test_what_is_too_large_for_an_index_in_sum_is_refused_and_not_taken_for_a_ledger_that_is_down(ledger_with) -> None:
+    per = ("agent", "actor", "workflow")
+    rules = [Rule("*", on_ledger_down="continue")]
+    ledger = ledger_with(rules=rules, budgets=[Budget("calls", Calls(1), per=per)])
+    call = ToolCall("refund", **{name: secrets.token_hex(500) for name in ("workflow_id", "agent", "actor")})
+    with pytest.raises(ConfigError, match="the ledger cannot take this: index row size"):
+        ledger.run(call, lambda: pytest.fail("ran"))
+    assert ledger.run(REFUND, lambda: "paid") == "paid"
+
+
+@pytest.mark.parametrize("dsn", [3, b"postgresql://", lambda: 3, lambda: b"x"])
+def test_a_connection_string_is_a_text_or_what_gives_one(dsn: str) -> None:
+    with pytest.raises(ConfigError, match=r"a connection string or a callable that gives one|gave"):
+        Ledger(dsn).calls()
 
 
 def test_a_mistyped_price_costs_what_was_reserved_and_the_outcome_is_kept(ledger_with, caplog) -> None:

@@ -13,7 +13,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from spanledger.core.call import Call, Identity, ScopeSource
 from spanledger.core.rules import Terms, usable_call_id
@@ -21,7 +21,10 @@ from spanledger.core.values import NotJsonError, canonical, canonical_of
 from spanledger.errors import Undescribable
 
 _DERIVED = (ScopeSource.FRAMEWORK, ScopeSource.CONVERSATION)
+# What Postgres can look up by; ids and names are shorter by far.
+TEXT_CHARS_MAX: Final = 1000
 _TEXTS = ("tenant", "name", "workflow_id", "turn", "call_id", "agent", "actor", "key")
+_NOT_LOOKED_UP = frozenset({"call_id", "key", "resource.namespace", "resource.type"})
 _UNSPOKEN = re.compile("[^0-9A-Za-z]")
 _TEXT_OR_NONE = frozenset({str, type(None)})
 # NUL and halves of surrogate pairs, which a model's JSON can hold and Postgres cannot.
@@ -100,7 +103,8 @@ def _check_texts(call: Call, tenant: str) -> None:
     # One look at all of them: nearly always there is nothing to find.
     if call.resource is None and _TEXT_OR_NONE.issuperset(map(type, given)):
         joined = "".join(filter(None, given))
-        if "\0" not in joined if joined.isascii() else not _UNSTORABLE.search(joined):
+        storable = "\0" not in joined if joined.isascii() else not _UNSTORABLE.search(joined)
+        if storable and len(joined) <= TEXT_CHARS_MAX:
             return
     texts = dict(zip(_TEXTS, given, strict=True))
     if call.resource is not None:
@@ -108,6 +112,9 @@ def _check_texts(call: Call, tenant: str) -> None:
     for name, text in texts.items():
         if text is not None and (not isinstance(text, str) or _UNSTORABLE.search(text)):
             raise Undescribable(f"{name} of {call.name!r} is {text!r}, which is no text that the ledger can hold")
+        if text is not None and len(text) > TEXT_CHARS_MAX and name not in _NOT_LOOKED_UP:
+            shown = call.name[:TEXT_CHARS_MAX]
+            raise Undescribable(f"{name} of {shown!r} has {len(text)} characters, and may have {TEXT_CHARS_MAX}")
 
 
 def _identity_part(

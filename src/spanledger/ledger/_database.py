@@ -36,6 +36,7 @@ from spanledger.ledger._functions import (
     Run,
     answer,
     bad_dsn,
+    dsn_text,
     no_connection,
     question,
     together,
@@ -215,9 +216,8 @@ class Database:
         except psycopg.ProgrammingError as error:
             raise ConfigError(f"SPANLEDGER_DSN is not a Postgres connection string: {str(error).strip()}") from error
         except psycopg.OperationalError as error:
-            raise LedgerUnavailable(
-                f"no connection to the ledger: {str(error).strip()}; is SPANLEDGER_DSN right and the server up?"
-            ) from error
+            why = f"no connection to the ledger: {str(error).strip()}; is SPANLEDGER_DSN right and the server up?"
+            raise LedgerUnavailable(why) from error
 
     def migrate(self) -> list[str]:
         """Bring the schema up to date and return what was applied.
@@ -303,7 +303,7 @@ class Database:
         if isinstance(self._dsn, EmbeddedPostgres):
             return self._dsn.dsn()
         try:
-            return (self._dsn() if callable(self._dsn) else self._dsn) or ""
+            return dsn_text((self._dsn() if callable(self._dsn) else self._dsn) or "")
         except SpanledgerError:
             raise
         except Exception as error:

@@ -190,11 +190,19 @@ def translated(error: psycopg.Error) -> Exception:
             "`spanledger role` says who may, `spanledger doctor` what this role may"
         )
     words = str(error).strip() or type(error).__name__
-    if isinstance(error, psycopg.DataError | psycopg.IntegrityError):
+    too_large = (error.sqlstate or "").startswith("54")
+    if too_large or isinstance(error, psycopg.DataError | psycopg.IntegrityError):
         # It is there and will say so every time; a rule for when it is down does not apply.
         # The primary message, because the rest may show the row.
         return ConfigError(f"the ledger cannot take this: {error.diag.message_primary or words}")
     return LedgerUnavailable(f"the ledger did not answer: {words}", asked=_was_asked(error))
+
+
+def dsn_text(dsn: object) -> str:
+    """Return a connection string as it is; a ConfigError where it is no text."""
+    if not isinstance(dsn, str):
+        raise ConfigError(f"the ledger's DSN is a text, and the callable gave {type(dsn).__name__}")
+    return dsn
 
 
 def bad_dsn(error: psycopg.Error) -> ConfigError:
