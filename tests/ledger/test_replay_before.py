@@ -8,6 +8,7 @@ import datetime as dt
 import uuid
 from typing import Any
 
+import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -25,8 +26,9 @@ from test_replay import (
     price,
 )
 
-from spanledger import Budget, Calls, Config, Ledger, Money, Rate, Rule, Tokens, ToolCall
+from spanledger import Budget, Calls, Config, Grant, Ledger, Money, Rate, Rule, Tokens, ToolCall
 from spanledger.core.replaying import Carried
+from spanledger.errors import ApprovalDenied
 from spanledger.ledger._replay import replayed
 
 PRICED = [Rule("*", identity="none", reserve=price)]
@@ -347,6 +349,38 @@ def test_the_next_of_the_same_call_is_known_to_be_the_same(ledger_with, sql):
     assert [one.verdict for one in judged_by(ledger, since=middle, rules=once)] == ["run", "failed"]
 
 
+@pytest.mark.parametrize("answer", ["approve", "deny"])
+def test_what_a_person_was_asked_before_is_answered_when_it_was(ledger_with, answer):
+    rules = [Rule("*", approval=True, wait_timeout_s=0)]
+    ledger = ledger_with(rules=rules)
+    since = []
+    begun = ledger.begin(call("refund"))
+    since.append(dt.datetime.now(dt.UTC))
+    getattr(ledger, answer)(begun.approval_id, by="ops")
+    since.append(dt.datetime.now(dt.UTC))
+    with contextlib.suppress(ApprovalDenied):
+        spend(ledger, 10)
+
+    for moment in since:
+        judged = judged_by(ledger, since=moment, rules=rules)
+        # What was denied is known by its key, and not recorded as one more attempt.
+        assert [(one.verdict, one.outcome) for one in judged] == ([("run", "same")] if answer == "approve" else [])
+
+
+def test_whose_a_call_was_is_not_said_by_the_environment_of_whoever_tries_it_out(ledger_with):
+    ledger = ledger_with(rules=PERMISSIVE)
+    for conversation in ("one", "two"):
+        spend(ledger, 8, workflow_id=f'["{conversation}", "turn", null]')
+    budget = Budget("b", Money(10, "EUR"), per=["workflow", "agent"])
+
+    said = judged_by(ledger, rules=PRICED, budgets=[budget], workflow_id="w", agent="operator")
+
+    assert outcomes(said) == {"same": 2}
+    narrow = [Rule("*", identity="none", permission="shop:pay")]
+    granted = [Grant("shop:pay", agent="operator")]
+    assert outcomes(judged_by(ledger, rules=narrow, grants=granted, agent="operator")) == {"refused": 2}
+
+
 @pytest.mark.parametrize("hour", [2, 15])
 def test_a_budget_that_somebody_topped_up_has_that_much_more(ledger_with, sql, hour):
     ledger = ledger_with(rules=PRICED, budgets=[Budget("b", Money(10, "EUR"), window="month", per=["actor"])])
@@ -366,3 +400,37 @@ def test_a_budget_that_somebody_topped_up_has_that_much_more(ledger_with, sql, h
     assert new(10) == ["run"]
     assert new(5) == ["budget_exceeded"]
     assert new(10, per=[]) == ["budget_exceeded"]  # it is kept apart otherwise: nobody has topped that up
+
+
+def test_who_interrupts_it_leaves_nothing_behind(ledger_with, sql):
+    ledger = ledger_with(rules=PERMISSIVE)
+    spend(ledger, 8, 3)
+    moved(sql, hours(-1, 1))
+
+    def interrupt(_: Carried) -> None:
+        raise KeyboardInterrupt
+
+    config = Config(rules=PRICED, budgets=[Budget("b", Money(10, "EUR"))])
+    with pytest.raises(KeyboardInterrupt):
+        list(replayed(ledger._database, config, DAY, tell=interrupt))
+
+    with sql.transaction():  # as a migration does
+        sql.execute("set local lock_timeout = '5s'")
+        sql.execute("lock table spanledger.call, spanledger.account in access exclusive mode")
+    assert sql.execute("select count(*) from pg_proc where proname = 'moment'").fetchone() == (0,)
+    assert ledger.budgets() == []
+
+
+def test_what_ran_before_is_read_by_an_operators_role_of_its_tenant_only(ledger_with, dsn, sql, role_dsn):
+    for tenant in ("acme", "other"):
+        spend(ledger_with(tenant=tenant, rules=PERMISSIVE), 8, 3)
+        moved(sql, hours(-1, 1), tenant)
+    role = str(psycopg.conninfo.conninfo_to_dict(role_dsn(dsn))["user"])
+    ledger_with().bind_role(role, kind="operator", tenant="acme", by="owner")
+
+    def counted(tenant: str) -> list[str | None]:
+        with Ledger(config=Config(dsn=role_dsn(dsn), tenant=tenant)) as ledger:
+            return verdicts(ledger, DAY, Budget("b", Money(10, "EUR")), alone=False)
+
+    assert (counted("acme"), counted("other")) == (["budget_exceeded"], [])
+    sql.execute(psycopg.sql.SQL("drop owned by {}").format(psycopg.sql.Identifier(role)))

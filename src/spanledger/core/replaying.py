@@ -165,11 +165,12 @@ class Remade:
         """The attempt as it stood at a moment after it began, for the budgets that count it.
 
         Keys: ``item``, what it was about and had reserved; ``state``; ``holds``, whether its amounts are held;
-        ``known``, whether its key says something to the next of the same; ``unpriced``, nobody knows what it cost; and
-        what the ledger's row of a call says besides.
+        ``known``, whether its key says something to the next of the same; ``asks``, whether that waits for a person;
+        ``unpriced``, nobody knows what it cost; and what the ledger's row of a call says besides.
         """
         recorded = self.recorded
-        ended = recorded.state == "unknown" if recorded.ended_at is None else recorded.ended_at <= since
+        never_ends = recorded.state in ("unknown", "refused")
+        ended = never_ends if recorded.ended_at is None else recorded.ended_at <= since
         state = recorded.state if ended else "in_flight" if recorded.ran else "pending"
         lease_until = recorded.ended_at + dt.timedelta(seconds=1) if recorded.ended_at else recorded.lease_until
         return {
@@ -179,6 +180,7 @@ class Remade:
             "state": state,
             "holds": state in _HOLDS,
             "known": ended,
+            "asks": state == "pending",
             "unpriced": self.why_not is not None and not any(map(_is_money, {**recorded.cost, **recorded.reserved})),
             "lease_until": lease_until if state == "in_flight" else None,
             **{name: getattr(recorded, name) for name in _AS_RECORDED},

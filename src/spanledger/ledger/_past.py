@@ -48,7 +48,7 @@ order by r.state <> 'succeeded'
 """
 _DECISIONS = """
 select a.key, a.decided_at, a.state, a.by_name from spanledger_v1.approvals a
-where a.tenant = $1 and a.decided_at >= $2 order by a.decided_at
+where a.tenant = $1 and (a.decided_at >= $2 or a.key = any ($3)) and a.decided_at is not null order by a.decided_at
 """
 _TOP_UPS = """
 select h.at, h.detail from spanledger_v1.history h where h.tenant = $1 and h.event = 'topped_up' order by h.at
@@ -95,9 +95,9 @@ class Past:
         if page:
             yield page
 
-    def decisions(self, since: dt.datetime) -> list[tuple[Any, ...]]:
-        """Read what people said of requests: key, when, what, who."""
-        return self._reading.execute(_DECISIONS, (self._tenant, since)).fetchall()
+    def decisions(self, since: dt.datetime, keys: Collection[str]) -> list[tuple[Any, ...]]:
+        """Read what people said of requests, from a moment on, and of these calls whenever: key, when, what, who."""
+        return self._reading.execute(_DECISIONS, (self._tenant, since, list(keys))).fetchall()
 
     def top_ups(self) -> list[tuple[dt.datetime, dict[str, Any]]]:
         """Read by how much budgets were topped up, and when."""

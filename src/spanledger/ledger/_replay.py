@@ -80,8 +80,8 @@ def replayed(
             sandbox.apply(config.controls(), BEGINNING)
             _sandbox.freeze(connection)
             replay.top_up(past.top_ups())
-            replay.decide(past.decisions(since))
             tell(replay.carry(past, attempts))
+            replay.decide(past.decisions(since, replay.waiting))
         for recorded in attempts:
             yield from replay.begin(recorded)
         yield from replay.finish()
@@ -92,8 +92,9 @@ class _Replay:
 
     def __init__(self, sandbox: _sandbox.Sandbox, config: Config, since: dt.datetime) -> None:
         self._sandbox = sandbox
-        self._config = config
-        self._bare = dataclasses.replace(config, rules=())
+        # Whose a call was has been said when it was made.
+        self._config = dataclasses.replace(config, workflow_id=None, agent=None)
+        self._bare = dataclasses.replace(self._config, rules=())
         self._secret = None if config.secret is None else config.secret.encode()
         self._since = since
         self._ahead: list[tuple[dt.datetime, int, int, Happens]] = []
@@ -102,6 +103,8 @@ class _Replay:
         self._asked: dict[str, str] = {}
         self._ends: dict[str, dt.datetime] = {}
         self._delegations: set[str] = set()
+        # Recorded keys of calls about which a person had been asked before.
+        self.waiting: set[str] = set()
 
     # --- what was there before
 
@@ -143,8 +146,12 @@ class _Replay:
     def _carried(self, recorded: Recorded, keys: Collection[str], *, latest: bool) -> dict[str, Any] | None:
         if not recorded.ran and not latest:
             return None
-        row = self._remade(recorded).carried(self._since)
-        row["kept"] = latest and row["known"] and row["key"] in keys
+        made = self._remade(recorded)
+        row = made.carried(self._since)
+        row["kept"] = latest and row["known"] and not row["asks"] and row["key"] in keys
+        if row["asks"] and row["key"] in keys:
+            self.waiting.add(recorded.key)
+            self._expect(recorded.started_at, _AGAIN, functools.partial(self._ask_before, made))
         if row["holds"]:
             if row["key"] in self._ends:
                 # Twice the same, as the configuration sees it; and both run.
@@ -153,6 +160,12 @@ class _Replay:
             if row["state"] == "in_flight":
                 self._end_as_recorded(recorded, row["key"], self._since)
         return row
+
+    def _ask_before(self, made: Remade, at: dt.datetime) -> None:
+        if self._answer(made, at)["verdict"] == Verdict.RUN:
+            # It did not, and is not judged.
+            unran = {"key": made.item["key"], "attempt_id": made.item["attempt_id"], "not_invoked": True}
+            self._sandbox.ask("fail", unran, at)
 
     # --- what happens from then on
 
@@ -196,18 +209,14 @@ class _Replay:
             self._sandbox.ask(function, {"id": request, "by": by}, at)
 
     def _ask(self, made: Remade, at: dt.datetime) -> Iterator[Judged]:
-        recorded, item = made.recorded, made.item
-        answer = self._sandbox.ask("begin", item | {"redacts": []}, at)
-        if "obliges" in answer:
-            answer = self._sandbox.ask("begin", item | {"redacts": answer["obliges"]}, at)
+        recorded = made.recorded
+        answer = self._answer(made, at)
         verdict = Verdict(answer["verdict"])
         if verdict is Verdict.RUN:
             self._end(made, at)
-        elif verdict is Verdict.AWAITING_APPROVAL:
-            self._asked[recorded.key] = answer["approval_id"]
         elif verdict is Verdict.IN_PROGRESS:
             # Whoever makes it waits for the other to end, and asks again.
-            ends_at = self._ends.get(item["key"])
+            ends_at = self._ends.get(made.item["key"])
             given_up_at = recorded.started_at + dt.timedelta(seconds=made.asking.terms.wait_timeout_s)
             if ends_at is not None and at < ends_at <= given_up_at:
                 self._expect(ends_at, _AGAIN, functools.partial(self._ask, made))
@@ -216,6 +225,15 @@ class _Replay:
             yield Judged(recorded, None, made.why_not, made.amounts)
         else:
             yield Judged(recorded, verdict.value, _reason(answer), made.amounts)
+
+    def _answer(self, made: Remade, at: dt.datetime) -> dict[str, Any]:
+        item = made.item
+        answer = self._sandbox.ask("begin", item | {"redacts": []}, at)
+        if "obliges" in answer:
+            answer = self._sandbox.ask("begin", item | {"redacts": answer["obliges"]}, at)
+        if answer["verdict"] == Verdict.AWAITING_APPROVAL:
+            self._asked[made.recorded.key] = answer["approval_id"]
+        return answer
 
     def _end(self, made: Remade, at: dt.datetime) -> None:
         recorded, item = made.recorded, made.item

@@ -134,23 +134,34 @@ with r as materialized (
         key text, attempt_id uuid, attempt integer, workflow_id text, key_source text, fingerprint text, started_at
         timestamptz, ended_at timestamptz, lease_until timestamptz, item jsonb, cost jsonb, state text, holds boolean,
         unpriced boolean, kept boolean)
+), b as materialized (
+    select b.*, pg_temp.live_since(b.window_kind, b.window_s, b.timezone, $3::timestamptz) as live_since
+    from pg_temp.budget b where b.tenant = $1
 ), wanted as materialized (
-    select r.k, r.attempt_id, r.holds, w.*, pg_temp.amount_in($1, r.item -> 'reserve', w.unit, r.started_at) as amount,
-        case when not r.holds then pg_temp.spent_of($1, jsonb_build_object('cost', r.cost, 'at', r.started_at, 'spend',
-            r.state = 'succeeded'), w.unit, coalesce(
-                pg_temp.amount_in($1, r.item -> 'reserve', w.unit, r.started_at), 0)) else 0 end as spent,
-        r.unpriced or pg_temp.amount_in($1, r.item -> 'reserve' || r.cost, w.unit, r.started_at) is null
-            and pg_temp.currency_of(r.item -> 'reserve' || r.cost) is not null as unpriced
+    select r.k, r.attempt_id, r.holds, w.budget, w.scope, w.window_start, w.unit, w.amount,
+        case when r.holds or (r.cost = '{}' and r.state <> 'succeeded') then 0
+            when r.cost = '{}' then coalesce(w.amount, 0)
+            else pg_temp.spent_of($1, jsonb_build_object('cost', r.cost, 'at', r.started_at, 'spend',
+                r.state = 'succeeded'), w.unit, coalesce(w.amount, 0)) end as spent,
+        r.unpriced or w.amount is null and not r.cost ? w.unit
+            and pg_temp.currency_of(r.item -> 'reserve' || r.cost) is not null
+            and pg_temp.amount_in($1, r.item -> 'reserve' || r.cost, w.unit, r.started_at) is null as unpriced
     from r cross join lateral (
-        select b.name as budget, b.unit, pg_temp.scope_of(b.per, r.item) as scope,
-            pg_temp.window_start(b.window_kind, b.window_s, b.timezone, r.started_at) as window_start
-        from pg_temp.budget b
-        where b.tenant = $1 and r.tool like b.match_like and (b.operations is null or r.operation = any (b.operations))
-            and pg_temp.window_start(b.window_kind, b.window_s, b.timezone, r.started_at)
-                >= pg_temp.live_since(b.window_kind, b.window_s, b.timezone, $3::timestamptz)
-        union all
-        select a.budget, d.unit, a.scope, a.window_start
-        from pg_temp.chain_of($1, r.item) d join pg_temp.account a on a.id = d.account
+        select v.*, pg_temp.amount_in($1, r.item -> 'reserve', v.unit, r.started_at) as amount
+        from (
+            select s.* from (
+                select b.name as budget, b.unit, b.live_since, case when b.per = '{}' then '' else
+                    pg_temp.scope_of(b.per, r.item) end as scope,
+                    case when b.window_kind is null then '-infinity' else pg_temp.window_start(
+                        b.window_kind, b.window_s, b.timezone, r.started_at) end as window_start
+                from b where r.tool like b.match_like and (b.operations is null or r.operation = any (b.operations))
+                offset 0) s
+            where s.window_start >= s.live_since
+            union all
+            select a.budget, d.unit, null, a.scope, a.window_start
+            from pg_temp.chain_of($1, r.item) d join pg_temp.account a on a.id = d.account
+            where r.item ? 'delegation'
+        ) v offset 0
     ) w
     where r.holds or r.state in ('succeeded', 'failed')
 ), booked as (
