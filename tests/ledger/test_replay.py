@@ -31,7 +31,7 @@ from spanledger import (
     over,
 )
 from spanledger.core.replaying import UNJUDGED, Judged
-from spanledger.errors import SpanledgerError
+from spanledger.errors import NotAuthorized, SpanledgerError
 from spanledger.ledger import _sandbox
 from spanledger.ledger._replay import replayed
 
@@ -398,3 +398,16 @@ def test_what_a_grant_would_redact_is_no_refusal(ledger_with, alone) -> None:
     limited = Grant("shop:pay", redact=["$.order"], limit=Money(5, "EUR"))
     rules = [Rule("refund", identity="none", permission="shop:pay", reserve=price)]
     assert outcomes(judged_by(ledger, alone=alone, rules=rules, grants=[limited])) == {"refused": 2}
+
+
+@pytest.mark.parametrize("reserve", [None, price])
+def test_what_cost_more_than_was_granted_is_tried_out_again(ledger_with, reserve) -> None:
+    granted = [Grant("shop:pay", limit=Money(5, "EUR"))]
+    rules = [Rule("refund", permission="shop:pay", reserve=reserve)]
+    ledger = ledger_with(rules=rules, grants=granted)
+    with pytest.raises(NotAuthorized):
+        ledger.run(call("refund"), lambda: "paid")
+
+    assert outcomes(judged_by(ledger, rules=rules, grants=granted)) == {"same": 1}
+    (said,) = judged_by(ledger, rules=[Rule("refund")])
+    assert (said.outcome, said.amounts.get("EUR")) == ("allowed", None if reserve is None else 10_000_000)

@@ -118,9 +118,7 @@ def test_the_configuration_that_was_in_force_changes_nothing_wherever_one_begins
     shared_dsn, made, since, rules, controls
 ):
     fields = {
-        "rules": [
-            Rule(tool, wait_timeout_s=0, **one | {"approval": False}) for tool, one in zip(TOOLS, rules, strict=True)
-        ],
+        "rules": [Rule(tool, wait_timeout_s=0, **one) for tool, one in zip(TOOLS, rules, strict=True)],
         **controls,
     }
     with Ledger(config=Config(dsn=shared_dsn, tenant=uuid.uuid4().hex, **fields)) as ledger:

@@ -16,7 +16,9 @@ select
             join unnest(v.reserved) with ordinality steps (steps, n) on steps.n = unit.n
             group by unit.unit) u),
         (select a.reserve from spanledger.approval a where a.tenant = v.tenant and a.id = v.approval_id),
-        case when v.refusal ? 'requested' then jsonb_build_object(v.refusal ->> 'unit', v.refusal -> 'requested') end
+        -- Of a budget, or of what was granted.
+        case when v.refusal ->> 'requested' is not null then jsonb_build_object(
+            coalesce(v.refusal ->> 'unit', v.refusal #>> '{limit,unit}'), v.refusal -> 'requested') end
     ) as reserved,
     v.trace_id, v.span_id, v.delegation
 from (
