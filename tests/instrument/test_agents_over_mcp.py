@@ -18,16 +18,18 @@ RULES = [Rule("refund", identity="arguments")]
 FEW = Budget("few", Calls(1), match="refund")
 
 
-def openai_agents(file: Path, call_id: str, *, prefixed: bool = False) -> str:
+def openai_agents(file: Path, call_id: str, *, prefixed: bool = False, server_name: str = "shop") -> str:
     import agents_world
     from agents import Runner, set_trace_processors
     from agents.mcp import MCPServerStdio
+    from agents.mcp.util import MCPUtil
 
     set_trace_processors([])
 
     async def main() -> str:
-        async with MCPServerStdio({"command": sys.executable, "args": [SERVER, str(file)]}, name="shop") as server:
-            told = [agents_world.asked(call_id, name="mcp_shop__refund" if prefixed else "refund")]
+        async with MCPServerStdio({"command": sys.executable, "args": [SERVER, str(file)]}, name=server_name) as server:
+            spoken = MCPUtil._shorten_tool_name(f"mcp_{server_name}__refund", f"{server_name}\0refund")
+            told = [agents_world.asked(call_id, name=spoken if prefixed else "refund")]
             named = {"include_server_in_tool_names": prefixed}
             agent = agents_world.agent_of(told=told, mcp_servers=[server], mcp_config=named)
             return str(agents_world.outputs(await Runner.run(agent, "go")))
@@ -97,3 +99,16 @@ def test_a_tool_with_a_prefix_before_its_server_s_name_is_one_call_to_a_budget_o
     assert (tmp_path / "refunded").read_text() == "o-1\n"
     assert sorted(row["tool"] for row in ledger.calls()) == sorted([named, "refund"])
     assert [ledger.budget(name).spent for name in ("agent's", "server's", "both")] == [Calls(1)] * 3
+
+
+@pytest.mark.usefixtures("in_workflow")
+def test_rules_know_a_tool_by_its_own_name_where_that_was_too_long_and_became_a_hash(instrument, ledger, tmp_path):
+    name = "shop_" * 14
+    budgets = [Budget("server's", Calls(9), match="refund"), Budget("both", Calls(9), match="*refund")]
+    instrument(rules=[Rule("*refund", identity="arguments")], budgets=budgets)
+    for call_id in ("call_a", "call_b"):
+        assert "refunded" in openai_agents(tmp_path / "refunded", call_id, prefixed=True, server_name=name)
+    assert (tmp_path / "refunded").read_text() == "o-1\n"
+    longer, own = sorted({row["tool"] for row in ledger.calls()})
+    assert (own, longer[:10], longer[-8:]) == ("refund", "mcp_shop_s", "__refund")
+    assert [ledger.budget(name).spent for name in ("server's", "both")] == [Calls(1)] * 2

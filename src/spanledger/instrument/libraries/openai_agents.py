@@ -9,6 +9,7 @@ does not wrap in another. Runs that are streamed are traced in the task in which
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,8 @@ from spanledger.instrument.libraries._openai_agents_messages import CONVERSATION
 from spanledger.instrument.library import Library, Wrap, also
 from spanledger.telemetry import semconv
 
+# Of a tool's name with its server's before it, where that is longer than 64 characters or somebody else's as well.
+_HASHED = re.compile("mcp_.*_[0-9a-f]{8}", re.ASCII)
 _INVOKE = "_invoke_function_tool_with_metadata"
 
 
@@ -32,7 +35,7 @@ def describe(_instance: Any, _args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
     trace = get_current_trace()
     thread = group or named_trace
     return Call(
-        name=kwargs["function_tool"].name,
+        name=_name_of(kwargs["function_tool"]),
         arguments=_arguments(kwargs["arguments"]),
         call_id=context.tool_call_id,
         workflow_id=thread,
@@ -95,6 +98,12 @@ def codec_of(_instance: Any, _args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
     function = getattr(kwargs["function_tool"], "__wrapped__", None)
     output = ToolOutputText | ToolOutputImage | ToolOutputFileContent
     return OutputCodec(also_returned(function, output, list[output]))
+
+
+def _name_of(tool: Any) -> str:
+    """Name a tool as the model does; where the SDK made a hash of that, with the server's own name for it after."""
+    binding = getattr(tool, "_mcp_tool_binding", None)
+    return f"{tool.name}__{binding[1]}" if binding and _HASHED.fullmatch(tool.name) else str(tool.name)
 
 
 def _arguments(text: str) -> Mapping[str, Any] | str:
