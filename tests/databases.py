@@ -30,6 +30,7 @@ select string_agg(part, ';') from (
     union all select string_agg(concat_ws(' ', xmin, ctid), ',') from pg_constraint
     union all select string_agg(concat_ws(' ', xmin, ctid), ',') from pg_trigger
     union all select string_agg(concat_ws(' ', xmin, ctid), ',') from pg_policy
+    union all select string_agg(concat_ws(' ', xmin, ctid), ',') from pg_rewrite where oid >= 16384
     union all select string_agg(concat_ws(' ', xmin, ctid), ',') from pg_namespace
     union all select string_agg(concat_ws(' ', xmin, ctid), ',') from pg_default_acl
     union all select string_agg(concat_ws(' ', xmin, ctid), ',') from pg_extension
