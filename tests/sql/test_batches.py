@@ -140,6 +140,19 @@ def test_outcomes_and_begins_in_opposite_order_do_not_lock_each_other_out(shared
         assert len(batch.result(10)) == 2
 
 
+def test_a_begin_that_waited_for_another_counts_in_the_budget_that_was_applied_meanwhile(
+    shared_dsn, acme: Protocol
+) -> None:
+    claim = "select pg_advisory_xact_lock(spanledger.claim_of(%s, %s))"
+    with psycopg.connect(shared_dsn, autocommit=True) as one, psycopg.connect(shared_dsn, autocommit=True) as two:
+        with ThreadPoolExecutor(1) as pool, two.transaction():
+            two.execute(claim, (acme.tenant, key_of("a")))
+            begun = pool.submit(Protocol(one, acme.tenant).begin, "a")
+            until_blocked(acme.sql, one.info.backend_pid)
+            acme.budget("count", 0, "calls")
+        assert begun.result(10)["verdict"] == "budget_exceeded"
+
+
 def test_a_begin_locks_accounts_by_their_age_whatever_their_budgets_are_kept_apart_by(
     shared_dsn, acme: Protocol
 ) -> None:

@@ -185,6 +185,13 @@ def test_what_is_told_again_with_its_begin_is_no_further_attempt(acme: Protocol)
     assert acme.events("a") == ["unguarded"]
 
 
+def test_what_ran_unguarded_is_remembered_although_it_took_nothing_from_a_budget(acme: Protocol) -> None:
+    told = item("a", unguarded=True)
+    acme.ask("begin", [told])
+    assert acme.settle("a", told, ran=RAN)
+    assert acme.events("a") == ["unguarded"]
+
+
 RAN = {"tool": "refund", "operation": "execute_tool", "actor": "u_1", "reserve": {"calls": 1, "EUR": 30}}
 
 

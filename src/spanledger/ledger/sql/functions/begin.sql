@@ -6,7 +6,8 @@
 -- done nothing: whoever asked asks again about each item alone.
 --
 -- In every transaction, PL/pgSQL prepares each expression and each statement that it meets anew. So a replay that comes
--- alone is one statement and out, all items of a batch are looked at in one, and so are fresh calls claimed.
+-- alone is one statement and out, a fresh call that comes alone and that nothing restricts is three, all items of a
+-- batch are looked at in one, and so are fresh calls claimed.
 --
 -- Plans are made once for all calls (generic), here and in what this calls: the planner takes one made for the items at
 -- hand to be cheaper, and would plan anew at each call. So no statement may leave it to estimates whether a key is
@@ -24,6 +25,9 @@ declare
     v_calls spanledger.call[];
     v_fresh integer[];
     v_open integer[];
+    v_locked boolean;
+    v_controlled boolean;
+    v_budgeted boolean;
     v_answer jsonb;
     v_call spanledger.call;
     v_now timestamptz := clock_timestamp();
@@ -43,6 +47,19 @@ begin
         if found then
             v_open := '{1}';
         else
+            -- What restricts it, and whether somebody else is about to claim it.
+            select pg_try_advisory_xact_lock(spanledger.claim_of(p_tenant, p_items -> 0 ->> 'key')),
+                p_items -> 0 ?| '{stopped,approval,permission,delegation,alias_of}'
+                    or exists (select from spanledger.control c where c.tenant = p_tenant and c.active),
+                exists (select from spanledger.budget b
+                    where b.tenant = p_tenant and (p_items -> 0 ->> 'tool') like b.match_like)
+                into v_locked, v_controlled, v_budgeted;
+            if v_locked and not v_controlled and not v_budgeted then
+                v_answer := spanledger.claim_alone(p_tenant, p_items -> 0);
+                if v_answer is not null then
+                    return jsonb_build_array(v_answer);
+                end if;
+            end if;
             v_fresh := '{1}';
         end if;
     else
@@ -67,12 +84,14 @@ begin
         v_open := array(select i from unnest(v_open) i where v_answers[i] is null);
     end if;
     if v_fresh is not null or v_open <> '{}' then
-        -- One claim that nobody has takes no statement.
-        if v_count > 1 or not pg_try_advisory_xact_lock(spanledger.claim_of(p_tenant, p_items -> 0 ->> 'key')) then
+        if v_locked is not true and (v_count > 1
+            or not pg_try_advisory_xact_lock(spanledger.claim_of(p_tenant, p_items -> 0 ->> 'key'))) then
             perform spanledger.lock_claims(p_tenant, p_items, v_fresh || v_open);
         end if;
-        if coalesce(v_open, '{}') = '{}' then
-            v_answers := spanledger.claim_fresh(p_tenant, p_items, v_fresh, v_answers);
+        if coalesce(v_open, '{}') = '{}' and v_controlled is not true then
+            -- Whoever has waited for a lock looks again.
+            v_answers := spanledger.claim_fresh(
+                p_tenant, p_items, v_fresh, v_answers, case when v_locked then v_budgeted end);
         end if;
         if array_position(v_answers, null) is not null then
             for v_i in select o.i from unnest(v_fresh || v_open) o (i) where v_answers[o.i] is null

@@ -1,8 +1,10 @@
 -- Claim calls of which the first look found no row, where nothing but budgets restricts them. Whatever is not claimed
 -- here is left without an answer: an operator's control is in force, somebody else was faster, or a budget has no room
--- for all of them.
+-- for all of them. `p_budgeted` says whether a budget matches one, where that and that nothing else restricts them is
+-- known.
+drop function if exists spanledger.claim_fresh(text, jsonb, integer[], jsonb[]);
 create or replace function spanledger.claim_fresh(
-    p_tenant text, p_items jsonb, p_fresh integer[], p_answers jsonb[])
+    p_tenant text, p_items jsonb, p_fresh integer[], p_answers jsonb[], p_budgeted boolean)
 returns jsonb[]
 language plpgsql volatile
 as $$
@@ -10,20 +12,21 @@ declare
     v_run jsonb;
     v_found jsonb;
     v_controlled boolean;
-    v_budgeted boolean;
     v_item integer;
 begin
-    select p_items @? '$[*] ? (exists(@.stopped) || exists(@.approval) || exists(@.permission)
-                || exists(@.delegation) || exists(@.alias_of))'
-            or exists (select from spanledger.control c where c.tenant = p_tenant and c.active),
-        exists (
-            select from spanledger.budget b cross join unnest(p_fresh) f (i)
-            where b.tenant = p_tenant and (p_items -> (f.i - 1) ->> 'tool') like b.match_like)
-        into v_controlled, v_budgeted;
-    if v_controlled then
-        return p_answers;
+    if p_budgeted is null then
+        select p_items @? '$[*] ? (exists(@.stopped) || exists(@.approval) || exists(@.permission)
+                    || exists(@.delegation) || exists(@.alias_of))'
+                or exists (select from spanledger.control c where c.tenant = p_tenant and c.active),
+            exists (
+                select from spanledger.budget b cross join unnest(p_fresh) f (i)
+                where b.tenant = p_tenant and (p_items -> (f.i - 1) ->> 'tool') like b.match_like)
+            into v_controlled, p_budgeted;
+        if v_controlled then
+            return p_answers;
+        end if;
     end if;
-    if v_budgeted then
+    if p_budgeted then
         v_found := spanledger.claim_together(p_tenant, p_items, p_fresh);
         if v_found is null then
             return p_answers;
