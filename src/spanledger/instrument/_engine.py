@@ -1,8 +1,9 @@
 """The engine: one guarded and traced call, for any library.
 
-Rules: telemetry fails open, the guard fails closed, and the two are visibly apart. A call that nobody asked to guard
-and that cannot be described just runs; a guarded one is refused. The wrapped function is called at most once and
-its exceptions pass through as they are. The blocking and the awaiting form are alike but for `await`.
+Rules: telemetry fails open, the guard fails closed, and the two are visibly apart. A call that cannot be described is
+refused where a rule is about it; else the ledger is asked by its name alone, and it runs if nothing there is about it.
+The wrapped function is called at most once and its exceptions pass through as they are. The blocking and the awaiting
+form are alike but for `await`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from spanledger.core.call import Begun, Ended, Outcome
 from spanledger.core.obliging import also, obliged, passed_on
 from spanledger.core.outcomes import no_coroutine
 from spanledger.core.steps import guarded
-from spanledger.errors import ApprovalPending, CallRefused, SpanledgerError, Undescribable
+from spanledger.errors import ApprovalPending, CallRefused, SpanledgerError
 from spanledger.instrument._agents import AgentRuns
 from spanledger.instrument._job import Job
 from spanledger.instrument._models import ModelCalls
@@ -33,9 +34,8 @@ from spanledger.telemetry import gate, record
 logger = logging.getLogger("spanledger.instrument")
 
 
-# What to ask; or what stands for the call: the inside of the one around, or the one of the process it came from. None:
-# nobody asked to guard it, and it cannot be described.
-_Asked = Asking | Inside | RunningCall | None
+# What to ask; or what stands for the call: the inside of the one around, or the one of the process it came from.
+_Asked = Asking | Inside | RunningCall
 
 
 class Engine:
@@ -136,16 +136,9 @@ class Engine:
         """Describe a call to the ledger.
 
         Returns:
-            What to ask. Or the inside of the call around, which has asked for this one; or None where the call cannot
-            be described and nobody asked to guard it.
+            What to ask. Or the inside of the call around, which has asked for this one.
         """
-        try:
-            asking = self.guard.asking(job.call, own=job.own, span=record.trace_of(span))
-        except Undescribable:
-            if job.call.opted_in or self.guard.covers(job.call):
-                raise
-            logger.warning("%s runs unguarded: it cannot be described", job.call.name, exc_info=True)
-            return None
+        asking = self.guard.asking(job.call, own=job.own, span=record.trace_of(span))
         left = self.guard.left(asking)
         if not isinstance(left, Asking):
             return left

@@ -61,7 +61,7 @@ def within(travelled: Mapping[str, Any]) -> AbstractContextManager[None]:
     return carried(travelled) if travelled else contextlib.nullcontext()
 
 
-def asked_before(asking: Asking, travelled: Mapping[str, Any]) -> Steps[Asking | Inside | RunningCall | None]:
+def asked_before(asking: Asking, travelled: Mapping[str, Any]) -> Steps[Asking | Inside | RunningCall]:
     """Find out whether the sender has asked for this very call.
 
     Returns:

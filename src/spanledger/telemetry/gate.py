@@ -35,7 +35,6 @@ from spanledger.errors import (
     ConfigError,
     ResultNotKept,
     SpanledgerError,
-    Undescribable,
     WrapMissing,
 )
 from spanledger.telemetry import record, scopes
@@ -135,8 +134,7 @@ def decide(guard: Guard, call: Call, span: Span) -> tuple[Asking, Begun] | Insid
 
     Returns:
         What was asked and answered. Or the inside of the call around, which stands for this one until it is told to
-        leave; or None where the call cannot be described and nobody asked to guard it, is not the span's to decide, or
-        is how the call around reaches its server.
+        leave; or None where the call is not the span's to decide, or is how the call around reaches its server.
 
     Raises:
         SpanledgerError: The body must not run. The span has been ended. For spans of other instrumentations it is the
@@ -159,9 +157,6 @@ def decide(guard: Guard, call: Call, span: Span) -> tuple[Asking, Begun] | Insid
         if begun.verdict is Verdict.REPLAY:
             raise _replay(asking, begun, scope)
     except SpanledgerError as error:
-        if isinstance(error, Undescribable) and asking is None and not guard.covers(call):
-            logger.warning("a span of %s runs unguarded: %s", call.name, error)
-            return None
         if error._redact:  # noqa: SLF001 - our own class
             hide(span, also(guard.config.content(call), error._redact, call.arguments).redactor)  # noqa: SLF001
         if not isinstance(error, CallReplayed):

@@ -20,7 +20,7 @@ from spanledger.core.frozen import value
 from spanledger.core.money import figure
 from spanledger.core.refusals import verdict_of
 from spanledger.core.rules import Rule
-from spanledger.errors import SpanledgerError, Undescribable
+from spanledger.errors import SpanledgerError
 from spanledger.telemetry import events, instruments, metrics, record, semconv
 from spanledger.telemetry.quiet import quietly
 
@@ -89,9 +89,7 @@ class _MeteredGuard(Guard):
         try:
             return super().asking(call, own=own, span=span)
         except SpanledgerError as error:
-            # Whoever did not ask for a guard runs without one where the call cannot be described.
-            if not isinstance(error, Undescribable) or call.opted_in or self.covers(call):
-                _refused(error, {"tool": call.name, "operation": call.operation}, span)
+            _refused(error, {"tool": call.name, "operation": call.operation}, span)
             raise
 
     def left(self, asking: Asking) -> Asking | Inside:
