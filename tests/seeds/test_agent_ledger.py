@@ -172,9 +172,17 @@ def test_a_plain_function_that_gives_back_a_coroutine_is_no_success(ledger: Ledg
 
 def test_a_call_given_up_by_wait_for_is_free_again_as_soon_as_a_person_says_so(dsn: str) -> None:
     async def main() -> str:
+        runs = asyncio.Event()
+
+        async def stuck() -> None:
+            runs.set()
+            await asyncio.Event().wait()
+
         async with AsyncLedger(config=Config(dsn=dsn)) as ledger:
+            call = asyncio.create_task(ledger.run(REFUND, stuck))
+            await runs.wait()
             with pytest.raises(TimeoutError):
-                await asyncio.wait_for(ledger.run(REFUND, asyncio.Event().wait), 0.1)
+                await asyncio.wait_for(call, 0.1)
             with pytest.raises(OutcomeUnknown):
                 await ledger.run(REFUND, never)
             assert await ledger.resolve(ledger.key(REFUND), by="ops", outcome="retry")
