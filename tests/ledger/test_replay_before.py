@@ -266,6 +266,10 @@ def test_what_has_no_price_that_anybody_knows_is_told(ledger_with, sql):
     moved(sql, hours(-1, 1))
 
     assert carried(ledger, DAY, budgets=[Budget("b", Money(1, "EUR"))]) == Carried(None, 1, unpriced=1)
+    assert carried(ledger, DAY, budgets=[Budget("b", Calls(9))]) == Carried(None, 1)
+    # It has none where none is said.
+    by_field = [Rule("*", fields=["amount"])]
+    assert carried(ledger, DAY, rules=by_field, budgets=[Budget("b", Money(1, "EUR"))]) == Carried(None, 0)
     assert verdicts(ledger, DAY, Budget("b", Calls(1)), rules=PERMISSIVE) == ["budget_exceeded"]
 
 

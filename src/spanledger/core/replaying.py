@@ -166,7 +166,8 @@ class Remade:
 
         Keys: ``item``, what it was about and had reserved; ``state``; ``holds``, whether its amounts are held;
         ``known``, whether its key says something to the next of the same; ``asks``, whether that waits for a person;
-        ``unpriced``, nobody knows what it cost; and what the ledger's row of a call says besides.
+        ``unpriced``, only its arguments say what it cost, and they were not kept; and what the ledger's row of a call
+        says besides.
         """
         recorded = self.recorded
         never_ends = recorded.state in ("unknown", "refused")

@@ -148,6 +148,7 @@ class _Replay:
             return None
         made = self._remade(recorded)
         row = made.carried(self._since)
+        row["unpriced"] = row["unpriced"] and callable(self._config.terms(made.asking.call, None).reserve)
         row["kept"] = latest and row["known"] and not row["asks"] and row["key"] in keys
         if row["asks"] and row["key"] in keys:
             self.waiting.add(recorded.key)

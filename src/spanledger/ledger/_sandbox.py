@@ -143,9 +143,9 @@ with r as materialized (
             when r.cost = '{}' then coalesce(w.amount, 0)
             else pg_temp.spent_of($1, jsonb_build_object('cost', r.cost, 'at', r.started_at, 'spend',
                 r.state = 'succeeded'), w.unit, coalesce(w.amount, 0)) end as spent,
-        r.unpriced or w.amount is null and not r.cost ? w.unit
+        w.unit not in ('calls', 'tokens') and (r.unpriced or w.amount is null and not r.cost ? w.unit
             and pg_temp.currency_of(r.item -> 'reserve' || r.cost) is not null
-            and pg_temp.amount_in($1, r.item -> 'reserve' || r.cost, w.unit, r.started_at) is null as unpriced
+            and pg_temp.amount_in($1, r.item -> 'reserve' || r.cost, w.unit, r.started_at) is null) as unpriced
     from r cross join lateral (
         select v.*, pg_temp.amount_in($1, r.item -> 'reserve', v.unit, r.started_at) as amount
         from (
