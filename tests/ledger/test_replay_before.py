@@ -436,3 +436,11 @@ def test_what_ran_before_is_read_by_an_operators_role_of_its_tenant_only(ledger_
 
     assert (counted("acme"), counted("other")) == (["budget_exceeded"], [])
     sql.execute(psycopg.sql.SQL("drop owned by {}").format(psycopg.sql.Identifier(role)))
+
+
+def test_a_pooler_between_does_not_matter(ledger_with, pooler, dsn, sql):
+    spend(ledger_with(rules=PERMISSIVE), 8, 3)
+    moved(sql, hours(-1, 1))
+
+    with Ledger(config=Config(dsn=pooler(dsn))) as ledger:
+        assert verdicts(ledger, DAY, Budget("b", Money(10, "EUR"))) == ["budget_exceeded"]

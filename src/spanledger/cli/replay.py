@@ -94,8 +94,8 @@ def _counted(before: list[Carried], uncounted: str) -> dict[str, Any] | None:
 def _before(before: list[Carried], uncounted: str) -> Iterator[str]:
     for carried in before:
         if carried.attempts:
-            since = f" since {carried.since.astimezone():%Y-%m-%d %H:%M}" if carried.since else ""
-            yield f"budgets count {_calls(carried.attempts)} from before{since}"
+            reach = f", back to {carried.since.astimezone():%Y-%m-%d %H:%M}" if carried.since else ""
+            yield f"budgets count {_calls(carried.attempts)} from before{reach}"
         if carried.unpriced:
             yield f"of {_calls(carried.unpriced)} from before nobody knows the price: in money they count nothing"
     if uncounted:
