@@ -149,6 +149,20 @@ def test_of_a_call_that_was_taken_over_both_attempts_are_booked_once(ledger, sql
     assert (ledger.calls()[0]["state"], ledger.calls()[0]["attempt"]) == ("succeeded", 2)
 
 
+def test_a_timeline_says_that_what_stays_of_an_attempt_was_pruned(ledger, sql, run_away) -> None:
+    host = run_away(CALL)
+    lapse(sql)
+    ledger.run(CALL, lambda: "again")
+    host.comes_back()
+    prune(ledger, sql)
+
+    rows = sql.execute(
+        "select what, attempt, detail ? 'pruned_at' from spanledger_v1.timeline where source <> 'trail' order by 1, 2"
+    ).fetchall()
+
+    assert rows == [("late_success", 1, True), ("run", 1, True), ("run", 2, True), ("succeeded", 2, False)]
+
+
 def test_what_came_late_before_it_was_pruned_is_not_booked_when_it_is_told_again(ledger, sql, run_away) -> None:
     host = run_away(CALL)
     lapse(sql)

@@ -19,7 +19,7 @@ select v.* from (
             h.detail ->> 'arguments', h.detail ->> 'rule', h.detail -> 'refusal', h.detail -> 'error',
             h.detail -> 'cost', h.detail -> 'reserved', h.detail -> 'units', (h.detail ->> 'approval_id')::uuid,
             h.detail ->> 'trace_id', h.detail ->> 'span_id', (h.detail ->> 'started_at')::timestamptz,
-            (h.detail ->> 'ended_at')::timestamptz, null, h.at, null
+            (h.detail ->> 'ended_at')::timestamptz, null, h.at, h.pruned_at
         from spanledger.history h
         join spanledger.call c on c.tenant = h.tenant and c.key = h.key
         where h.event = 'superseded'
@@ -50,7 +50,8 @@ select v.* from (
     ) m
     union all
     select h.tenant, h.at, h.id, 'history', h.event, c.workflow_id, c.tool, c.operation, encode(h.key, 'hex'),
-        h.attempt, null, c.agent, c.actor, h.by_name, h.detail ->> 'trace_id', h.detail ->> 'span_id', h.detail,
+        h.attempt, null, c.agent, c.actor, h.by_name, h.detail ->> 'trace_id', h.detail ->> 'span_id',
+        h.detail || case when h.pruned_at is null then '{}' else jsonb_build_object('pruned_at', h.pruned_at) end,
         h.at
     from spanledger.history h
     join spanledger.call c on c.tenant = h.tenant and c.key = h.key
