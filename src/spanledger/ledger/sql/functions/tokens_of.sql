@@ -2,7 +2,7 @@
 -- must not make the sums of others unreadable.
 create or replace function spanledger.tokens_of(p_usage jsonb, p_kind text)
 returns bigint
-language plpgsql immutable
+language plpgsql immutable cost 10
 as $$
 begin
     return case when jsonb_typeof(p_usage -> p_kind) = 'number'
