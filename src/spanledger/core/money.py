@@ -148,9 +148,11 @@ def amount_of(unit: str, steps: int) -> Amount:
 
 def money_text(micros: int, currency: str) -> str:
     """Write an amount of millionths, with as many decimals as it has, and two at least."""
-    digits = str(abs(micros)).zfill(7)  # of a unit, and six decimals
+    if micros < 0:
+        return "-" + money_text(-micros, currency)
+    digits = str(micros).zfill(7)  # of a unit, and six decimals
     decimals = digits[-6:].rstrip("0").ljust(2, "0")
-    return ("-" if micros < 0 else "") + digits[:-6] + "." + decimals + " " + currency
+    return f"{digits[:-6]}.{decimals} {currency}"
 
 
 def figure(unit: str, steps: int) -> float:

@@ -3,8 +3,8 @@
 Rules: an unknown model has no price; none is guessed. Public prices are in US dollars and those of the standard tier;
 what comes out is an estimate, not an invoice. The dearest an answer could get is rounded up, what it cost to the
 nearest millionth. A price per million tokens in units of a currency is one per token in its millionths, and is kept
-as an integer of so small a part of one that no listed price is rounded: a sum of integers costs a fraction of one of
-decimals, and every call has one.
+as an integer of a part of one, so small that no listed price is rounded and no smaller: a sum of small integers costs a
+fraction of one of decimals, and every call has one.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import logging
+import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -31,9 +32,8 @@ T = TypeVar("T")
 _PRICES_LAST_S = 900
 _PROVIDERS = {"azure.ai.openai": "azure", "aws.bedrock": "aws", "gcp.vertex_ai": "google"}
 
-# So many parts of a millionth are the unit of prices; lists have up to 18 decimal places.
+# So many parts of a millionth are the unit that prices are read in; lists have up to 18 decimal places.
 _PARTS = 10**18
-_HALF = _PARTS // 2
 
 # The parts that a token costs, by the number of input tokens from which it applies; the first is from none.
 _Steps = tuple[tuple[int, int], ...]
@@ -64,12 +64,14 @@ class Tariff:
 
     Attributes:
         currency: The currency of all prices.
+        parts: So many parts of a millionth are the unit of its prices.
         rates: Rates, by the number of input tokens from which they apply; the first are from none.
         per_call: The parts that the call itself costs.
         tokens_max: The most tokens that the model can handle at once; None where that is not known.
     """
 
     currency: str
+    parts: int
     rates: tuple[tuple[int, Rates], ...]
     per_call: int = 0
     tokens_max: int | None = None
@@ -80,16 +82,16 @@ class Tariff:
 
     def micros(self, usage: Usage) -> int:
         """What an answer cost, in millionths of the currency."""
-        read = usage.input_tokens or 0
+        read, cached, written = usage.input_tokens or 0, usage.cached_tokens or 0, usage.cache_written_tokens or 0
         rates = self.rates[0][1] if len(self.rates) == 1 else _at(self.rates, read)
         per_input, per_output, per_cached, per_written, per_written_1h = rates
-        cached, written = usage.cached_tokens or 0, usage.cache_written_tokens or 0
-        parts = self.per_call + max(0, read - cached - written) * per_input
-        parts += cached * per_cached + (usage.output_tokens or 0) * per_output
+        cost = self.per_call + cached * per_cached + (usage.output_tokens or 0) * per_output
+        if read > cached + written:
+            cost += (read - cached - written) * per_input
         if written:
             written_1h = usage.cache_written_1h_tokens or 0
-            parts += (written - written_1h) * per_written + written_1h * per_written_1h
-        return min((parts + _HALF) // _PARTS, AMOUNT_MAX)
+            cost += (written - written_1h) * per_written + written_1h * per_written_1h
+        return min((cost + self.parts // 2) // self.parts, AMOUNT_MAX)
 
     def most(self, input_tokens: int, output_tokens: int, *, writes_cache: bool) -> Money:
         """The most that an answer can cost."""
@@ -97,7 +99,7 @@ class Tariff:
         known = [rates for start, rates in self.rates if input_tokens > start]
         read = max(max(one.input, one.cached, *(one[3:] if writes_cache else ())) for one in known)
         parts = self.per_call + input_tokens * read + output_tokens * max(one.output for one in known)
-        return Money.of_micros(min(-(-parts // _PARTS), AMOUNT_MAX), self.currency)
+        return Money.of_micros(min(-(-parts // self.parts), AMOUNT_MAX), self.currency)
 
 
 def tariff_of(call: Call, prices: Iterable[Price], model: str | None = None) -> Tariff | None:
@@ -111,14 +113,12 @@ def tariff_of(call: Call, prices: Iterable[Price], model: str | None = None) -> 
     said = price_for(prices, call.name) if prices else None
     if said is not None and said.input is not None and said.output is not None:
         return _configured(said)
-    provider = call.attributes.get(semconv.PROVIDER_NAME)
-    address = call.attributes.get(semconv.SERVER_ADDRESS)
-    quarter = int(time.time() // _PRICES_LAST_S)
-    for name in (said.same_as,) if said and said.same_as else (model, call.name):
-        found = _public(provider, address, name, quarter) if name else None
-        if found is not None:
-            return found
-    return None
+    attributes, quarter = call.attributes, int(time.time() // _PRICES_LAST_S)
+    provider, address = attributes.get(semconv.PROVIDER_NAME), attributes.get(semconv.SERVER_ADDRESS)
+    if said is not None and said.same_as:
+        return _public(provider, address, said.same_as, quarter)
+    found = _public(provider, address, model, quarter) if model else None
+    return _public(provider, address, call.name, quarter) if found is None else found
 
 
 def price(call: Call, usage: Usage, prices: Iterable[Price] = ()) -> Money | None:
@@ -163,7 +163,7 @@ def _configured(said: Price) -> Tariff:
     assert said.input is not None and said.output is not None  # noqa: PT018, S101 - whoever calls has looked
     read = steps(said.input)
     cached = read if said.cached_input is None else steps(said.cached_input)
-    return Tariff(said.input.currency, _together(read, steps(said.output), cached, read, read))
+    return _made(said.input.currency, _together(read, steps(said.output), cached, read, read))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -188,9 +188,9 @@ def _public(provider: str | None, address: str | None, model: str, _quarter: int
 def _tariff(listed: Mapping[str, Any], tokens_max: int | None) -> Tariff:
     read = _steps(listed.get("input_mtok")) or _FREE
     written = _steps(listed.get("cache_write_mtok")) or read
-    return Tariff(
-        currency="USD",
-        rates=_together(
+    return _made(
+        "USD",
+        _together(
             read,
             _steps(listed.get("output_mtok")) or _FREE,
             _steps(listed.get("cache_read_mtok")) or read,
@@ -200,6 +200,15 @@ def _tariff(listed: Mapping[str, Any], tokens_max: int | None) -> Tariff:
         per_call=_parts((listed.get("requests_kcount") or Decimal(0)) * 1000),
         tokens_max=tokens_max,
     )
+
+
+def _made(
+    currency: str, table: tuple[tuple[int, Rates], ...], per_call: int = 0, tokens_max: int | None = None
+) -> Tariff:
+    """Make a tariff of prices in `_PARTS`: in the largest unit that rounds none of them."""
+    unit = math.gcd(_PARTS, per_call, *(price for _, rates in table for price in rates))
+    rates = tuple((start, Rates(*(price // unit for price in rates))) for start, rates in table)
+    return Tariff(currency, _PARTS // unit, rates, per_call // unit, tokens_max)
 
 
 def _steps(listed: Any) -> _Steps | None:
