@@ -15,7 +15,7 @@ from spanledger.instrument.library import Wrap
 
 def describe(instance: Any, _args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
     """Read a call of `Embeddings.create`."""
-    return call_of(instance, kwargs, "embeddings", {})
+    return call_of(instance, kwargs, "embeddings")
 
 
 def bound(kwargs: Mapping[str, Any]) -> Bound:

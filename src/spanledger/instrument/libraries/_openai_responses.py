@@ -7,17 +7,16 @@ at the provider, an earlier response or a conversation, is read as well and is n
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from spanledger.core.call import Call, Usage
+from spanledger.core.frozen import changed
 from spanledger.core.prices import Bound
 from spanledger.instrument import _bounds
 from spanledger.instrument.libraries._figures import count, number
 from spanledger.instrument.libraries._openai_common import call_of
 from spanledger.instrument.libraries._openai_response_messages import MESSAGES
 from spanledger.instrument.library import Wrap
-from spanledger.telemetry import semconv
 
 # The last event of a stream holds the whole response.
 _ENDS = frozenset({"response.completed", "response.incomplete", "response.failed"})
@@ -25,31 +24,25 @@ _ENDS = frozenset({"response.completed", "response.incomplete", "response.failed
 
 def describe(instance: Any, _args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
     """Read a call of `Responses.create`."""
-    return call_of(instance, kwargs, "chat", {semconv.REQUEST_MAX_TOKENS: number(kwargs, "max_output_tokens")})
+    return call_of(instance, kwargs, "chat", kwargs.get("max_output_tokens"))
 
 
 def bound(kwargs: Mapping[str, Any]) -> Bound:
     """Say the most that a request can use."""
-    most = number(kwargs, "max_output_tokens")
+    most = number(kwargs.get("max_output_tokens"))
     return Bound(_bounds.input_tokens(kwargs), None if most is None else int(most))
 
 
 def measure(response: Any) -> Usage:
     """Read what a response used."""
     cut = getattr(response.incomplete_details, "reason", None)
-    calls = tuple(item.name for item in response.output or () if item.type == "function_call")
-    usage = Usage(
+    reported = response.usage
+    read = getattr(reported, "input_tokens_details", None)
+    return Usage(
         model=response.model,
         response_id=response.id,
         finish_reasons=(cut or response.status,) if cut or response.status else (),
-        tool_calls=calls,
-    )
-    reported = response.usage
-    if reported is None:
-        return usage
-    read = getattr(reported, "input_tokens_details", None)
-    return replace(
-        usage,
+        tool_calls=tuple([item.name for item in response.output or () if item.type == "function_call"]),
         input_tokens=count(reported, "input_tokens"),
         output_tokens=count(reported, "output_tokens"),
         cached_tokens=count(read, "cached_tokens"),
@@ -63,7 +56,7 @@ def fold(usage: Usage, event: Any) -> Usage:
     if event.type in _ENDS:
         return measure(event.response)
     if usage.response_id is None and event.type == "response.created":
-        return replace(usage, model=event.response.model, response_id=event.response.id)
+        return changed(usage, model=event.response.model, response_id=event.response.id)
     return usage
 
 

@@ -13,34 +13,21 @@ from dataclasses import replace
 from typing import Any
 
 from spanledger.core.call import Call, Usage
+from spanledger.core.frozen import changed
 from spanledger.core.prices import Bound
 from spanledger.instrument import _bounds, _raw
 from spanledger.instrument.libraries import _anthropic_tools as tools
 from spanledger.instrument.libraries._anthropic_messages import MESSAGES
+from spanledger.instrument.libraries._asked import call_of
 from spanledger.instrument.libraries._figures import count, number
 from spanledger.instrument.library import Library, Wrap
-from spanledger.telemetry import semconv
 
 _PROVIDERS = {"Bedrock": "aws.bedrock", "AWS": "aws.bedrock", "Vertex": "gcp.vertex_ai"}
 
 
 def describe(instance: Any, _args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
     """Read a call of `Messages.create`."""
-    client = instance._client  # noqa: SLF001 - no public way from a resource to its client
-    kind, url = type(client).__name__, client.base_url
-    return Call(
-        name=str(kwargs.get("model") or "unknown"),
-        operation="chat",
-        attributes={
-            semconv.PROVIDER_NAME: next((name for part, name in _PROVIDERS.items() if part in kind), "anthropic"),
-            semconv.SERVER_ADDRESS: url.host,
-            semconv.SERVER_PORT: url.port,
-            semconv.REQUEST_STREAM: True if kwargs.get("stream") is True else None,
-            semconv.REQUEST_MAX_TOKENS: number(kwargs, "max_tokens"),
-            semconv.REQUEST_TEMPERATURE: number(kwargs, "temperature"),
-            semconv.REQUEST_TOP_P: number(kwargs, "top_p"),
-        },
-    )
+    return call_of(_provider_of, instance, kwargs, "chat", kwargs.get("max_tokens"))
 
 
 def describe_stream(instance: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call | None:
@@ -48,9 +35,13 @@ def describe_stream(instance: Any, args: tuple[Any, ...], kwargs: Mapping[str, A
     return describe(instance, args, {**kwargs, "stream": True}) if "model" in kwargs else None
 
 
+def _provider_of(cls: type) -> str:
+    return next((name for part, name in _PROVIDERS.items() if part in cls.__name__), "anthropic")
+
+
 def bound(kwargs: Mapping[str, Any]) -> Bound:
     """Say the most that a request can use."""
-    most = number(kwargs, "max_tokens")
+    most = number(kwargs.get("max_tokens"))
     # Only what a request marks is put into the cache, which costs more than reading.
     return Bound(
         _bounds.input_tokens(kwargs),
@@ -61,15 +52,10 @@ def bound(kwargs: Mapping[str, Any]) -> Bound:
 
 def measure(message: Any) -> Usage:
     """Read what a message used."""
-    return _with_usage(
-        Usage(
-            model=message.model,
-            response_id=message.id,
-            finish_reasons=(message.stop_reason,) if message.stop_reason else (),
-            tool_calls=tuple(block.name for block in message.content or () if block.type == "tool_use"),
-        ),
-        message.usage,
-    )
+    reason = message.stop_reason
+    names = tuple([block.name for block in message.content or () if block.type == "tool_use"])
+    usage = Usage(message.model, message.id, (reason,) if reason else (), tool_calls=names)
+    return _with_usage(usage, message.usage)
 
 
 def fold(usage: Usage, event: Any) -> Usage:
@@ -78,10 +64,10 @@ def fold(usage: Usage, event: Any) -> Usage:
     if kind == "message_start":
         return measure(event.message)
     if kind == "content_block_start" and event.content_block.type == "tool_use":
-        return replace(usage, tool_calls=(*usage.tool_calls, event.content_block.name))
+        return changed(usage, tool_calls=(*usage.tool_calls, event.content_block.name))
     if kind == "message_delta":
         reason = event.delta.stop_reason
-        return _with_usage(replace(usage, finish_reasons=(reason,) if reason else ()), event.usage)
+        return _with_usage(changed(usage, finish_reasons=(reason,) if reason else ()), event.usage)
     return usage
 
 
@@ -99,7 +85,7 @@ def _with_usage(usage: Usage, reported: Any) -> Usage:
     output = count(reported, "output_tokens")
     kept = count(getattr(reported, "cache_creation", None), "ephemeral_1h_input_tokens")
     thought = count(getattr(reported, "output_tokens_details", None), "thinking_tokens")
-    return replace(
+    return changed(
         usage,
         input_tokens=usage.input_tokens if fresh is None else fresh + (cached or 0) + (written or 0),
         output_tokens=usage.output_tokens if output is None else output,

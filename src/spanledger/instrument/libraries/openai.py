@@ -8,33 +8,33 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from spanledger.core.call import Call, Usage
+from spanledger.core.frozen import changed
 from spanledger.core.prices import Bound
 from spanledger.instrument import _bounds, _raw
 from spanledger.instrument.libraries import _openai_embeddings as embeddings
 from spanledger.instrument.libraries import _openai_responses as responses
 from spanledger.instrument.libraries import _openai_tools as tools
-from spanledger.instrument.libraries._figures import counts_of, number
+from spanledger.instrument.libraries._figures import count, number
 from spanledger.instrument.libraries._openai_common import call_of
 from spanledger.instrument.libraries._openai_messages import MESSAGES
 from spanledger.instrument.library import HiddenChunk, Library, Wrap
-from spanledger.telemetry import semconv
 
 
 def describe(instance: Any, _args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
     """Read a call of `Completions.create`."""
     if "max_completion_tokens" in kwargs or "max_tokens" in kwargs:
-        most = number(kwargs, "max_completion_tokens") or number(kwargs, "max_tokens")
-        return call_of(instance, kwargs, "chat", {semconv.REQUEST_MAX_TOKENS: most})
-    return call_of(instance, kwargs, "chat", {})
+        most = number(kwargs.get("max_completion_tokens")) or number(kwargs.get("max_tokens"))
+        return call_of(instance, kwargs, "chat", most)
+    return call_of(instance, kwargs, "chat")
 
 
 def bound(kwargs: Mapping[str, Any]) -> Bound:
     """Say the most that a request can use."""
-    most = number(kwargs, "max_completion_tokens") or number(kwargs, "max_tokens")
-    choices = int(number(kwargs, "n") or 1)
+    most = number(kwargs.get("max_completion_tokens")) or number(kwargs.get("max_tokens"))
+    choices = int(number(kwargs.get("n")) or 1)
     return Bound(_bounds.input_tokens(kwargs), None if most is None else int(most) * choices, choices)
 
 
@@ -60,8 +60,8 @@ def measure(completion: Any) -> Usage:
         for call in choice.message.tool_calls or ():
             if call.type == "function":
                 names += (call.function.name,)
-    counts = _counts(completion.usage)
-    return Usage(model=completion.model, response_id=completion.id, finish_reasons=reasons, tool_calls=names, **counts)
+    read, written, cached, thought, kept = _counts(completion.usage)
+    return Usage(completion.model, completion.id, reasons, read, written, cached, thought, names, kept)
 
 
 def fold(usage: Usage, chunk: Any) -> Usage:
@@ -76,13 +76,14 @@ def fold(usage: Usage, chunk: Any) -> Usage:
                 names += (call.function.name,)
     if usage.response_id is not None and not (reasons or names or chunk.usage):
         return usage
-    return replace(
+    counts = zip(_KINDS, _counts(chunk.usage), strict=True)
+    return changed(
         usage,
         model=chunk.model or usage.model,
         response_id=chunk.id or usage.response_id,
         finish_reasons=usage.finish_reasons + reasons,
         tool_calls=usage.tool_calls + names,
-        **_counts(chunk.usage),
+        **{kind: tokens for kind, tokens in counts if tokens is not None},
     )
 
 
@@ -96,18 +97,24 @@ def said(chunk: Any) -> str:
     return "".join(parts)
 
 
-def _counts(reported: Any) -> dict[str, int | None]:
+# In the order of their fields.
+_KINDS: Final = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens", "cache_written_tokens")
+_NONE_REPORTED: Final = (None,) * len(_KINDS)
+
+
+def _counts(reported: Any) -> tuple[int | None, ...]:
+    """Read the tokens of each of `_KINDS`."""
     if reported is None:
-        return {}
+        return _NONE_REPORTED
     read = getattr(reported, "prompt_tokens_details", None)
     written = getattr(reported, "completion_tokens_details", None)
-    return counts_of((
-        ("input_tokens", reported, "prompt_tokens"),
-        ("output_tokens", reported, "completion_tokens"),
-        ("cached_tokens", read, "cached_tokens"),
-        ("cache_written_tokens", read, "cache_write_tokens"),
-        ("reasoning_tokens", written, "reasoning_tokens"),
-    ))  # fmt: skip
+    return (
+        count(reported, "prompt_tokens"),
+        count(reported, "completion_tokens"),
+        count(read, "cached_tokens"),
+        count(written, "reasoning_tokens"),
+        count(read, "cache_write_tokens"),
+    )
 
 
 def _wraps(targets: Iterable[str], shape: Wrap) -> Iterator[Wrap]:

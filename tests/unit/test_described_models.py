@@ -1,0 +1,59 @@
+"""What a model call says of its request: described once for each way to ask, and never as another was."""
+
+from __future__ import annotations
+
+import openai
+import pytest
+
+from spanledger.instrument.libraries import _asked
+from spanledger.instrument.libraries import openai as chats
+
+
+@pytest.fixture
+def client():
+    with openai.OpenAI(api_key="offline", base_url="http://provider:8080/v1") as client:
+        yield client
+
+
+def described(client, **asked):
+    return chats.describe(client.chat.completions, (), {"model": "gpt-5", "messages": [], **asked})
+
+
+def test_who_asks_in_the_same_way_is_described_once(client):
+    assert described(client, temperature=0.5) is described(client, temperature=0.5, user="another")
+
+
+def test_a_figure_is_said_as_it_was_given(client):
+    for given in (1, 1.0, 1, 1.0):
+        said = described(client, temperature=given).attributes["gen_ai.request.temperature"]
+        assert type(said) is type(given)
+    assert "gen_ai.request.temperature" not in described(client, temperature=True).attributes
+    assert "gen_ai.request.stream" not in described(client, stream=1).attributes
+    assert described(client, stream=True).attributes["gen_ai.request.stream"] is True
+
+
+def test_what_is_no_figure_is_not_said_and_does_no_harm(client):
+    call = described(client, temperature=[0.5], top_p={"p": 1}, max_tokens=openai.NOT_GIVEN)
+    assert call == described(client)
+
+
+def test_a_client_that_is_sent_elsewhere_says_so(client):
+    assert described(client).attributes["server.port"] == 8080
+    client.base_url = "https://elsewhere/v1"
+    there = described(client).attributes
+    assert there["server.address"] == "elsewhere"
+    assert "server.port" not in there
+
+
+def test_an_azure_client_of_the_same_address_is_azure_s(client):
+    with openai.AzureOpenAI(api_key="offline", base_url=client.base_url, api_version="1") as azure:
+        azure._base_url = client._base_url
+        assert described(client).attributes["gen_ai.provider.name"] == "openai"
+        assert described(azure).attributes["gen_ai.provider.name"] == "azure.ai.openai"
+
+
+def test_servers_are_remembered_up_to_a_number(client):
+    for number in range(_asked._SERVERS_MAX + 5):
+        client.base_url = f"http://provider:{8000 + number}/v1"
+        assert described(client).attributes["server.port"] == 8000 + number
+    assert len(_asked._servers) <= _asked._SERVERS_MAX
