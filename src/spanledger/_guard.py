@@ -283,7 +283,10 @@ class Guard:
 
         Under a delegation it has to be: whether that is in force only the ledger knows.
         """
-        return acting.around().under is not None or self.config.covers(call)
+        config = self.config
+        if acting.around().under is not None:
+            return True
+        return (config.governs or call.opted_in) and config.covers(call)
 
     def sends(self, call: Call) -> bool:
         """Tell whether a call is how the one that runs here reaches its server, however often: that was decided.

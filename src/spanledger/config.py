@@ -137,6 +137,9 @@ class Config:
         ledger_timeout_s: How long to wait for a connection to the ledger.
         arguments_bytes_max: Longer arguments are not copied for people to read.
         result_bytes_max: Larger results are not kept.
+        governs: Something here may be about calls that nobody asked to guard at the call itself.
+        content_capture: `capture_content`, as it was understood.
+        tells_model_calls: Whether each model call is told in an event.
         retention: How long `prune` keeps what is over, for example ``{"calls": "90d", "trail": "30d"}``.
     """
 
@@ -169,6 +172,9 @@ class Config:
     arguments_bytes_max: int = 1_048_576
     result_bytes_max: int = 1_048_576
     retention: Retention = dataclasses.field(default=Retention())
+    governs: bool = dataclasses.field(init=False, repr=False, compare=False)
+    content_capture: Capture = dataclasses.field(init=False, repr=False, compare=False)
+    tells_model_calls: bool = dataclasses.field(init=False, repr=False, compare=False)
     _known_terms: KnownTerms = dataclasses.field(init=False, repr=False, compare=False)
     # By whether what comes of a call is read from documents.
     _contents: tuple[Content, Content] = dataclasses.field(init=False, repr=False, compare=False)
@@ -184,8 +190,12 @@ class Config:
         object.__setattr__(self, "_known_terms", KnownTerms(self.rules))
         capture = captured(self.capture_content, os.environ)
         object.__setattr__(self, "capture_content", capture)
+        object.__setattr__(self, "content_capture", capture)
         if self.model_events is None:
             object.__setattr__(self, "model_events", events_said(os.environ))
+        tells = capture.on_events if self.model_events is None else self.model_events
+        object.__setattr__(self, "tells_model_calls", tells)
+        object.__setattr__(self, "governs", bool(self.rules or self.budgets or self.switches))
         redactor = self.redactor(())
         contents = tuple(Content(redactor, capture, documents) for documents in (False, True))
         object.__setattr__(self, "_contents", contents)
@@ -236,7 +246,7 @@ class Config:
 
     def covers(self, call: Call) -> bool:
         """Tell whether the ledger has to be asked about a call that is neither a tool's nor opted in."""
-        if not (self.rules or self.budgets or self.switches or call.opted_in):
+        if not (self.governs or call.opted_in):
             return False
         stopped = stopping(self.switches, call.name) is not None
         return stopped or any(b.covers(call) for b in self.budgets) or self.terms(call).guarded
@@ -277,16 +287,6 @@ class Config:
         if not redact:
             return content
         return changed(content, redactor=self.redactor(redact).knowing(call.arguments))
-
-    @property
-    def content_capture(self) -> Capture:
-        """Where the content of calls is recorded."""
-        return self._contents[False].capture
-
-    @property
-    def tells_model_calls(self) -> bool:
-        """Whether each model call is told in an event."""
-        return self.content_capture.on_events if self.model_events is None else self.model_events
 
     @property
     def message_capture(self) -> Capture:

@@ -29,15 +29,15 @@ class ModelCalls:
     def ask(self, wrap: Wrap, call: Call, function: Callable[..., Any], request: dict[str, Any]) -> Any:
         """Make a model call; it asks the ledger only where a budget or a rule covers it."""
         context = otel_context.get_current()
-        if model_spans.is_inside(context):
+        if model_spans.INSIDE in context:
             return function(**request)
-        span = model_spans.start(call, context)
-        made = UnderWay(self.guard, (wrap, call), span, request)
+        guard, span = self.guard, model_spans.start(call, context)
+        made = UnderWay(guard, wrap, call, span, request)
         try:
-            asking = made.asked()
-            if asking is not None:
-                made.admitted(self.guard.blocking.drive(admitted(asking)))
-            entered = model_spans.enter(model_spans.for_others(span, call, self.guard.config), context)
+            if guard.covers(call):
+                made.admitted(guard.blocking.drive(admitted(made.asked())))
+            shown = model_spans.for_others(span, call, guard.config) if guard.config.rules else span
+            entered = model_spans.enter(shown, context)
             try:
                 result = function(**made.prepared())
             finally:
@@ -51,15 +51,15 @@ class ModelCalls:
     async def ask_awaiting(self, wrap: Wrap, call: Call, function: Callable[..., Any], request: dict[str, Any]) -> Any:
         """Make a model call; it asks the ledger only where a budget or a rule covers it."""
         context = otel_context.get_current()
-        if model_spans.is_inside(context):
+        if model_spans.INSIDE in context:
             return await function(**request)
-        span = model_spans.start(call, context)
-        made = UnderWay(self.guard, (wrap, call), span, request)
+        guard, span = self.guard, model_spans.start(call, context)
+        made = UnderWay(guard, wrap, call, span, request)
         try:
-            asking = made.asked()
-            if asking is not None:
-                made.admitted(await self.guard.awaiting.drive(admitted(asking)))
-            entered = model_spans.enter(model_spans.for_others(span, call, self.guard.config), context)
+            if guard.covers(call):
+                made.admitted(await guard.awaiting.drive(admitted(made.asked())))
+            shown = model_spans.for_others(span, call, guard.config) if guard.config.rules else span
+            entered = model_spans.enter(shown, context)
             try:
                 result = await function(**made.prepared())
             finally:

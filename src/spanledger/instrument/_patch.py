@@ -21,7 +21,7 @@ import wrapt
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]
 
 from spanledger._guard import current_call
-from spanledger.core.call import INVOKE_AGENT
+from spanledger.core.call import INVOKE_AGENT, Call
 from spanledger.errors import SpanledgerError, Undescribable, WrapMissing
 from spanledger.instrument import _deferred, _egress, _registry, _runtime
 from spanledger.instrument._engine import Engine
@@ -322,24 +322,32 @@ def _tool(engine: Engine, wrap: Wrap, *, awaiting: bool) -> Callable[..., Any]:
 
 def _observed(engine: Engine, wrap: Wrap, *, trace: Callable[..., Any], awaiting: bool) -> Callable[..., Any]:
     ask_model: Callable[..., Any] = engine.models.ask_awaiting if awaiting else engine.models.ask
-    enters = wrap.path.endswith("enter__")
 
-    def observed(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        deferred = _deferred.asked_by(instance) if enters else None
-        owner, request = deferred or (instance, kwargs)
+    def described(owner: Any, args: tuple[Any, ...], request: dict[str, Any]) -> Call | None:
         try:
-            call = wrap.describe(owner, args, request)
+            return wrap.describe(owner, args, request)
         except Exception:
             logger.warning("a call of %s cannot be described and is not traced", wrap.target, exc_info=True)
-            call = None
+            return None
+
+    def observed(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        call = described(instance, args, kwargs)
         if call is None:
             return wrapped(*args, **kwargs)
         if call.operation == INVOKE_AGENT:
             job = replace(job_for(wrap, call), given=(instance, args, kwargs))
             return trace(job, lambda: wrapped(*args, **kwargs))
+        return ask_model(wrap, call, functools.partial(wrapped, *args) if args else wrapped, kwargs)
+
+    def entered(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        deferred = _deferred.asked_by(instance)
         if deferred is None:
-            return ask_model(wrap, call, functools.partial(wrapped, *args) if args else wrapped, kwargs)
+            return observed(wrapped, instance, args, kwargs)
+        owner, request = deferred
+        call = described(owner, args, request)
+        if call is None:
+            return wrapped(*args, **kwargs)
         asking = ask_model(wrap, call, lambda **_request: wrapped(*args, **kwargs), request)
         return _deferred.entering(instance, asking) if awaiting else asking
 
-    return observed
+    return entered if wrap.path.endswith("enter__") else observed

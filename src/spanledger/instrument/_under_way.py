@@ -63,25 +63,24 @@ class UnderWay:
     _took_s = 0.0
     _first_chunk_s: float | None = None
 
-    def __init__(self, guard: Guard, made: tuple[Wrap, Call], span: Span, request: Mapping[str, Any]) -> None:
+    def __init__(self, guard: Guard, wrap: Wrap, call: Call, span: Span, request: Mapping[str, Any]) -> None:
         self.request: dict[str, Any] = dict(request)
         self._guard = guard
-        self._wrap, self._call = made
+        self._wrap = wrap
+        self._call = call
         self._span = span
         # Where it ends, in another thread perhaps, nothing is around it.
         self._around = ambient()
 
     # --- before
 
-    def asked(self) -> Asking | None:
-        """Say what to ask the ledger; None where no budget and no rule covers the call.
+    def asked(self) -> Asking:
+        """Say what to ask the ledger about a call that it covers.
 
         Raises:
             Undescribable: A budget needs to know what the call could cost, and nobody does.
         """
         call, config = self._call, self._guard.config
-        if not self._guard.covers(call):
-            return None
         asking = self._guard.asking(call, span=record.trace_of(self._span))
         record.asked(self._span, asking)
         self.request = _bounds.kept(self.request)
@@ -240,14 +239,14 @@ class UnderWay:
         elif error is not None:
             record.failed(self._span, error)
         # Whoever has made the span counts what it used, and tells of it.
-        ours = self._begun_s and not model_spans.is_counted(self._span)
-        # An event tells of the call, which was made, though nobody may have looked at what was said.
-        told = ours and self._wrap.messages is not None and self._guard.config.tells_model_calls
-        if told or self._heard is not None:
-            self._tell(self._heard, error)
-        if ours and metrics.recorded():
-            metering.of_model_call(self._call, self._usage, error, self._took_s, self._first_chunk_s)
         if self._begun_s:
+            ours = not model_spans.is_counted(self._span)
+            # An event tells of the call, which was made, though nobody may have looked at what was said.
+            told = ours and self._guard.config.tells_model_calls and self._wrap.messages is not None
+            if told or self._heard is not None:
+                self._tell(self._heard, error)
+            if ours and metrics.recorded():
+                metering.of_model_call(self._call, self._usage, error, self._took_s, self._first_chunk_s)
             _counted.note(self._usage)
             if self._around is not None and self._around.session_id is not None:
                 self._count(error, self._around)

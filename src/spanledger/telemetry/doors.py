@@ -108,12 +108,12 @@ def _door(start: StartSpan, through: Through) -> StartSpan:
     @functools.wraps(start)
     def start_span(*args: Any, **kwargs: Any) -> Span:
         # As they were given: tracer, name, context, kind, attributes. Nothing is made here, for every span comes here.
-        name = args[1] if len(args) > 1 else kwargs.get("name")
-        attributes = kwargs.get("attributes") or (args[_ATTRIBUTES] if len(args) > _ATTRIBUTES else None)
         # An empty context is not the same as none: it makes a span a root.
         context = args[_CONTEXT] if len(args) > _CONTEXT else kwargs.get("context")
         if context is not None and record.OWN_SPAN in context:
             return unshared(start(*args, **kwargs))
+        name = args[1] if len(args) > 1 else kwargs.get("name")
+        attributes = kwargs.get("attributes") or (args[_ATTRIBUTES] if len(args) > _ATTRIBUTES else None)
         shared = model_spans.handed_out(args[0], attributes, context)
         if shared is not None:
             return shared

@@ -26,7 +26,7 @@ from spanledger.telemetry import record, semconv
 from spanledger.telemetry.redacting import RedactingSpan
 
 # Under it, the span of the model call that runs here.
-_INSIDE: Final = otel_context.create_key("spanledger-model-call")
+INSIDE: Final = otel_context.create_key("spanledger-model-call")
 # Under it, the API has the current span: setting it at once with the others saves two copies of a context.
 _CURRENT_SPAN: Final = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, Context())))
 # What others look at before they make a span of a model call.
@@ -79,19 +79,13 @@ def is_counted(span: Span) -> bool:
     return getattr(scope, "name", "").startswith(_COUNTING)
 
 
-def is_inside(context: Context | None = None) -> bool:
-    """Tell whether a model call runs here: what a client's functions call in turn is the same call.
-
-    Args:
-        context: The current context, where the caller has looked it up.
-    """
-    return _INSIDE in (otel_context.get_current() if context is None else context)
+def is_inside() -> bool:
+    """Tell whether a model call runs here: what a client's functions call in turn is the same call."""
+    return INSIDE in otel_context.get_current()
 
 
 def for_others(span: Span, call: Call, config: Config) -> Span:
     """Return the span of a model call as it is handed out: nothing is written there that the model's rule redacts."""
-    if not config.rules:
-        return span
     redactor = config.content(call).redactor
     return cast("Span", RedactingSpan(span, redactor)) if redactor.redact else span
 
@@ -106,7 +100,7 @@ def enter(span: Span, context: Context) -> Any:
     Returns:
         What `leave` takes, whatever happens in between: a context manager would cost as much again.
     """
-    told = {**context, _INSIDE: span, _SUPPRESS: True, _CURRENT_SPAN: span}
+    told = {**context, INSIDE: span, _SUPPRESS: True, _CURRENT_SPAN: span}
     if _UTIL_GENAI in sys.modules:
         told |= _keys()
     return otel_context.attach(Context(told))
@@ -136,7 +130,7 @@ def handed_out(tracer: Any, attributes: Mapping[str, Any] | None, context: Conte
     """Return our span where somebody starts another one of the same model call; None where it is none."""
     if context is None:
         context = otel_context.get_current()
-    span = context.get(_INSIDE)
+    span = context.get(INSIDE)
     if span is None or record.OWN_SPAN in context:
         return None
     if not (_says_model(attributes) or _scope_of(tracer).startswith(_SCOPES)):

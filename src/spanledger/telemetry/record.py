@@ -96,10 +96,7 @@ def start_attributes(call: Call) -> dict[str, Any]:
     """Say what is known of a call before it runs."""
     said: dict[str, Any] = {semconv.OPERATION_NAME: call.operation}
     if call.operation == EXECUTE_TOOL:
-        said |= {
-            semconv.TOOL_NAME: call.name,
-            semconv.TOOL_TYPE: "function",
-        }
+        said |= {semconv.TOOL_NAME: call.name, semconv.TOOL_TYPE: "function"}
         if call.call_id is not None:
             said[semconv.TOOL_CALL_ID] = call.call_id
     elif call.operation != INVOKE_AGENT:
