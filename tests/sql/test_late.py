@@ -66,6 +66,49 @@ def test_a_late_failure_is_recorded_and_costs_nothing(acme: Protocol) -> None:
     assert acme.call("a")["attempt_id"] == new["attempt_id"]
 
 
+def resolved(acme: Protocol) -> dict:
+    begun = unknown(acme, reserve={"calls": 1, "EUR": 30})
+    acme.resolve("a", "failed")
+    return begun
+
+
+def lost(acme: Protocol) -> dict:
+    begun = running(acme, **CHAT, reserve={"calls": 1, "EUR": 30})
+    acme.lease_over("a")
+    acme.renew()
+    return begun
+
+
+def taken_over(acme: Protocol) -> dict:
+    old, new = late(acme)
+    assert acme.settle("a", new, cost={"EUR": 0})
+    return old
+
+
+@pytest.mark.parametrize("past", [resolved, lost, taken_over])
+def test_what_a_failure_that_is_told_late_has_cost_is_spent_once_also_after_it_was_pruned(acme, past) -> None:
+    acme.budget("eur", 100)
+    old = past(acme)
+    acme.prune()
+    for _ in range(2):
+        for _ in range(2):
+            acme.fail("a", old, cost={"EUR": 10})
+        assert acme.balance("eur") == (10, 0)
+        acme.prune()
+
+
+def test_a_failure_that_its_worker_has_told_is_spent_once_however_often_it_is_told(acme: Protocol) -> None:
+    acme.budget("eur", 100)
+    begun = running(acme, reserve={"calls": 1, "EUR": 30})
+    for _ in range(2):
+        acme.fail("a", begun, cost={"EUR": 10})
+    running(acme)
+    for _ in range(2):
+        acme.fail("a", begun, cost={"EUR": 10})
+        acme.prune()
+    assert acme.balance("eur")[0] == 10
+
+
 def test_a_claim_given_back_too_late_leaves_no_trace(acme: Protocol) -> None:
     old, _ = late(acme)
     events = acme.events("a")

@@ -1,6 +1,6 @@
 -- What an attempt has cost, as {unit: steps}: what was said, and for tokens and money of which nothing was said, what
--- was reserved. In one currency, because what was reserved from budgets in several is the same money. The cost for the planner is what it is:
--- by the usual one, a sum over many calls was compiled for as long as it then took.
+-- was reserved. In one currency, because what was reserved from budgets in several is the same money. The cost for the
+-- planner is what it is: by the usual one, a sum over many calls was compiled for as long as it then took.
 create or replace function spanledger.costs(p_cost jsonb, p_units text[], p_reserved bigint[])
 returns jsonb
 language plpgsql immutable cost 10

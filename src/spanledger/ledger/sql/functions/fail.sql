@@ -48,6 +48,12 @@ begin
                 perform spanledger.record_late(p_tenant, v_item, v_call, 'late_failure', clock_timestamp());
             end if;
             v_answers[v_i] := '{"owned": false}';
+        elsif v_call.state = 'failed' and v_call.error ->> 'type' in ('lost', 'resolved') and not v_not_invoked then
+            -- Somebody else said so; what it cost, its worker says now.
+            if spanledger.is_erased(p_tenant, v_item, v_call) then
+                v_item := spanledger.without_payload(v_item);
+            end if;
+            perform spanledger.record_late(p_tenant, v_item, v_call, 'late_failure', clock_timestamp());
         elsif v_call.state = 'in_flight' or (v_call.state = 'unknown' and not v_unknown) then
             if not v_unknown then
                 perform spanledger.book(v_call, v_call.held, v_item -> 'cost', true, false);

@@ -21,8 +21,9 @@ begin
             order by h.over_at limit p_rows_max for update skip locked) o;
     delete from spanledger.history h where h.ctid = any (v_gone);
     update spanledger.history h set pruned_at = clock_timestamp(), detail = (
-            select coalesce(jsonb_object_agg(d.key, d.value), '{}') from jsonb_each(h.detail) d
-            where d.key in ('state', 'accounts', 'reserved', 'units', 'started_at', 'fingerprint'))
+            select coalesce(jsonb_object_agg(d.key, case d.key when 'error' then d.value - 'message' else d.value end), '{}')
+            from jsonb_each(h.detail) d
+            where d.key in ('state', 'accounts', 'reserved', 'units', 'started_at', 'fingerprint', 'error'))
         where h.ctid = any (v_kept);
     v_approvals := array(
         select a.place from spanledger.over_approvals a

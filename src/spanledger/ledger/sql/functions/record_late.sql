@@ -1,4 +1,5 @@
--- The outcome of an attempt that no longer owns its call: kept in history, once; a success is booked as spent. One that
+-- The outcome of an attempt that no longer owns its call: kept in history, once; a success is booked as spent, and what a
+-- failure says that it cost, unless its worker has said how it ended. One that
 -- was never admitted, and ran all the same while the ledger was down, is booked on the budgets that cover what `ran`.
 create or replace function spanledger.record_late(
     p_tenant text, p_item jsonb, p_call spanledger.call, p_event text, p_now timestamptz)
@@ -10,7 +11,7 @@ declare
     v_attempt uuid := (p_item ->> 'attempt_id')::uuid;
     v_past jsonb := jsonb_build_object('attempt', p_call.attempt, 'state', p_call.state,
         'accounts', p_call.accounts, 'reserved', p_call.reserved, 'units', p_call.units,
-        'started_at', p_call.started_at);
+        'started_at', p_call.started_at, 'error', p_call.error);
     v_booked spanledger.call := p_call;
 begin
     if p_call.tenant is null or exists (
@@ -32,13 +33,15 @@ begin
             jsonb_strip_nulls(jsonb_build_object(
                 'result', p_item ->> 'result', 'error', p_item -> 'error', 'cost', p_item -> 'cost',
                 'usage', p_item -> 'usage')));
-    if p_event = 'late_success' and v_past ->> 'state' <> 'succeeded' and v_past ? 'accounts' then
+    if v_past ? 'accounts' and (case p_event when 'late_success' then v_past ->> 'state' <> 'succeeded'
+        else coalesce(p_item -> 'cost', '{}') <> '{}' and (v_past ->> 'state' in ('unknown', 'reopened', 'cancelled')
+            or v_past -> 'error' ->> 'type' in ('lost', 'resolved')) end) then
         -- What it reserved was released or passed on to a newer attempt, so that nothing is taken off here.
         v_booked.units := spanledger.texts(v_past -> 'units');
         v_booked.accounts := spanledger.numbers(v_past -> 'accounts');
         v_booked.started_at := (v_past ->> 'started_at')::timestamptz;
         perform spanledger.book(v_booked, spanledger.numbers(v_past -> 'reserved'),
-            p_item -> 'cost', false, true);
+            p_item -> 'cost', false, p_event = 'late_success');
     end if;
     if p_event = 'late_success' and p_item ? 'ran' and coalesce(v_past ->> 'state', '') <> 'succeeded'
         and coalesce(v_past -> 'accounts', '[]') = '[]' then
