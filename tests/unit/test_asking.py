@@ -38,6 +38,10 @@ def test_a_given_scope_comes_before_the_configured_and_that_before_a_derived_one
     assert (asked.item()["trace_id"], asked.item()["span_id"]) == ("11" * 16, "22" * 8)
 
 
+def test_what_is_not_known_of_a_call_is_not_sent() -> None:
+    assert None not in asking(Config(), CALL).item().values()
+
+
 def test_tenant_and_agent_of_the_call_win_over_the_configuration() -> None:
     config = Config(tenant="acme", agent="support")
     asked = asking(config, CALL)

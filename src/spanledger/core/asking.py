@@ -188,7 +188,7 @@ class Asking:
         return not (asks or self.stopped or self.terms.permission or self.authority)
 
     def item(self) -> dict[str, Any]:
-        """The item for the ledger's `begin`."""
+        """The item for the ledger's `begin`, without what is None: to the server it is the same, but to read."""
         call, terms = self.call, self.terms
         item: dict[str, Any] = {
             **terms.said,
@@ -206,10 +206,9 @@ class Asking:
             "arguments": self.arguments,
             "trace_id": None if self.traced is None else self.traced.trace_id,
             "span_id": None if self.traced is None else self.traced.span_id,
+            "run_id": call.run_id,
             "reserve": dict(self.reserve),
         }
-        if call.run_id is not None:
-            item["run_id"] = call.run_id
         if self.alias_of is not None:
             item["alias_of"] = dict(self.alias_of)
         if self.approval is not False:
@@ -222,4 +221,4 @@ class Asking:
             item["redacts"] = [one.said for one in self.obliged]
         if self.authority is not None:
             item["delegation"] = self.authority.shown
-        return item
+        return {name: known for name, known in item.items() if known is not None}

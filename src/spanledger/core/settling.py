@@ -42,7 +42,7 @@ def finished(asking: Asking, begun: Begun, ended: Ended, codec: Codec) -> Steps[
     if begun.unguarded:
         # The ledger hears of it later: that it began, how it ended, and what it cost even if it may not have begun.
         begin = asking.ask()
-        item["ran"] = {name: begin.item[name] for name in _BOOKED_BY}
+        item["ran"] = {name: begin.item[name] for name in _BOOKED_BY if name in begin.item}
         kept = yield Keep(ask, begin=begin)
         return Outcome(begun, ended, recorded="spooled" if kept else None)
     try:
