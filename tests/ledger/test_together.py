@@ -198,6 +198,23 @@ def test_a_call_that_hangs_holds_up_no_other_for_long(others: int, dsn: str, sql
     asyncio.run(main())
 
 
+def test_a_call_that_hangs_among_many_holds_up_only_those_that_were_asked_with_it(dsn: str, sql) -> None:
+    async def main() -> None:
+        async with AsyncLedger(dsn) as ledger:
+            await run(ledger, 0)
+            with sql.transaction():
+                sql.execute(LOCK_KEY, (ledger.key(numbered(5)),))
+                tasks = [asyncio.create_task(ledger.run(numbered(n), lambda n=n: n)) for n in range(1, 4 * ITEMS_MAX)]
+                end_s = time.monotonic() + 5
+                while sum(not task.done() for task in tasks) > ITEMS_MAX:
+                    assert time.monotonic() < end_s, f"{sum(task.done() for task in tasks)} of {len(tasks)} are done"
+                    await asyncio.sleep(0.01)
+                assert not tasks[4].done()
+            assert await asyncio.gather(*tasks) == list(range(1, 4 * ITEMS_MAX))
+
+    asyncio.run(main())
+
+
 def test_a_connection_that_is_lost_under_many_is_asked_again_by_each(dsn: str, sql) -> None:
     async def main() -> None:
         async with AsyncLedger(dsn) as ledger:

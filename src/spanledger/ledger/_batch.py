@@ -144,6 +144,7 @@ class AwaitingBatches:
         if len(queue.waiting) < self._queues.company:
             await self._let_others_come()
         batch = self._queues.take(queue, sender)
+        self._queues.watch(queue)
         answer, refused = _UNASKED, False
         try:
             answer, refused = await self._exchange(batch)
@@ -184,6 +185,8 @@ class AwaitingBatches:
                     member.batch.wire.give_up()
                 with contextlib.suppress(asyncio.CancelledError):
                     await _woken(member)
+            self._queues.leave(queue, member)
+            self._queues.watch(queue)
             raise
         finally:
             if patience is not None:

@@ -172,6 +172,13 @@ class Queues:
             if member in queue.waiting:
                 self._give_turn(queue, member, HURRIED_MAX)
 
+    def watch(self, queue: Queue) -> None:
+        """Let whose turn is next watch how long the others take; it has been somebody else's until now."""
+        with self._lock:
+            heir = queue.heir() if queue.waiting else None
+            if heir is not None:
+                heir.rouse()
+
     def take(self, queue: Queue, sender: Member) -> Batch:
         """Take what the sender sends: its own question, and what fits with it."""
         with self._lock:
