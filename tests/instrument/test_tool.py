@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import copy
 import functools
+import inspect
 import pickle
 from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import pytest
 from opentelemetry.trace import StatusCode
@@ -347,6 +349,80 @@ def test_a_partial_coroutine_function_is_awaited_once():
     assert asyncio.run(twice()) == (1, 1)
 
 
+class Receipt(NamedTuple):
+    order_id: str
+    count: int
+
+
+class Refunds:
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+
+    def make(self, order_id: str) -> Receipt:
+        self.ran.append(order_id)
+        return Receipt(order_id, len(self.ran))
+
+    async def make_later(self, order_id: str) -> Receipt:
+        return self.make(order_id)
+
+    __call__ = make
+
+
+class LaterRefunds(Refunds):
+    __call__ = Refunds.make_later
+
+
+@pytest.mark.usefixtures("guarded")
+@pytest.mark.parametrize("taken", ["make", "make_later"])
+def test_a_method_that_is_taken_from_its_object_can_be_a_tool(taken):
+    guarded = tool("refund")(getattr(Refunds(), taken))
+    assert [in_turn(guarded, one) for one in ("o-1", "o-2", "o-1")] == [("o-1", 1), ("o-2", 2), ("o-1", 1)]
+    assert in_turn(guarded, order_id="o-2") == ("o-2", 2)
+
+
+@pytest.mark.usefixtures("guarded")
+@pytest.mark.parametrize("kind", [Refunds, LaterRefunds])
+@pytest.mark.parametrize("made", [lambda one: one, functools.partial])
+def test_what_an_object_that_is_called_gave_comes_back_as_its_annotation_says(kind, made):
+    guarded = tool("refund")(made(kind()))
+    first, again = in_turn(guarded, "o-1"), in_turn(guarded, "o-1")
+    assert (first, again, type(again)) == (("o-1", 1), ("o-1", 1), Receipt)
+
+
+@pytest.mark.usefixtures("guarded")
+def test_what_a_class_makes_comes_back_as_what_it_is():
+    guarded = tool(Receipt)
+    assert (guarded("o-1", 1), guarded("o-1", 1)) == (Receipt("o-1", 1),) * 2
+
+
+def in_turn(guarded: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    async def awaited(made: Any) -> Any:
+        return await made
+
+    made = guarded(*args, **kwargs)
+    return asyncio.run(awaited(made)) if inspect.iscoroutine(made) else made
+
+
+class Counting:
+    def __call__(self) -> Iterator[int]:
+        yield 1
+
+
+def test_an_object_whose_call_is_a_generator_is_none_either():
+    with pytest.raises(errors.ConfigError, match="is a generator"):
+        tool("count")(Counting())
+
+
+@pytest.mark.usefixtures("guarded")
+def test_what_the_rule_says_holds_where_the_function_is_given_with_it():
+    with pytest.raises(errors.ConfigError, match="lease_s"):
+        tool(len, lease_s=-1)
+    ran = []
+    with pytest.raises(errors.ApprovalPending):
+        tool(lambda: ran.append(1), approval=True, wait_timeout_s=0)()
+    assert ran == []
+
+
 class Counter:
     def __call__(self) -> int:
         return 1
@@ -361,8 +437,9 @@ def test_what_has_no_name_of_its_own_has_to_be_given_one(nameless):
 
 @pytest.mark.parametrize("thing", [3, classmethod(Counter), ["refund"], b"refund"])
 def test_what_is_neither_a_function_nor_a_name_is_not_taken_for_a_name(thing):
-    with pytest.raises(errors.ConfigError, match="@tool guards a function, or takes a tool's name"):
-        tool(thing)
+    for decorate in (tool, tool(), tool("refund")):
+        with pytest.raises(errors.ConfigError, match="@tool guards a function, or takes a tool's name"):
+            decorate(thing)
 
 
 def test_a_function_that_does_not_say_what_it_takes_cannot_be_a_tool():

@@ -35,7 +35,9 @@ class TypedCodec:
 
 
 def returned_by(function: Callable[..., Any]) -> Any:
-    """Return what a function is annotated to return; None where it does not say."""
+    """Return what a function is annotated to return; None where it does not say. A class returns what it is."""
+    if isinstance(function, type):
+        return function
     try:
         return typing.get_type_hints(function, include_extras=True).get("return")
     except (NameError, TypeError):

@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 
 @overload
-def tool(function: Callable[P, R], /) -> Callable[P, R]: ...
+def tool(function: Callable[P, R], /, **rule: Any) -> Callable[P, R]: ...
 @overload
 def tool(name: str | None = None, /, **rule: Any) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 def tool(function: Any = None, /, **rule: Any) -> Any:
@@ -57,22 +57,21 @@ def tool(function: Any = None, /, **rule: Any) -> Any:
         ConfigError: A generator function, something that cannot be called or has no name, or a value that a rule
             cannot have.
     """
-    if callable(function):
-        return _guarded(function, Rule(_name_of(function)))
-    if function is not None and not isinstance(function, str):
-        below = "; put it below @classmethod" if isinstance(function, classmethod) else ""
-        raise ConfigError(f"@tool guards a function, or takes a tool's name, and is given {function!r}{below}")
+    name = function if isinstance(function, str) else None
 
     def decorate(decorated: Callable[P, R]) -> Callable[P, R]:
+        if not callable(decorated):
+            below = "; put it below @classmethod" if isinstance(decorated, classmethod) else ""
+            raise ConfigError(f"@tool guards a function, or takes a tool's name, and is given {decorated!r}{below}")
         try:
-            own = Rule(_name_of(decorated) if function is None else function, **rule)
+            own = Rule(_name_of(decorated) if name is None else name, **rule)
         except TypeError as error:
             raise ConfigError(f"@tool: {error}") from None
         jsonpaths.check(own.redact)
         redacts(own)
         return typing.cast("Callable[P, R]", _guarded(decorated, own))
 
-    return decorate
+    return decorate if function is None or name is not None else decorate(function)
 
 
 class tool_call:  # noqa: N801 - reads as a function, like the decorator beside it
@@ -247,7 +246,7 @@ def _name_of(function: Any) -> str:
 def _guarded(function: Callable[..., Any], own: Rule) -> Any:
     # What a partial function was given before is part of the call, and its signature does not show all of it.
     part = function if isinstance(function, functools.partial) else functools.partial(function)
-    plain = inspect.unwrap(part.func)
+    plain = _run_by(inspect.unwrap(part.func))
     if inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain):
         raise ConfigError(f"{own.match!r} is a generator: what it has done when it is broken off cannot be told")
     try:
@@ -255,30 +254,35 @@ def _guarded(function: Callable[..., Any], own: Rule) -> Any:
     except ValueError as error:
         raise ConfigError(f"{own.match!r} does not say what it takes, so its calls cannot be told apart") from error
     codec: list[Codec] = []
+    # A method that was taken from its object has it no more in its signature.
+    taken = inspect.ismethod(function)
 
-    def job(args: tuple[Any, ...], kwargs: dict[str, Any], *, bound: bool) -> Job:
+    def job(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Job:
         if not codec:
             codec.append(TypedCodec(returned_by(plain)))
-        arguments = _bound(signature, (*part.args, *args), {**part.keywords, **kwargs}, skip_first=bound)
+        skips = instance is not None and not taken
+        arguments = _bound(signature, (*part.args, *args), {**part.keywords, **kwargs}, skip_first=skips)
         return Job(Call(own.match, arguments=arguments, opted_in=True), codec[0], own)
 
     def blocking(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         engine = _runtime.engine()
         if engine is None:
             return wrapped(*args, **kwargs)
-        return engine.run(job(args, kwargs, bound=instance is not None), lambda: wrapped(*args, **kwargs))
+        return engine.run(job(instance, args, kwargs), lambda: wrapped(*args, **kwargs))
 
     async def awaiting(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         engine = _runtime.engine()
         if engine is None:
             return await wrapped(*args, **kwargs)
-        return await engine.run_awaiting(
-            job(args, kwargs, bound=instance is not None), lambda: wrapped(*args, **kwargs)
-        )
+        return await engine.run_awaiting(job(instance, args, kwargs), lambda: wrapped(*args, **kwargs))
 
-    # An object that is called may be one whose `__call__` is a coroutine function.
-    awaits = any(map(inspect.iscoroutinefunction, (function, plain, type(function).__call__)))
+    awaits = any(map(inspect.iscoroutinefunction, (function, plain)))
     return _Wrapper(function, awaiting if awaits else blocking)
+
+
+def _run_by(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function that runs where something is called; of a class, which makes what it is, itself."""
+    return function if inspect.isroutine(function) or inspect.isclass(function) else type(function).__call__
 
 
 def _bound(
