@@ -343,6 +343,28 @@ def test_a_call_that_is_too_dear_does_not_run_and_the_error_has_the_figures(ledg
     assert error.projected == Money(4 + error.requested.amount, "EUR")
 
 
+@pytest.mark.parametrize("more", [{}, {"approval": True}])
+def test_who_settles_what_may_not_run_says_that_it_ran_and_it_is_spent(ledger_with, more: dict) -> None:
+    budget = Budget("refunds", Money("10", "EUR"), match="refund")
+    ledger = ledger_with(rules=[Rule("refund", reserve=Money("20", "EUR"), **more)], budgets=[budget])
+    call = ToolCall("refund", {"order_id": "o-1"}, workflow_id="w")
+    begun = ledger.begin(call)
+    assert begun.verdict in (Verdict.BUDGET_EXCEEDED, Verdict.AWAITING_APPROVAL)
+    assert ledger.settle(begun, "done", cost=Money("12", "EUR"))
+    assert (ledger.budget("refunds").spent, ledger.begin(call).result) == (Money("12", "EUR"), "done")
+    assert ledger.approvals() == []
+
+
+def test_who_settles_what_another_attempt_runs_is_late_and_its_cost_is_spent(ledger_with) -> None:
+    ledger = ledger_with(budgets=[Budget("refunds", Money("10", "EUR"), match="refund")])
+    call = ToolCall("refund", {"order_id": "o-1"}, workflow_id="w")
+    first, second = ledger.begin(call), ledger.begin(call)
+    assert second.verdict is Verdict.IN_PROGRESS
+    assert not ledger.settle(second, "done", cost=Money("2", "EUR"))
+    assert ledger.settle(first, "done", cost=Money("3", "EUR"))
+    assert ledger.budget("refunds").spent == Money("5", "EUR")
+
+
 def test_after_a_top_up_the_refused_call_runs(ledger_with) -> None:
     ledger = ledger_with(budgets=[EUR_5])
     assert ledger.begin(priced("6.00")).verdict is Verdict.BUDGET_EXCEEDED

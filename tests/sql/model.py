@@ -54,6 +54,15 @@ class Request:
 
 
 @dataclass
+class Asked:
+    """What the row of a call says of its attempt."""
+
+    item: Mapping[str, Any]
+    reserve: Mapping[str, int]
+    rate: float
+
+
+@dataclass
 class Call:
     state: str
     attempt: int
@@ -66,6 +75,8 @@ class Call:
     lease_over: bool = False
     prober: str | None = None
     request: Request | None = None
+    # What its attempt would be booked on if it ran although it may not.
+    asked: Asked | None = None
     # The attempt that ran last and its arguments, also while a person is asked about the next.
     ran: tuple[str, str] | None = None
 
@@ -143,8 +154,10 @@ class Model:
                 return self._claim(item, call)
             answer = refusal
         if answer["verdict"] in ("budget_exceeded", "unauthorized") and (call is None or call.state == "refused"):
-            self.calls[item["key"]] = Call("refused", 0, 0, item["attempt_id"], item["fingerprint"])
-        return answer
+            refused = Call("refused", 0, 0, item["attempt_id"], item["fingerprint"])
+            refused.asked = Asked(item, answer.get("requested", {}), self.rate)
+            self.calls[item["key"]] = refused
+        return {name: value for name, value in answer.items() if name != "requested" or isinstance(value, bool)}
 
     def _consent(self, item: Mapping[str, Any], call: Call | None) -> dict[str, Any] | None:
         """None: nobody minds, or a person has said yes to exactly this."""
@@ -180,19 +193,19 @@ class Model:
             asking.attempts = 0 if call.state == "succeeded" else call.attempts
             given_back = call.state == "approved" and call.ran is not None and call.ran[0] == call.attempt_id
             asking.ran = None if call.state == "succeeded" or given_back else call.ran
-        asking.request = request
+        asking.request, asking.asked = request, Asked(item, item["reserve"], self.rate)
         self.requests.append(request)
         self.calls[item["key"]] = asking
         return {"verdict": "awaiting_approval", "requested": True}
 
-    def _wanted(self, item: Mapping[str, Any]) -> dict[Holder, int | None]:
+    def _wanted(self, item: Mapping[str, Any], rate: float | None = None) -> dict[Holder, int | None]:
         """What it reserves from each account; None where it says nothing in that unit."""
         wanted = {}
         for name, (unit, _, match, per) in BUDGETS.items():
             if _fits(match, item["tool"]):
                 holder = (name, item["actor"] if per else "")
                 self.accounts.setdefault(holder, Account(unit, self.limits[name]))
-                wanted[holder] = _amount_in(unit, item["reserve"], self.rate)
+                wanted[holder] = _amount_in(unit, item["reserve"], rate or self.rate)
         return wanted
 
     def _short(self, item: Mapping[str, Any], call: Call | None) -> dict[str, Any] | None:
@@ -202,7 +215,8 @@ class Model:
             left = account.limit - account.spent - account.held + (call.holds.get(holder, 0) if call else 0)
             foreign = account.unit == "EUR" and amount is None and "USD" in item["reserve"]
             if foreign or (amount or 0) > left or (left <= 0 and amount is None):
-                return {"verdict": "budget_exceeded", "budget": holder[0], "remaining": left}
+                requested = {account.unit: amount or 0}
+                return {"verdict": "budget_exceeded", "budget": holder[0], "remaining": left, "requested": requested}
         return None
 
     def _sweep(self, locked: set[Holder]) -> bool:
@@ -242,6 +256,7 @@ class Model:
             item["operation"] == "chat",
             holds=holds,
             request=request,
+            asked=Asked(item, item["reserve"], self.rate),
             ran=(item["attempt_id"], item["fingerprint"]),
         )
         self.attempts[item["attempt_id"]] = Attempt(holds, self.rate)
@@ -284,7 +299,9 @@ class Model:
         asked_since = call.attempt_id != attempt_id and call.ran == (attempt_id, call.fingerprint)
         if call.attempt_id == attempt_id and call.state == "succeeded":
             return {"owned": True}
-        owned = asked_since or call.attempt_id == attempt_id
+        if item.get("admitted") is False and attempt_id not in self.attempts:
+            self.attempts[attempt_id] = self._never_admitted(call, attempt_id)
+        owned = asked_since or (call.attempt_id == attempt_id and call.state not in ("denied", "expired"))
         if owned:
             if call.request and call.request.state in ("pending", "approved"):
                 # It was given back and used after all, or asked for in vain.
@@ -363,6 +380,15 @@ class Model:
             if call.state in ("succeeded", "failed", "denied", "expired", "cancelled"):
                 call.result = call.request = None
         return len(gone)
+
+    def _never_admitted(self, call: Call, attempt_id: str) -> Attempt:
+        """What is booked for it is what it would have reserved, where the row of its call says what that was."""
+        assert call.asked
+        own = call.attempt_id == attempt_id
+        reserve = call.asked.reserve if own and (call.request or call.state == "refused") else {}
+        rate = call.asked.rate if own else self.rate
+        wanted = self._wanted(dict(call.asked.item) | {"reserve": {"calls": 1, **reserve}}, rate)
+        return Attempt({holder: amount or 0 for holder, amount in wanted.items()}, rate)
 
     def _release(self, call: Call) -> None:
         for holder, amount in call.holds.items():

@@ -266,6 +266,66 @@ def test_what_ran_unguarded_and_is_admitted_later_is_spent_once(acme: Protocol) 
     assert acme.balance("eur") == (40, 0)
 
 
+def over_budget(acme: Protocol) -> dict:
+    begun = acme.begin("a", actor="u_1", reserve={"calls": 1, "EUR": 130})
+    assert begun["verdict"] == "budget_exceeded"
+    return begun
+
+
+def asked_for(acme: Protocol) -> dict:
+    return pending(acme, actor="u_1", reserve={"calls": 1, "EUR": 130})
+
+
+def said_no(acme: Protocol) -> dict:
+    begun = asked_for(acme)
+    acme.deny(begun)
+    return begun
+
+
+def reopened(acme: Protocol) -> dict:
+    begun = said_no(acme)
+    acme.resolve("a", "retry")
+    return begun
+
+
+def in_progress(acme: Protocol) -> dict:
+    acme.fail("a", running(acme, actor="u_1", reserve={"calls": 1, "EUR": 5}))
+    running(acme, actor="u_1", reserve={"calls": 1})
+    return acme.begin("a", actor="u_1", reserve={"calls": 1, "EUR": 130})
+
+
+@pytest.mark.parametrize("past", [over_budget, asked_for, said_no, reopened, in_progress])
+def test_what_ran_although_its_begin_said_that_it_may_not_is_spent_once_beyond_the_limit(acme: Protocol, past) -> None:
+    acme.budget("eur", 100, per=["actor"])
+    acme.budget("count", 9, "calls")
+    acme.budget("mail", 9, "calls", match="mail*")
+    begun = past(acme)
+    for _ in range(2):
+        acme.settle("a", begun, cost={"EUR": 120}, admitted=False)
+        assert (acme.balance("eur", actor="u_1")[0], acme.balance("count")[0], acme.balance("mail")) == (120, 1, (0, 0))
+    assert [(overrun["budget"], overrun["spent"]) for overrun in acme.history("overrun")] == [("eur", 120)]
+
+
+@pytest.mark.parametrize("past", [over_budget, asked_for])
+def test_what_ran_although_it_might_not_and_says_no_cost_has_cost_what_it_asked_for(acme: Protocol, past) -> None:
+    acme.budget("eur", 100)
+    assert acme.settle("a", past(acme)) is True
+    assert acme.balance("eur") == (130, 0)
+    assert acme.begin("a")["verdict"] == "replay"
+
+
+def test_what_ran_although_it_might_not_is_spent_in_the_window_in_which_it_was_asked_about(acme: Protocol) -> None:
+    acme.budget("eur", 100, window="rolling", window_s=60)
+    begun = over_budget(acme)
+    acme.sql.execute(
+        "update spanledger.call set started_at = started_at - interval '90 s' where tenant = %s", (acme.tenant,)
+    )
+    assert acme.settle("a", begun, cost={"EUR": 120})
+    assert acme.balance("eur") == (0, 0)
+    query = "select sum(spent)::integer from spanledger.account where tenant = %s"
+    assert acme.sql.execute(query, (acme.tenant,)).fetchone() == (120,)
+
+
 def test_a_claim_that_is_given_back_while_it_is_being_made_is_not_left_behind(acme: Protocol, shared_dsn) -> None:
     acme.budget("eur", 100)
     acme.settle("other", acme.begin("other", reserve={"EUR": 1}))

@@ -141,6 +141,21 @@ class LedgerMachine(RuleBasedStateMachine):
                 assert id_ in self.since_owner[call]
                 self.owner[call], self.since_owner[call] = id_, set()
 
+    @precondition(lambda self: self.begun)
+    @rule(data=st.data(), cost=st.sampled_from([{}, {"EUR": 15}, {"EUR": 90}, {"GBP": 15}]))
+    def settle_what_may_not_run(self, data: st.DataObject, cost: dict[str, int]) -> None:
+        """Whoever was refused, or is to wait, says that it ran all the same."""
+        tenant, name, asked = data.draw(st.sampled_from(self.begun[-6:]))
+        ran, model = (tenant, name, asked["attempt_id"]), self.sides[tenant][1]
+        if ran in self.ran:
+            return
+        said = self._ended(name, asked["attempt_id"]) | {"cost": cost, "result": '"ran"', "admitted": False}
+        (answer,) = self._compared("settle", tenant, [said])
+        if answer["owned"]:
+            self.owner[tenant, name], self.since_owner[tenant, name] = asked["attempt_id"], set()
+        if asked["attempt_id"] in model.attempts:
+            self.ran.append(ran)
+
     @precondition(lambda self: self.ran)
     @rule(data=st.data(), size=st.integers(1, 3), how=st.sampled_from(["definite", "unknown", "not_invoked"]))
     def fail(self, data: st.DataObject, size: int, how: str) -> None:

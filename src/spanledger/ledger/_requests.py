@@ -76,6 +76,8 @@ def settle(config: Config, begun: Begun, result: Any, cost: Amount | None) -> As
         text = kept_text(kept, result, PlainCodec(), config.content(call))
     item = ended(begun, cost) | {"result": text, "result_kept": text is not None}
     item["cost"] = cost_of(begun, item["cost"])
+    if begun.verdict is not Verdict.RUN:
+        item["admitted"] = False  # who settles it says that it ran all the same
     return Ask("settle", begun.tenant, item, shielded=True)
 
 

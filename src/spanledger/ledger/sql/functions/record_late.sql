@@ -1,6 +1,6 @@
 -- The outcome of an attempt that no longer owns its call: kept in history, once; a success is booked as spent, and what a
--- failure says that it cost, unless its worker has said how it ended. One that
--- was never admitted, and ran all the same while the ledger was down, is booked on the budgets that cover what `ran`.
+-- failure says that it cost, unless its worker has said how it ended. A success that was never admitted is booked on the
+-- budgets that cover it.
 create or replace function spanledger.record_late(
     p_tenant text, p_item jsonb, p_call spanledger.call, p_event text, p_now timestamptz)
 returns void
@@ -33,6 +33,14 @@ begin
             jsonb_strip_nulls(jsonb_build_object(
                 'result', p_item ->> 'result', 'error', p_item -> 'error', 'cost', p_item -> 'cost',
                 'usage', p_item -> 'usage')));
+    -- Of one that is not remembered it takes who says so: what succeeded, and was pruned, was booked.
+    if coalesce(v_past -> 'accounts', '[]') = '[]' and p_event = 'late_success' and (p_item ? 'ran'
+        or (v_past is null and p_item -> 'admitted' = 'false')
+        or v_past ->> 'state' not in ('in_flight', 'unknown', 'failed', 'released', 'succeeded')) then
+        v_booked := spanledger.booked_as(p_item, p_call, p_now);
+        v_past := coalesce(v_past, '{"state": "refused"}') || jsonb_build_object('accounts', v_booked.accounts,
+            'units', v_booked.units, 'reserved', v_booked.reserved, 'started_at', p_now);
+    end if;
     if v_past ? 'accounts' and (case p_event when 'late_success' then v_past ->> 'state' <> 'succeeded'
         else coalesce(p_item -> 'cost', '{}') <> '{}' and (v_past ->> 'state' in ('unknown', 'reopened', 'cancelled')
             or v_past -> 'error' ->> 'type' in ('lost', 'resolved')) end) then
@@ -42,16 +50,6 @@ begin
         v_booked.started_at := (v_past ->> 'started_at')::timestamptz;
         perform spanledger.book(v_booked, spanledger.numbers(v_past -> 'reserved'),
             p_item -> 'cost', false, p_event = 'late_success');
-    end if;
-    if p_event = 'late_success' and p_item ? 'ran' and coalesce(v_past ->> 'state', '') <> 'succeeded'
-        and coalesce(v_past -> 'accounts', '[]') = '[]' then
-        perform spanledger.book_many(p_tenant, jsonb_build_array(jsonb_build_object(
-            'key', p_item -> 'key', 'accounts', jsonb_agg(w -> 'id'), 'units', jsonb_agg(w -> 'unit'),
-            'amounts', jsonb_agg(coalesce(
-                spanledger.amount_in(p_tenant, p_item -> 'ran' -> 'reserve', w ->> 'unit', p_now), 0)),
-            'cost', coalesce(p_item -> 'cost', '{}'), 'spend', true, 'release', false, 'at', p_now)))
-            from jsonb_array_elements(spanledger.wanted(p_tenant, jsonb_build_array(p_item -> 'ran'), '{1}') -> '1') w
-            having count(*) > 0;
     end if;
 end
 $$;

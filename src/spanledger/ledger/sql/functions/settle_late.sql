@@ -15,6 +15,10 @@ begin
     if spanledger.is_erased(p_tenant, p_item, v_call) then
         p_item := spanledger.without_payload(p_item);
     end if;
+    if v_call.attempt_id = (p_item ->> 'attempt_id')::uuid and v_call.accounts = '{}' and (p_item ? 'ran'
+        or v_call.state not in ('in_flight', 'unknown', 'failed', 'released', 'succeeded')) then
+        v_call := spanledger.booked_as(p_item, v_call, v_call.started_at);  -- it may not have run, and did
+    end if;
     perform spanledger.record_late(p_tenant, p_item, v_call, 'late_success', p_now);
     if v_call.attempt_id <> (p_item ->> 'attempt_id')::uuid then
         -- A person may have been asked since about the next attempt, with the same arguments, and that has not begun.
@@ -36,7 +40,11 @@ begin
     update spanledger.call c set
         state = 'succeeded', result = p_item ->> 'result', error = null,
         result_kept = coalesce((p_item ->> 'result_kept')::boolean, false),
-        cost = p_item -> 'cost', usage = p_item -> 'usage', held = '{}', ended_at = p_now, attempt_id = (p_item ->> 'attempt_id')::uuid,
+        cost = p_item -> 'cost', usage = p_item -> 'usage', held = '{}', ended_at = p_now,
+        attempt_id = (p_item ->> 'attempt_id')::uuid,
+        accounts = case when v_past is null then v_call.accounts else spanledger.numbers(v_past -> 'accounts') end,
+        reserved = case when v_past is null then v_call.reserved else spanledger.numbers(v_past -> 'reserved') end,
+        units = case when v_past is null then v_call.units else spanledger.texts(v_past -> 'units') end,
         trace_id = coalesce(v_past ->> 'trace_id', c.trace_id), span_id = coalesce(v_past ->> 'span_id', c.span_id)
         where c.tenant = v_call.tenant and c.key = v_call.key;
     -- Consent that was given back was used after all; what nobody has answered, or was asked about the next attempt, needs

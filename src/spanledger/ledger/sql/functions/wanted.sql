@@ -1,11 +1,13 @@
 -- Which accounts each of these items has to reserve from, as {"item": [account, …]}; null where no budget matches.
--- Accounts are opened when they are first wanted.
-create or replace function spanledger.wanted(p_tenant text, p_items jsonb, p_open integer[])
+-- Accounts are opened when they are first wanted. They are those of the windows at `p_at`, or now.
+drop function if exists spanledger.wanted(text, jsonb, integer[]);
+create or replace function spanledger.wanted(
+    p_tenant text, p_items jsonb, p_open integer[], p_at timestamptz default null)
 returns jsonb
 language plpgsql volatile
 as $$
 declare
-    v_now timestamptz := clock_timestamp();
+    v_now timestamptz := coalesce(p_at, clock_timestamp());
     v_wanted jsonb;
     v_missing boolean;
 begin
