@@ -109,6 +109,50 @@ def test_a_failure_that_its_worker_has_told_is_spent_once_however_often_it_is_to
     assert acme.balance("eur")[0] == 10
 
 
+def resolve_as(outcome: str):
+    return lambda acme: acme.resolve("a", outcome)
+
+
+def retried(acme: Protocol) -> None:
+    running(acme, **RETRY)
+
+
+def cancelled(acme: Protocol) -> None:
+    acme.cancel("a")
+
+
+def run_again(acme: Protocol) -> None:
+    acme.resolve("a", "retry")
+    running(acme)
+
+
+@pytest.mark.parametrize("then", [resolve_as("failed"), resolve_as("retry"), retried, cancelled, run_again])
+@pytest.mark.parametrize("lease_over", [False, True])
+def test_what_an_attempt_of_unknown_outcome_has_cost_is_spent_once_if_it_has_failed(acme, then, lease_over) -> None:
+    acme.budget("eur", 100)
+    doubt = {"cost": {"EUR": 10}, "outcome_unknown": True}
+    begun = running(acme, reserve={"calls": 1, "EUR": 30})
+    if lease_over:
+        acme.lease_over("a")
+        acme.begin("a")
+    acme.fail("a", begun, **doubt)
+    assert acme.balance("eur") == (0, 30)
+    then(acme)
+    for _ in range(3):
+        assert acme.balance("eur")[0] == 10
+        acme.fail("a", begun, **doubt)
+        acme.prune()
+
+
+def test_what_an_attempt_of_unknown_outcome_has_cost_is_what_it_has_cost_if_it_succeeded(acme: Protocol) -> None:
+    acme.budget("eur", 100)
+    begun = unknown(acme, reserve={"calls": 1, "EUR": 30})
+    acme.begin("a")
+    acme.fail("a", begun, cost={"EUR": 10}, outcome_unknown=True)
+    acme.resolve("a", "succeeded")
+    assert acme.balance("eur") == (10, 0)
+
+
 def test_a_claim_given_back_too_late_leaves_no_trace(acme: Protocol) -> None:
     old, _ = late(acme)
     events = acme.events("a")

@@ -31,6 +31,7 @@ begin
             if v_call.held <> '{}' then
                 perform spanledger.book(v_call, v_call.held, null, true, false);
             end if;
+            perform spanledger.spend_told(v_call, v_now);
             insert into spanledger.history (tenant, key, at, event, attempt, attempt_id, by_name, detail)
                 values (p_tenant, v_call.key, v_now, 'cancelled', v_call.attempt, v_call.attempt_id, v_item ->> 'by',
                     jsonb_strip_nulls(jsonb_build_object(

@@ -54,7 +54,7 @@ begin
                 v_item := spanledger.without_payload(v_item);
             end if;
             perform spanledger.record_late(p_tenant, v_item, v_call, 'late_failure', clock_timestamp());
-        elsif v_call.state = 'in_flight' or (v_call.state = 'unknown' and not v_unknown) then
+        elsif v_call.state = 'in_flight' or (v_call.state = 'unknown' and (not v_unknown or v_call.error is null)) then
             if not v_unknown then
                 perform spanledger.book(v_call, v_call.held, v_item -> 'cost', true, false);
             end if;

@@ -41,10 +41,13 @@ begin
             v_answers[v_i] := '{"done": true, "state": "unknown"}';
             continue;
         end if;
+        v_call.cost := coalesce(nullif(v_item -> 'cost', '{}'), v_call.cost);
         if v_outcome in ('succeeded', 'failed') then
-            perform spanledger.book(v_call, v_call.held,
-                coalesce(nullif(v_item -> 'cost', '{}'), case v_outcome when 'succeeded' then v_call.cost end),
+            perform spanledger.book(v_call, v_call.held, case v_outcome when 'succeeded' then v_call.cost end,
                 true, v_outcome = 'succeeded');
+        end if;
+        if v_outcome <> 'succeeded' then
+            perform spanledger.spend_told(v_call, v_now);
         end if;
         if v_call.erased_at is not null and v_item ? 'probe_id' then
             -- What a person says of it now is new; what a probe finds out was erased.

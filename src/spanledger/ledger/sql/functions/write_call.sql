@@ -28,6 +28,7 @@ begin
             v_ids, v_amounts, v_amounts, v_units, v_lease_until, p_now, p_now, (p_item ->> 'run_id')::uuid);
         return;
     end if;
+    perform spanledger.spend_told(p_call, p_now);
     insert into spanledger.history (tenant, key, at, event, attempt, attempt_id, detail)
         values (p_tenant, p_call.key, p_now, 'superseded', p_call.attempt, p_call.attempt_id,
             jsonb_strip_nulls(jsonb_build_object(
