@@ -228,12 +228,14 @@ class Guard:
         blocking: For callers in a thread.
         awaiting: For callers in an event loop.
         later: For the end of calls whose caller can neither await nor be blocked.
+        is_there: Tells whether the ledger can be asked without starting a private server, which only guarded calls do.
     """
 
     config: Config
     blocking: Drives
     awaiting: DrivesAwaiting
     later: DrivesLater
+    is_there: Callable[[], bool] = lambda: True
 
     def asking(self, call: Call, *, own: Rule | None = None, span: Traced | None = None) -> Asking:
         """Put together what the ledger needs to know, the workflow around the call included.

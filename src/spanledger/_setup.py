@@ -262,7 +262,8 @@ def _configure_sdk() -> None:
 
 def _guard(config: Config) -> tuple[Guard, _Connected]:
     database = open_database(config)
-    guard = Guard(config, BlockingDriver(database), AwaitingDriver(database), LaterDriver(database))
+    drivers = BlockingDriver(database), AwaitingDriver(database), LaterDriver(database)
+    guard = Guard(config, *drivers, is_there=lambda: database.wanted)
     connected = _Connected(database, database.trail or Trail(database, config))
     trail.connect(connected.trail)
     deployment.connect(config)

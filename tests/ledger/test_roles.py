@@ -10,7 +10,8 @@ import psycopg
 import pytest
 from tests.aging import age
 
-from spanledger import Budget, Calls, Config, Delegation, Grant, Ledger, Resolution, Rule, ToolCall
+from spanledger import Budget, Calls, Config, Delegation, Grant, Ledger, Resolution, Rule, Switch, ToolCall
+from spanledger.core.asking import Ask
 from spanledger.errors import ApprovalPending, ConfigError, NotAuthorized, OutcomeUnknown
 from spanledger.evals import Case, Suite, run
 from spanledger.ledger._functions import Run
@@ -307,3 +308,11 @@ def test_an_agents_role_writes_no_marks_and_an_evaluators_only_its_own(as_role, 
         run(suite, lambda _: 0, run_id="theirs", ledger=evaluator)
     with pytest.raises(ConfigError, match=FORBIDDEN):
         run(suite, lambda _: pytest.fail("ran"), ledger=as_role(tenant="other"))
+
+
+def test_an_agents_role_hears_what_is_about_models_of_its_tenant_alone(as_role, ledger_with) -> None:
+    ledger_with(tenant="acme").apply(Config(switches=[Switch("gpt-*", allowed=False)]), tenant="acme")
+    agent = as_role(("agent", "acme"))
+    assert agent._driver.query(Ask("controlled", "acme", {})) == [{"match": "gpt-*", "operations": None}]
+    with pytest.raises(ConfigError, match=FORBIDDEN):
+        agent._driver.query(Ask("controlled", "other", {}))

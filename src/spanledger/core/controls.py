@@ -163,6 +163,20 @@ def stopping_row(row: Mapping[str, Any]) -> bool:
     return row["kind"] == "switch" and not row["spec"].get("allowed", True)
 
 
+def may_be_about(controls: Iterable[Mapping[str, Any]], name: str, operation: str) -> bool:
+    """Tell whether any of the ledger's controls may be about calls of a model; `begin` decides.
+
+    Args:
+        controls: What its `controlled` said.
+        name: The model's name.
+        operation: What is done with it.
+    """
+    return any(
+        matches(one["match"], name) and (one["operations"] is None or operation in one["operations"])
+        for one in controls
+    )
+
+
 def covers(pattern: str, other: str) -> bool:
     """Tell whether a match has every name that another one has; in doubt not."""
     # No name has a * of its own, and what the other's * stands for only ever meets one of the pattern's.

@@ -1,4 +1,4 @@
-"""Model calls: traced always, asked about where a budget or a rule covers them, settled by what they used.
+"""Model calls: traced always, asked about where the configuration or the ledger has something on them, settled by use.
 
 Rules: a model call is not replayed. It settles when its answer is read, and a stream when it is drained, broken or
 dropped. One call to a provider is one call here, however many of a client's own functions it passes. The blocking and
@@ -15,6 +15,7 @@ from opentelemetry import context as otel_context
 from spanledger._guard import Guard
 from spanledger.core.call import Call
 from spanledger.core.steps import admitted
+from spanledger.instrument._controls import LedgerControls
 from spanledger.instrument._under_way import UnderWay
 from spanledger.instrument.library import Wrap
 from spanledger.telemetry import model_spans
@@ -25,16 +26,20 @@ class ModelCalls:
 
     def __init__(self, guard: Guard) -> None:
         self.guard = guard
+        self.controls = LedgerControls(guard)
 
     def ask(self, wrap: Wrap, call: Call, function: Callable[..., Any], request: dict[str, Any]) -> Any:
-        """Make a model call; it asks the ledger only where a budget or a rule covers it."""
+        """Make a model call; it asks the ledger only where something there or in the configuration covers it."""
         context = otel_context.get_current()
         if model_spans.INSIDE in context:
             return function(**request)
         guard, span = self.guard, model_spans.start(call, context)
         made = UnderWay(guard, wrap, call, span, request)
         try:
-            if guard.covers(call):
+            covered = guard.covers(call) or self.controls.cover(call)
+            if covered is None:
+                covered = guard.blocking.drive(self.controls.asked(call))
+            if covered:
                 made.admitted(guard.blocking.drive(admitted(made.asked())))
             shown = model_spans.for_others(span, call, guard.config) if guard.config.rules else span
             entered = model_spans.enter(shown, context)
@@ -49,14 +54,17 @@ class ModelCalls:
         return result
 
     async def ask_awaiting(self, wrap: Wrap, call: Call, function: Callable[..., Any], request: dict[str, Any]) -> Any:
-        """Make a model call; it asks the ledger only where a budget or a rule covers it."""
+        """Make a model call; it asks the ledger only where something there or in the configuration covers it."""
         context = otel_context.get_current()
         if model_spans.INSIDE in context:
             return await function(**request)
         guard, span = self.guard, model_spans.start(call, context)
         made = UnderWay(guard, wrap, call, span, request)
         try:
-            if guard.covers(call):
+            covered = guard.covers(call) or self.controls.cover(call)
+            if covered is None:
+                covered = await guard.awaiting.drive(self.controls.asked(call))
+            if covered:
                 made.admitted(await guard.awaiting.drive(admitted(made.asked())))
             shown = model_spans.for_others(span, call, guard.config) if guard.config.rules else span
             entered = model_spans.enter(shown, context)

@@ -49,6 +49,8 @@ class BlockingDriver:
                 except BaseException as raised:  # noqa: BLE001 - the generator decides, and raises it again
                     error = raised
         finally:
+            # An error that was got over holds this frame, and with it those of its callers, until a collection.
+            del reply, error
             for waiter in waiters:
                 waiter.leave()
 
@@ -123,6 +125,8 @@ class AwaitingDriver:
                 except BaseException as raised:  # noqa: BLE001 - the generator decides, and raises it again
                     error = raised
         finally:
+            # An error that was got over holds this frame, and with it those of its callers, until a collection.
+            del reply, error
             for waiter in waiters:
                 waiter.leave()
 

@@ -43,6 +43,7 @@ _ASKED = {
         "peek",
         "authorize",
         "permissions",
+        "controlled",
         "delegate",
     )
 }

@@ -53,6 +53,7 @@ def metered(guard: Guard) -> Guard:
         _Blocking(guard.blocking),
         _Awaiting(guard.awaiting),
         _Later(guard.later),
+        guard.is_there,
     )
 
 

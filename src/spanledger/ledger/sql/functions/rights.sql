@@ -5,7 +5,7 @@ language sql immutable
 as $$
     select case p_kind
         when 'agent' then array['begin', 'shadow', 'settle', 'fail', 'renew', 'peek', 'probed', 'authorize', 'permissions',
-            'delegate', 'withdraw_delegation', 'record', 'gauges', 'retained', 'end_session', 'register_agent']
+            'delegate', 'withdraw_delegation', 'controlled', 'record', 'gauges', 'retained', 'end_session', 'register_agent']
         when 'operator' then array['resolve', 'cancel', 'apply', 'top_up', 'erase', 'prune', 'revoke_delegation', 'gauges',
             'retained', 'end_session', 'register_agent']
         when 'approver' then array['approve', 'deny', 'gauges', 'retained']
