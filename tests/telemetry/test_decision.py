@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import wrapt
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.trace import INVALID_SPAN, Span, StatusCode, format_span_id, format_trace_id
@@ -154,6 +155,7 @@ def test_what_a_pool_has_set_for_its_threads_stays_there(instrument):
 
 
 def test_a_job_that_fails_in_an_executor_leaves_nothing_there_and_uninstrument_takes_all_back(instrument):
+    spanledger.uninstrument()
     before = ThreadPoolExecutor.__dict__["submit"]
     instrument()
     with ThreadPoolExecutor(1) as pool:
@@ -162,8 +164,23 @@ def test_a_job_that_fails_in_an_executor_leaves_nothing_there_and_uninstrument_t
         assert pool.submit(current_workflow).result() is None
         spanledger.uninstrument()
         assert ThreadPoolExecutor.__dict__["submit"] is before
-        with workflow("w"):
-            assert pool.submit(current_workflow).result() is None
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_workflow_follows_a_job_also_where_somebody_else_wraps_what_hands_it_in(first, instrument, monkeypatch):
+    def theirs(wrapped: Any, _pool: Any, args: Any, kwargs: Any) -> Any:
+        return wrapped(*args, **kwargs)
+
+    spanledger.uninstrument()
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", ThreadPoolExecutor.__dict__["submit"])  # put back at the end
+    if not first:
+        instrument()
+    wrapt.wrap_function_wrapper(ThreadPoolExecutor, "submit", theirs)
+    if first:
+        instrument()
+    with ThreadPoolExecutor(1) as pool, workflow("w") as around:
+        assert pool.submit(current_workflow).result() is around
+    spanledger.uninstrument()
 
 
 def test_a_workflow_that_is_closed_in_another_context_ends_all_the_same(spans):
