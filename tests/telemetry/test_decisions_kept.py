@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -139,28 +140,76 @@ def test_threads_of_executors_have_the_workflow_though_nobody_instrumented_the_p
     assert "wrapt" not in type(ThreadPoolExecutor.__dict__["submit"]).__module__
 
 
-def test_what_is_said_before_anything_is_guarded_is_bounded_and_the_rest_is_counted_as_lost(monkeypatch):
-    told: list[str] = []
-    lost: list[str] = []
+class Sink:
+    """Who is connected late."""
 
-    class Sink:
-        def tell(self, entry: Entry, happened_s: float | None = None) -> None:
-            told.append(f"{entry.event} {happened_s is not None}")
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.lost: list[str] = []
 
-        def lose(self, why: str) -> None:
-            lost.append(why)
+    def tell(self, entry: Entry, happened_s: float | None = None) -> None:
+        self.told.append(f"{entry.event} {happened_s is not None}")
 
+    def lose(self, why: str) -> None:
+        self.lost.append(why)
+
+
+@pytest.fixture
+def sink() -> Iterator[Sink]:
+    """Nobody is connected, and this one can be."""
     spanledger.uninstrument()
+    sink = Sink()
+    yield sink
+    trail.disconnect(sink)
+
+
+def test_what_is_said_before_anything_is_guarded_is_bounded_and_the_rest_is_counted_as_lost(sink, monkeypatch):
     monkeypatch.setattr(trail, "EARLY_MAX", 2)
     with workflow("order-1") as run:
         for _ in range(3):
             run.step("entitled")
-        sink = Sink()
         trail.connect(sink)
-    trail.disconnect(sink)
 
-    assert told == ["started True", "step True", "ended False"]
-    assert len(lost) == 2
+    assert sink.told == ["started True", "step True", "ended False"]
+    assert len(sink.lost) == 2
+
+
+def test_nothing_is_lost_of_a_workflow_that_has_ended_before_anything_was_guarded(sink, monkeypatch):
+    monkeypatch.setattr(trail, "EARLY_MAX", 2)
+    with workflow("order-1") as run:
+        for _ in range(3):
+            run.step("entitled")
+    trail.connect(sink)
+    assert (sink.told, sink.lost) == ([], [])
+
+
+def test_what_a_collection_lets_be_said_while_something_is_kept_blocks_nobody(sink):
+    """A generator that was left ends its workflow where it is collected, which is wherever something is allocated."""
+
+    def collected(phase: str, _about: object) -> None:
+        if phase == "start" and threading.current_thread() is talking:
+            run.step("from what is collected")
+
+    def talk() -> None:
+        with workflow("order-2"):
+            gc.set_threshold(1)
+        gc.set_threshold(*usual)
+
+    usual, talking = gc.get_threshold(), threading.Thread(target=talk, daemon=True)
+    with workflow("order-1") as run:
+        for _ in range(500):
+            run.step("entitled")
+        # Python keeps small tuples that are free; with none left, each that is made may start a collection.
+        taken = [(one, one) for one in range(5000)]
+        gc.callbacks.append(collected)
+        try:
+            talking.start()
+            talking.join(30)
+            assert taken
+            assert not talking.is_alive()
+        finally:
+            gc.set_threshold(*usual)
+            gc.callbacks.remove(collected)
 
 
 def test_a_workflow_inside_another_is_in_the_trail_of_both(instrument, timeline):

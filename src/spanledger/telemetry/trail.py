@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -27,10 +28,12 @@ EARLY_MAX: Final = 1000
 
 _sink: Tells | None = None
 _maker: Callable[[], object] | None = None
-_lock = threading.Lock()
+# Whatever allocates may collect a generator that was left, whose workflow ends then and there: so it is reentrant.
+_lock = threading.RLock()
 # What waits for somebody to be connected, and when it happened by this process's clock.
 _early: list[tuple[Entry, float]] = []
-_early_lost = 0
+# How many found no room there, by the run of the workflow that is open.
+_early_lost: Counter[str | None] = Counter()
 
 
 def connect(sink: Tells) -> None:
@@ -38,7 +41,7 @@ def connect(sink: Tells) -> None:
     global _sink, _early, _early_lost  # noqa: PLW0603 - one per process, as there is one engine
     with _lock:
         _sink = sink
-        waiting, _early, lost, _early_lost = _early, [], _early_lost, 0
+        waiting, _early, lost, _early_lost = _early, [], _early_lost.total(), Counter()
     for entry, happened_s in waiting:
         sink.tell(entry, happened_s)
     for _ in range(lost):
@@ -113,14 +116,14 @@ def tell(event: str, span: Span, detail: dict[str, Any], around: Ambient | None 
 
 def _kept_for_later(entry: Entry) -> Tells | None:
     """Keep an entry while its workflow is open; gives who is connected, if somebody is meanwhile."""
-    global _early, _early_lost  # noqa: PLW0603 - see connect
     with _lock:
         if _sink is not None:
             return _sink
         if entry.event == "ended":
-            _early = [(early, at) for early, at in _early if early.run_id != entry.run_id]
+            _early[:] = [(early, at) for early, at in _early if early.run_id != entry.run_id]
+            _early_lost.pop(entry.run_id, None)
         elif len(_early) < EARLY_MAX:
             _early.append((entry, time.monotonic()))
         else:
-            _early_lost += 1
+            _early_lost[entry.run_id] += 1
         return None
