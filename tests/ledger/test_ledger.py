@@ -365,6 +365,17 @@ def test_who_settles_what_another_attempt_runs_is_late_and_its_cost_is_spent(led
     assert ledger.budget("refunds").spent == Money("5", "EUR")
 
 
+def test_a_call_shows_what_it_was_booked_at_whether_it_said_a_cost_or_not(ledger_with) -> None:
+    ledger = ledger_with(budgets=[EUR_5, Budget("count", Calls(9))])
+    silent, said = ledger.begin(priced("2.00")), ledger.begin(priced("1.00", "o-2"))
+    assert ledger.get(silent.key)["cost"] is None
+    ledger.settle(silent, None)
+    ledger.settle(said, None, cost=Money("0.50", "EUR"))
+    assert ledger.get(silent.key)["cost"] == {"EUR": 2_000_000}
+    assert ledger.get(said.key)["cost"] == {"EUR": 500_000}
+    assert ledger.budget("eur").spent == Money("2.50", "EUR")
+
+
 def test_after_a_top_up_the_refused_call_runs(ledger_with) -> None:
     ledger = ledger_with(budgets=[EUR_5])
     assert ledger.begin(priced("6.00")).verdict is Verdict.BUDGET_EXCEEDED

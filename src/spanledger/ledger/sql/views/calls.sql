@@ -8,7 +8,10 @@ select
         when c.state = 'pending' and c.approval_until <= clock_timestamp() then 'expired'
         else c.state end as state,
     c.attempt, c.attempts, c.attempt_id, c.key_source, c.call_id, c.agent, c.actor, c.rule, c.rule_version,
-    c.arguments, c.result, c.result_kept, c.error, c.refusal, c.cost, c.trace_id, c.span_id,
+    c.arguments, c.result, c.result_kept, c.error, c.refusal,
+    -- What was booked: what was said that it cost, else what was reserved.
+    case c.state when 'succeeded' then spanledger.costs(c.cost, c.units, c.reserved) else c.cost end as cost,
+    c.trace_id, c.span_id,
     c.created_at, c.started_at, c.ended_at, c.lease_until, c.approval_id,
     -- What it takes from budgets until its outcome is known.
     case when c.state in ('in_flight', 'unknown') and c.held <> '{}' then (
