@@ -167,6 +167,7 @@ def test_an_empty_file_is_the_default(written: Any) -> None:
         ("[[budgets]]\nname = 'b'\nlimit = '1.5 tokens'", "budget 'b': '1.5 tokens' is not an amount"),
         ("[[budgets]]\nname = 'b'\nlimit = '1 EUR'\noperations = 'chat'", "budget 'b': operations is a list of names"),
         ("[[budgets]]\nname = 'b'\nlimit = '1 EUR'\noperations = 7", "budget 'b': operations is a list of names"),
+        ("[[budgets]]\nname = 'b'\nlimit = '1 EUR'\noperations = ['bogus']", "operations is a list of execute_tool"),
         ("[[budgets]]\nname = 'b'\nlimit = '1 EUR'\nmatch = 7", "budget 'b': match is a name"),
         ("[[budgets]]\nname = 7\nlimit = '1 EUR'", "a budget needs a name"),
         ("[[rules]]\nmatch = 'x'\nreserve = 40.0", "rule 'x': write an amount as text, .*not 40.0"),

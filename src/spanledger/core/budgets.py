@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from spanledger.core.call import Call
+from spanledger.core.call import OPERATIONS, Call
 from spanledger.core.money import Amount, Calls, Money, Tokens
 from spanledger.core.rules import matches
 from spanledger.errors import ConfigError
@@ -35,7 +35,8 @@ class Budget:
         name: Its name in the ledger.
         limit: The limit; its unit is the budget's unit.
         match: Name of the tools or models it covers; ``*`` stands for any text.
-        operations: GenAI operation names it covers, for example ``("chat",)``; None for all.
+        operations: GenAI operation names it covers: ``"execute_tool"`` for tools; of models ``"chat"``,
+            ``"text_completion"``, ``"generate_content"``, ``"embeddings"``, ``"retrieval"``; None for all.
         per: What it is kept apart by, each with the whole limit: ``"actor"``, ``"agent"``, ``"workflow"``, ``"tool"``,
             ``"model"``. Budgets are kept apart by ``"tenant"`` whether that is said or not.
         window: When it starts anew: every calendar ``"hour"``, ``"day"`` or ``"month"``; a number of seconds, rolling:
@@ -64,6 +65,9 @@ class Budget:
         if self.operations is not None:
             if not isinstance(self.operations, list | tuple):
                 raise ConfigError(f"budget {self.name!r}: operations is a list of names, not {self.operations!r}")
+            if not self.operations or not all(operation in OPERATIONS for operation in self.operations):
+                named = f"operations is a list of {', '.join(OPERATIONS)}"
+                raise ConfigError(f"budget {self.name!r}: {named}, not {list(self.operations)!r}")
             object.__setattr__(self, "operations", tuple(self.operations))
         _check_scope(self)
         _check_window(self)

@@ -16,6 +16,8 @@ from spanledger.core.money import Amount, Calls, Money, Tokens
 
 EXECUTE_TOOL = "execute_tool"
 INVOKE_AGENT = "invoke_agent"
+# Those that the ledger is asked about; a run of an agent is made of them.
+OPERATIONS = (EXECUTE_TOOL, "chat", "text_completion", "generate_content", "embeddings", "retrieval")
 # Those that the ledger keeps apart; cached and written ones are among the input, reasoning among the output.
 TOKEN_KINDS = ("input_tokens", "output_tokens", "cached_tokens", "cache_written_tokens", "reasoning_tokens")
 
