@@ -18,6 +18,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from spanledger import acting
 from spanledger._inside import Inside
+from spanledger._numbers import numbered
 from spanledger.config import Config
 from spanledger.core.asking import Asking, Steps, Traced
 from spanledger.core.call import EXECUTE_TOOL, Begun, Call, Ended, Outcome
@@ -25,6 +26,7 @@ from spanledger.core.frozen import changed, value
 from spanledger.core.ids import new_id
 from spanledger.core.keys import passes_on
 from spanledger.core.money import Amount, Calls, Money, Tokens
+from spanledger.core.occurrences import Occurrence, Occurrences
 from spanledger.core.outcomes import is_ambiguous
 from spanledger.core.rules import Rule, Terms, reserved_amounts, usable_call_id
 from spanledger.errors import CallInProgress, NotAuthorized, Undescribable
@@ -76,6 +78,9 @@ class RunningCall:
         call_id: The provider's id of the call.
         fingerprint: Of its arguments.
         opted_in: The developer asked for the guard at the tool itself.
+        source: Which rule of identity made the key.
+        occurrence: Which of equal calls it is, where that is among what the key was made of, here.
+        run: What the run that makes it has counted; None: no workflow is around.
         inside: What happens inside.
     """
 
@@ -86,11 +91,14 @@ class RunningCall:
     call_id: str | None = None
     fingerprint: str | None = None
     opted_in: bool = False
+    source: str = "none"
+    occurrence: Occurrence | None = None
+    run: Occurrences | None = field(default=None, repr=False, compare=False)
     inside: Inside = field(default_factory=Inside, repr=False, compare=False)
     _charged: list[Amount] = field(default_factory=list, repr=False)
     _reserved: Mapping[str, int] = field(default_factory=dict, repr=False)
     _lent: Mapping[str, int] = field(default_factory=dict, repr=False)
-    _outer: RunningCall | None = field(default=None, repr=False)
+    outer: RunningCall | None = field(default=None, repr=False)
 
     def charge(self, amount: Amount) -> None:
         """Say what the call costs in the end, instead of what was reserved; several charges add up."""
@@ -142,7 +150,7 @@ class RunningCall:
 
     def holds(self, key: str) -> bool:
         """Tell whether this call, or one around it, runs and has that key."""
-        return (self.key == key and not self.inside.over) or (self._outer is not None and self._outer.holds(key))
+        return (self.key == key and not self.inside.over) or (self.outer is not None and self.outer.holds(key))
 
 
 _ambient: ContextVar[Ambient | None] = ContextVar("spanledger_ambient", default=None)
@@ -159,6 +167,11 @@ def current_call() -> RunningCall:
     return _running.get() or RunningCall()
 
 
+def _run() -> Occurrences | None:
+    around = _ambient.get()
+    return None if around is None or not around.workflow_id else around.counts
+
+
 def made_running(asking: Asking, begun: Begun) -> RunningCall:
     """Make the running call of an answer."""
     return RunningCall(
@@ -169,9 +182,12 @@ def made_running(asking: Asking, begun: Begun) -> RunningCall:
         call_id=asking.call.call_id,
         fingerprint=asking.identity.fingerprint,
         opted_in=asking.call.opted_in,
+        source=asking.identity.source,
+        occurrence=asking.call.occurrence if asking.identity.source == "occurrence" else None,
+        run=_run(),
         _reserved=begun.reserved,
         _lent=asking.lent,
-        _outer=_running.get(),
+        outer=_running.get(),
     )
 
 
@@ -254,6 +270,7 @@ class Guard:
         outer = _running.get()
         waits = outer is not None and not outer.covers(asking) and outer.holds(asking.identity.key)
         if outer is not None and waits and not asking.shadow:
+            asking.not_done()
             raise CallInProgress(
                 f"{call.name!r} calls itself with the same key and would wait for itself", key=outer.key
             )
@@ -262,7 +279,10 @@ class Guard:
     def _described(self, call: Call, own: Rule | None, span: Traced | None) -> Asking:
         attempt_id = new_id()
         try:
-            return self.config.asking(call, attempt_id=attempt_id, own=own, trace=span)
+            asking = self.config.asking(call, attempt_id=attempt_id, own=own, trace=span)
+            if asking.identity.source != "occurrence":
+                return asking
+            return numbered(asking, _running.get(), _run(), self._secret)
         except (Undescribable, NotAuthorized) as error:
             named = isinstance(error, NotAuthorized) or call.opted_in or self.covers(call)
             if named and self.config.mode != "shadow":
@@ -279,6 +299,10 @@ class Guard:
             except Undescribable:
                 bare = changed(bare, workflow_id=None, turn=None)
                 return config.asking(bare, attempt_id=attempt_id, trace=span)
+
+    @property
+    def _secret(self) -> bytes | None:
+        return None if self.config.secret is None else self.config.secret.encode()
 
     def covers(self, call: Call) -> bool:
         """Tell whether the ledger has to be asked about a call that is neither a tool's nor opted in.
@@ -338,10 +362,9 @@ class Guard:
 
         It asks for itself all the same: rules and budgets may know it by this name alone.
         """
-        secret = None if self.config.secret is None else self.config.secret.encode()
         if outer.key is None or outer.attempt_id is None or asking.call.opted_in:
             return asking
-        passed_on = passes_on(outer.name, outer.fingerprint, asking.call, asking.identity, secret)
+        passed_on = passes_on(outer.name, outer.fingerprint, asking.call, asking.identity, self._secret)
         if not passed_on or not outer.inside.stand_for():
             return asking
         outer.inside.leave()

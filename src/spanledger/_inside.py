@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from spanledger.core.call import Ended
+from spanledger.core.occurrences import Occurrences
 from spanledger.core.outgoing import Outgoing
 
 
@@ -34,6 +35,7 @@ class Inside:
     booked: Mapping[str, int] = MappingProxyType({})
     passed_on = False
     outgoing: Outgoing | None = None
+    _counts: Occurrences | None = None
     _stood_for = False
     _depth = 0
     # One for all, as nearly none of them is ever asked for: calls inside calls are few.
@@ -47,6 +49,14 @@ class Inside:
             with self._lock:
                 self.outgoing = self.outgoing or sent
         return self.outgoing
+
+    def counts(self) -> Occurrences:
+        """Return how many equal calls are made in here, to count one more."""
+        if self._counts is None:
+            counts = Occurrences()
+            with self._lock:
+                self._counts = self._counts or counts
+        return self._counts
 
     def told_by(self, ended: Ended) -> Ended:
         """Say how the call ended, where a request was refused inside it."""

@@ -11,12 +11,14 @@ import functools
 import logging
 import os
 import uuid
+from dataclasses import field
 from typing import Final, TypeGuard
 
 from opentelemetry import baggage, trace
 
 from spanledger.core.call import Call, ScopeSource
 from spanledger.core.frozen import changed, value
+from spanledger.core.occurrences import Occurrences
 
 logger = logging.getLogger("spanledger")
 
@@ -41,6 +43,7 @@ class Ambient:
         turn_id: The run that is the turn of the conversation it belongs to.
         agent_version: Version of the agent; None: the configured one.
         environment: Where it runs; None: the configured one.
+        counts: Which equal calls this run has made.
     """
 
     workflow_id: str
@@ -52,6 +55,7 @@ class Ambient:
     turn_id: str | None = None
     agent_version: str | None = None
     environment: str | None = None
+    counts: Occurrences = field(default_factory=Occurrences, repr=False, compare=False)
 
 
 def placed_in(call: Call, around: Ambient | None, *, trust_baggage: bool = False) -> Call:

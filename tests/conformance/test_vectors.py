@@ -18,9 +18,12 @@ from typing import Any
 import psycopg
 import pytest
 
-from spanledger import EgressRule, Redact
+from spanledger import EgressRule, Redact, Rule
 from spanledger.core import egress, grants, hours, keys, money
+from spanledger.core.call import Call
+from spanledger.core.occurrences import Occurrence
 from spanledger.core.redaction import Redactor
+from spanledger.core.rules import terms_for
 from spanledger.core.values import canonical_of
 from spanledger.errors import ConfigError
 from spanledger.jsonpaths import find
@@ -56,6 +59,15 @@ def test_keys_are_made_of_these_parts(case):
     secret = case["secret"]
     assert case["key"] == hashed(case["parts"], secret)
     assert keys.digest(tuple(part.encode() for part in case["parts"]), secret and secret.encode()) == case["key"]
+
+
+@pytest.mark.parametrize("case", [case for case in cases("keys.json") if case.values[0]["parts"][3] == "occurrence"])
+def test_occurrences_are_identified_by_these_parts(case):
+    tenant, scope, tool, _, number, within, arguments = case["parts"]
+    call = Call(tool, arguments=json.loads(arguments), workflow_id=scope, occurrence=Occurrence(int(number), within))
+    terms = terms_for(call, [Rule(tool, identity="occurrence")])
+    secret = case["secret"] and case["secret"].encode()
+    assert keys.identify(call, terms, tenant=tenant, nonce="n", secret=secret).key == case["key"]
 
 
 @pytest.mark.parametrize("case", cases("fingerprints.json"))

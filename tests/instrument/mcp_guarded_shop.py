@@ -1,7 +1,8 @@
 """An MCP server in a process of its own, guarded by the ledger of its client: `python mcp_guarded_shop.py FILE [http]`.
 
-The fields of its `Config` come as JSON in `SHOP_CONFIG`. Of each refund it writes down the order, the trace, the key
-of the call, and the workflow that its client says it acts for. With "http" it says on which port it listens.
+The fields of its `Config` come as JSON in `SHOP_CONFIG`, the identity of refunds in `SHOP_IDENTITY`. Of each refund it
+writes down the order, the trace, the key of the call, and the workflow that its client says it acts for. With "http"
+it says on which port it listens.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def refund(order_id: str, amount: int) -> dict:
 
 def guard() -> None:
     """Guard this process as its environment says."""
-    rule = Rule("refund", identity="arguments")
+    rule = Rule("refund", identity=os.environ.get("SHOP_IDENTITY", "arguments"))
     spanledger.instrument(Config(**json.loads(os.environ["SHOP_CONFIG"]), rules=[rule]))
 
 

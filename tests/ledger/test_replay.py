@@ -44,6 +44,10 @@ def price(arguments: Any) -> Money:
     return Money(arguments["amount"], "EUR")
 
 
+def price_of_all(arguments: Any) -> Money:
+    return Money(arguments["order"], "EUR")
+
+
 def judged_by(ledger: Ledger, *, alone: bool = True, since: dt.datetime | None = None, **fields: Any) -> list[Judged]:
     config = Config(tenant=ledger.config.tenant, **fields)
     return list(replayed(ledger._database, config, since, alone=alone))
@@ -286,6 +290,38 @@ def test_what_was_replayed_and_would_have_run_again_is_told(ledger_with, dsn):
         ("refund", "allowed"),
         ("mail", "allowed"),
     ]
+
+
+def test_equal_calls_of_a_run_are_told_apart_as_they_were(ledger_with, dsn):
+    spanledger.instrument(Config(dsn=dsn), libraries=[])
+
+    @spanledger.tool("refund", identity="occurrence")
+    def refund(order: int) -> str:
+        return f"paid {order}"
+
+    for again in range(1, 3):
+        with spanledger.workflow("w"):
+            for _ in range(again):
+                refund(1)
+    spanledger.uninstrument()  # all is told
+    ledger = ledger_with()
+
+    assert sorted(one.recorded.state for one in judged_by(ledger)) == ["replayed", "succeeded", "succeeded"]
+    for rules in (
+        [],
+        [Rule("refund", identity="occurrence")],
+        [Rule("refund", on_failure="replay", reserve=price_of_all)],
+    ):
+        assert outcomes(judged_by(ledger, rules=rules)) == {"same": 3}
+    assert outcomes(judged_by(ledger, rules=[Rule("refund", identity="arguments")])) == {"same": 2, "replayed": 1}
+    assert outcomes(judged_by(ledger, rules=[Rule("refund", identity="none")])) == {"same": 2, "allowed": 1}
+
+
+def test_calls_that_were_told_apart_otherwise_would_have_been_numbered_in_their_order(ledger_with):
+    ledger = ledger_with(rules=[Rule("refund", identity="none")])
+    for order in (1, 1, 2):
+        ledger.run(call("refund", order), lambda: "paid")
+    assert outcomes(judged_by(ledger, rules=[Rule("refund", identity="occurrence")])) == {"same": 3}
 
 
 # --- what it cannot say

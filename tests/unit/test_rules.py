@@ -48,7 +48,7 @@ SECONDS_THAT_ARE_NONE = [-1, -0.1, math.nan, math.inf, True, "60", [60]]
     + [("fields", bad) for bad in ("order_id", (), [], (1,), {"order_id"}, 7)]
     + [("probe", bad) for bad in ("module:function", 7, True)]
     + [("reserve", bad) for bad in (40.0, 40, "40 EUR", Decimal(1), (1, "EUR"))]
-    + [("identity", bad) for bad in ("argument", "", "occurrence", 1, ["none"])]
+    + [("identity", bad) for bad in ("argument", "", "occurrences", 1, ["none"])]
     + [("scope", "trace"), ("on_mismatch", "raise"), ("on_unknown", "run"), ("on_failure", "raise")]
     + [("on_refusal", "ignore"), ("on_ledger_down", "run"), ("on_ledger_down", True)],
 )

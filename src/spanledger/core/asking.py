@@ -13,7 +13,9 @@ from spanledger.core.approvals import Approval
 from spanledger.core.authority import Authority
 from spanledger.core.call import Begun, Call, Identity
 from spanledger.core.content import NOTHING, Content
-from spanledger.core.frozen import value
+from spanledger.core.frozen import changed, value
+from spanledger.core.keys import identify
+from spanledger.core.occurrences import FIRST, Counted, Occurrence
 from spanledger.core.payload import Kept, PayloadCodec
 from spanledger.core.redaction import Redact
 from spanledger.core.rules import Terms
@@ -141,6 +143,7 @@ class Asking:
         authority: Under which delegation it acts.
         obliged: What grants redact, as far as the ledger has said, and this keeps it from everybody; None: whoever asks
             cannot.
+        counted: The number that it holds among the equal calls of its execution; None: it has not taken one.
     """
 
     call: Call
@@ -162,6 +165,7 @@ class Asking:
     traced: Traced | None = None
     authority: Authority | None = None
     obliged: tuple[Redact, ...] | None = None
+    counted: Counted | None = field(default=None, repr=False, compare=False)
 
     @property
     def kept(self) -> Kept:
@@ -177,6 +181,19 @@ class Asking:
             item if wait_s is None else item | {"wait_s": wait_s},
             run_max_s=self.terms.run_max_s,
         )
+
+    def numbered(self, occurrence: Occurrence, secret: bytes | None) -> Asking:
+        """Say which of equal calls it is; it was described as the first."""
+        if occurrence == FIRST:
+            return self
+        call = changed(self.call, occurrence=occurrence)
+        identity = identify(call, self.terms, tenant=self.tenant, nonce=self.attempt_id, secret=secret)
+        return changed(self, call=call, identity=identity)
+
+    def not_done(self) -> None:
+        """Say that the call did not run, or failed: whoever asks for an equal one next makes this one again."""
+        if self.counted is not None:
+            self.counted.give_back()
 
     def may_run_unguarded(self) -> bool:
         """Tell whether the call may run where the ledger does not answer: its rule allows it, and asks for no more."""

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from spanledger.core.frozen import value
 from spanledger.core.money import Amount, Calls, Money, Tokens
+from spanledger.core.occurrences import FIRST, Occurrence
 
 EXECUTE_TOOL = "execute_tool"
 INVOKE_AGENT = "invoke_agent"
@@ -153,6 +154,7 @@ class Call:
         run_id: The run of the workflow that makes it.
         passed_on: Whoever makes it can leave something out of its arguments.
         delegation: The token of the delegation that it acts under.
+        occurrence: Which of the equal calls of its execution it is, where its rule tells them apart by that.
     """
 
     name: str
@@ -177,6 +179,7 @@ class Call:
     run_id: str | None = None
     passed_on: bool = False
     delegation: str | None = field(default=None, repr=False)
+    occurrence: Occurrence = FIRST
 
 
 @value

@@ -142,6 +142,8 @@ def _identity_part(
         if not usable_call_id(call.call_id):
             raise Undescribable(f"the rule for {call.name!r} needs a call id, and this call has none")
         return "call_id", (str(call.call_id).encode(), arguments)
+    if identity == "occurrence":
+        return "occurrence", (str(call.occurrence.number).encode(), call.occurrence.within.encode(), arguments)
     return "arguments", (arguments,)
 
 

@@ -23,7 +23,7 @@ from spanledger.core.redaction import Redact
 from spanledger.core.reserving import Reserve
 from spanledger.errors import ConfigError, Undescribable
 
-IDENTITIES = ("arguments", "fields", "resource", "call_id", "none")
+IDENTITIES = ("arguments", "fields", "resource", "call_id", "occurrence", "none")
 LEASE_S = 60.0
 PROBE_LEASE_S = 30.0
 LEASE_S_MIN = 0.2
@@ -106,7 +106,8 @@ class Rule:
         match: Name of the tool or model; ``*`` stands for any text.
         side_effect: The tool changes the world: it is not run again on a mere suspicion.
         identity: What makes two calls the same: ``"arguments"``, ``"fields"``, ``"resource"``, ``"call_id"`` (id and
-            arguments), ``"none"`` (recorded, never replayed), or None to inherit.
+            arguments), ``"occurrence"`` (the n-th identical call of a run, see `Occurrences`), ``"none"`` (recorded,
+            never replayed), or None to inherit.
         fields: Names of the identifying arguments; implies ``identity="fields"``.
         scope: ``"workflow"``: a conversation's id is the scope as it is, not narrowed to turn and actor.
         replay_for_s: How long a success is replayed; None for ever. Afterwards the call runs anew.

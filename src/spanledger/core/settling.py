@@ -28,6 +28,13 @@ _BOOKED_BY = ("tool", "operation", "workflow", "workflow_id", "agent", "actor", 
 
 def finished(asking: Asking, begun: Begun, ended: Ended, codec: Codec) -> Steps[Outcome]:
     """Tell the ledger how the call ended; what fails is logged, never raised, and told later if it can be."""
+    # At once, whenever the ledger is told: the next equal call may be asked for before that.
+    if asking.counted is not None and (ended.paused or foreseen(asking, ended) != "succeeded"):
+        asking.not_done()
+    return _finished(asking, begun, ended, codec)
+
+
+def _finished(asking: Asking, begun: Begun, ended: Ended, codec: Codec) -> Steps[Outcome]:
     recorded, item = _recorded(asking, ended, codec)
     item |= {
         "key": begun.key,

@@ -47,7 +47,16 @@ def admitted(asking: Asking) -> Steps[Begun]:
     Raises:
         SpanledgerError: Every other verdict, as the error of its name.
     """
-    return _shadowed(asking) if asking.shadow else _enforced(asking)
+    steps = _shadowed(asking) if asking.shadow else _enforced(asking)
+    return steps if asking.counted is None else _counted(asking, steps)
+
+
+def _counted(asking: Asking, steps: Steps[Begun]) -> Steps[Begun]:
+    try:
+        return (yield from steps)
+    except BaseException:
+        asking.not_done()
+        raise
 
 
 def _enforced(asking: Asking) -> Steps[Begun]:
@@ -146,6 +155,14 @@ def replayed(asking: Asking, begun: Begun, codec: Codec) -> Outcome:
     Raises:
         ResultNotKept: There is no result to give back, or what it is made of has changed since.
     """
+    try:
+        return _given_back(asking, begun, codec)
+    except BaseException:
+        asking.not_done()
+        raise
+
+
+def _given_back(asking: Asking, begun: Begun, codec: Codec) -> Outcome:
     if not begun.result_kept:
         gone = begun.reason or "its result was not kept"
         raise ResultNotKept(f"{asking.call.name!r} succeeded before and {gone}; it is not run again", key=begun.key)

@@ -89,4 +89,5 @@ def asked_before(asking: Asking, travelled: Mapping[str, Any]) -> Steps[Asking |
         name=asking.call.name,
         call_id=asking.call.call_id,
         fingerprint=asking.identity.fingerprint,
+        source=asking.identity.source,
     )

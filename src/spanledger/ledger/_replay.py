@@ -23,7 +23,9 @@ from spanledger.config import Config
 from spanledger.core.asking import Asking
 from spanledger.core.call import Call, Verdict
 from spanledger.core.money import amount_of
+from spanledger.core.occurrences import Occurrence, Occurrences
 from spanledger.core.replaying import UNDELEGATED, Carried, Judged, Recorded, Remade, remade
+from spanledger.core.rules import Rule
 from spanledger.ledger import _sandbox
 from spanledger.ledger._database import Database
 from spanledger.ledger._past import Past
@@ -96,6 +98,7 @@ class _Replay:
         self._config = dataclasses.replace(config, workflow_id=None, agent=None)
         self._bare = dataclasses.replace(self._config, rules=())
         self._secret = None if config.secret is None else config.secret.encode()
+        self._counts = Occurrences()
         self._since = since
         self._ahead: list[tuple[dt.datetime, int, int, Happens]] = []
         self._count = itertools.count()
@@ -190,11 +193,24 @@ class _Replay:
         """Let happen what is still ahead."""
         yield from self._until(_NEVER)
 
-    def _remade(self, recorded: Recorded) -> Remade:
-        def ask(config: Config) -> Callable[[Call], Asking]:
-            return lambda call: config.asking(call, attempt_id=recorded.attempt_id)
+    def _numbered(self, asking: Asking, recorded: Recorded) -> Asking:
+        """Calls that the ledger took for one have one number; equal ones are numbered in their order."""
+        if asking.identity.source != "occurrence":
+            return asking
+        number = self._counts.take(asking.identity.key, recorded.key).number
+        return asking.numbered(Occurrence(number), self._secret)
 
-        return remade(recorded, ask(self._config), ask(self._bare), self._secret)
+    def _remade(self, recorded: Recorded) -> Remade:
+        # What was said at the tool itself is not recorded; of this the key tells.
+        own = Rule(recorded.tool, identity="occurrence") if recorded.key_source == "occurrence" else None
+
+        def ask(call: Call) -> Asking:
+            return self._numbered(self._config.asking(call, attempt_id=recorded.attempt_id, own=own), recorded)
+
+        def bare(call: Call) -> Asking:
+            return self._bare.asking(call, attempt_id=recorded.attempt_id)
+
+        return remade(recorded, ask, bare, self._secret)
 
     def _expect(self, at: dt.datetime, kind: int, happens: Happens) -> None:
         heapq.heappush(self._ahead, (at, kind, next(self._count), happens))

@@ -27,7 +27,7 @@ from spanledger.core.payload import opened
 from spanledger.core.settling import cost_of, found_text, kept_text
 from spanledger.core.steps import RESOLUTIONS
 from spanledger.core.values import NotJsonError, decode, encode
-from spanledger.errors import ConfigError, NotAuthorized
+from spanledger.errors import ConfigError, NotAuthorized, Undescribable
 from spanledger.ledger._functions import ROWS_MAX, Prefix, Read, Run, Since
 from spanledger.ledger._spool import Erased
 
@@ -66,7 +66,13 @@ def asking(config: Config, call: ToolCall) -> Asking:
         delegation=call.delegation,
         opted_in=True,
     )
-    return config.asking(described, attempt_id=new_id())
+    made = config.asking(described, attempt_id=new_id())
+    if made.identity.source == "occurrence":
+        raise Undescribable(
+            f"{call.tool!r} is identified by which of the equal calls of a run it is, and a ledger by hand knows no "
+            "runs: guard it by @tool or tool_call() in a workflow(), or give it a key"
+        )
+    return made
 
 
 def settle(config: Config, begun: Begun, result: Any, cost: Amount | None) -> Ask:

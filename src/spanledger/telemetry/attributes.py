@@ -22,11 +22,13 @@ Attributes = dict[str, Any]
 def of_asking(asking: Asking) -> Attributes:
     """Say how a call was identified."""
     call, identity = asking.call, asking.identity
-    said = {
+    said: Attributes = {
         semconv.CALL_KEY: identity.key,
         semconv.KEY_SOURCE: identity.source,
         semconv.WORKFLOW_SOURCE: str(call.workflow_source),
     }
+    if identity.source == "occurrence":
+        said[semconv.OCCURRENCE] = call.occurrence.number
     if identity.scope:
         said[semconv.WORKFLOW_ID] = identity.scope
     if asking.terms.rule is not None:

@@ -188,6 +188,7 @@ def _replay(asking: Asking, begun: Begun, scope: Scope) -> CallReplayed:
     """
     result = replayed(asking, begun, CODEC).ended.value
     if result is NOT_SHOWN and scope.gives_back:
+        asking.not_done()
         raise ResultNotKept(
             f"{asking.call.name!r} succeeded before, and no span has shown its result; it is not run again",
             key=begun.key,

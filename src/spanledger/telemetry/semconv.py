@@ -38,7 +38,14 @@ KEY_SOURCE = attribute(
     "string",
     "every guarded span",
     "arguments",
-    "What made the key: `arguments`, `fields`, `resource`, `call_id`, `explicit` or `none`.",
+    "What made the key: `arguments`, `fields`, `resource`, `call_id`, `occurrence`, `explicit` or `none`.",
+)
+OCCURRENCE = attribute(
+    "spanledger.call.occurrence",
+    "int",
+    "guarded spans of key source `occurrence`",
+    "2",
+    "Which of the identical calls of its run it is, from 1.",
 )
 ATTEMPT = attribute(
     "spanledger.call.attempt",

@@ -41,8 +41,8 @@ from (
     where h.event = 'superseded' and h.pruned_at is null
     union all
     select t.tenant, t.key, t.id, 0, 'replayed', c.tool, c.operation, c.workflow_id, c.key_source,
-        case when c.key_source in ('arguments', 'call_id') then c.fingerprint end, c.call_id, coalesce(t.agent, c.agent),
-        coalesce(t.actor, c.actor), c.rule, case when c.key_source in ('arguments', 'call_id') then c.arguments end, null,
+        case when c.key_source in ('arguments', 'call_id', 'occurrence') then c.fingerprint end, c.call_id, coalesce(t.agent, c.agent),
+        coalesce(t.actor, c.actor), c.rule, case when c.key_source in ('arguments', 'call_id', 'occurrence') then c.arguments end, null,
         t.at, null, null, null, null, c.reserved, c.units, t.trace_id, t.span_id,
         c.delegation
     from spanledger.trail t
