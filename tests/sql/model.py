@@ -36,6 +36,10 @@ class Attempt:
     reserved: dict[Holder, int]
     rate: float
     spent: bool = False
+    # Its worker has said how it ended; of unknown outcome, and what it has cost until then; its failure is spent.
+    over: bool = False
+    told: Mapping[str, int] | None = None
+    failed: bool = False
 
 
 @dataclass
@@ -240,6 +244,8 @@ class Model:
         attempt, attempts, request = (call.attempt, call.attempts, call.request) if call else (0, 0, None)
         if call:
             self._release(call)
+            if call.state == "unknown":
+                self._rule_out(call)
             if call.state == "succeeded":
                 attempts, request = 0, None
             elif call.state == "approved" and request:
@@ -316,12 +322,18 @@ class Model:
         call = self.calls.get(item["key"])
         if call is None:
             return {"owned": False}
-        mine = call.attempt_id == item["attempt_id"]
+        mine, attempt = call.attempt_id == item["attempt_id"], self.attempts[item["attempt_id"]]
+        current = mine and call.state in ("in_flight", "unknown")
+        if not current and not item["not_invoked"]:
+            self._spend_failed(attempt, item["cost"])
         if not mine or call.state not in ("in_flight", "unknown", "failed", "released", "approved"):
             return {"owned": False}
-        if item["outcome_unknown"]:
-            call.state = "unknown" if call.state == "in_flight" else call.state
-        elif call.state in ("in_flight", "unknown"):
+        if item["outcome_unknown"] and current:
+            call.state = "unknown"
+            attempt.told = item["cost"] if attempt.told is None else attempt.told
+        elif current:
+            self._spend_failed(attempt, item["cost"])
+            attempt.over = True
             self._release(call)
             call.state = "released" if item["not_invoked"] and call.attempts == 1 else "failed"
             call.attempts -= item["not_invoked"]
@@ -354,7 +366,9 @@ class Model:
         if outcome in ("succeeded", "failed"):
             self._release(call)
         if outcome == "succeeded":
-            self._spend(call.attempt_id, {})
+            self._spend(call.attempt_id, self.attempts[call.attempt_id].told or {})
+        elif outcome != "unknown" and not reopens:
+            self._rule_out(call)
         return {"done": True, "state": call.state}
 
     def cancel(self, item: Mapping[str, Any]) -> dict[str, Any]:
@@ -366,6 +380,8 @@ class Model:
         if call.state in ("in_flight", "succeeded"):
             return {"done": False, "state": call.state}
         self._release(call)
+        if call.state == "unknown":
+            self._rule_out(call)
         if call.request and call.request.state in ("pending", "approved"):
             call.request.state = "cancelled"
         call.state, call.prober = "cancelled", None
@@ -400,11 +416,27 @@ class Model:
         attempt = self.attempts.get(attempt_id)
         if attempt is None or attempt.spent:
             return
-        attempt.spent = True
+        attempt.spent = attempt.over = True
         for holder, amount in attempt.reserved.items():
             account = self.accounts[holder]
             costs = None if account.unit == "calls" else _amount_in(account.unit, cost, attempt.rate)
             account.spent += amount if costs is None else costs
+
+    def _rule_out(self, call: Call) -> None:
+        """Of an attempt of unknown outcome nobody will say that it succeeded: what it has told is spent."""
+        attempt = self.attempts[call.attempt_id]
+        if attempt.told is not None:
+            self._spend_failed(attempt, attempt.told)
+
+    def _spend_failed(self, attempt: Attempt, cost: Mapping[str, int]) -> None:
+        """What a failure has cost, and it leaves once; nothing where its worker has said how it ended."""
+        if attempt.over or attempt.failed:
+            return
+        attempt.failed = True
+        for holder in attempt.reserved:
+            account = self.accounts[holder]
+            if account.unit != "calls":
+                account.spent += _amount_in(account.unit, cost, attempt.rate) or 0
 
 
 def _amount_in(unit: str, amounts: Mapping[str, int], rate: float) -> int | None:

@@ -153,6 +153,14 @@ def test_what_an_attempt_of_unknown_outcome_has_cost_is_what_it_has_cost_if_it_s
     assert acme.balance("eur") == (10, 0)
 
 
+def test_a_failure_that_is_told_after_a_late_success_of_the_same_attempt_costs_nothing_more(acme: Protocol) -> None:
+    acme.budget("eur", 100)
+    old, _ = late(acme)
+    acme.settle("a", old, cost={"EUR": 30})
+    acme.fail("a", old, cost={"EUR": 10})
+    assert acme.balance("eur") == (30, 50)
+
+
 def test_a_claim_given_back_too_late_leaves_no_trace(acme: Protocol) -> None:
     old, _ = late(acme)
     events = acme.events("a")

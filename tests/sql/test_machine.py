@@ -36,6 +36,7 @@ SETTINGS = settings(
 TOOLS = {"a": "refund", "b": "mail_send", "c": "refund", "m": "gpt"}
 RATES = [1.5, 2]
 ACTORS = ["u_1", "u_2"]
+FAILURES_COST = [{}, {"EUR": 7}, {"GBP": 7}, {"tokens": 3}]
 
 amounts = st.dictionaries(st.sampled_from(["EUR", "tokens", "GBP", "USD"]), st.sampled_from([0, 1, 20, 60]), max_size=1)
 calls = st.builds(
@@ -161,7 +162,8 @@ class LedgerMachine(RuleBasedStateMachine):
     def fail(self, data: st.DataObject, size: int, how: str) -> None:
         tenant, chosen = self._some_that_ran(data, size)
         flags = {"outcome_unknown": how == "unknown", "not_invoked": how == "not_invoked"}
-        self._compared("fail", tenant, [self._ended(name, id_) | flags for name, id_ in chosen])
+        items = [self._ended(name, id_) | flags | self._failure(id_, how) for name, id_ in chosen]
+        self._compared("fail", tenant, items)
 
     @rule(
         tenant=tenants,
@@ -322,6 +324,11 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def _ended(self, name: str, attempt_id: str) -> dict[str, Any]:
         return {"key": key_of(name), "attempt_id": attempt_id, "result_kept": True}
+
+    def _failure(self, attempt_id: str, how: str) -> dict[str, Any]:
+        """What an attempt says of its failure, however often it says it."""
+        cost = FAILURES_COST[int(attempt_id[0], 16) % len(FAILURES_COST)]
+        return {"cost": {}} if how == "not_invoked" else {"cost": cost, "error": {"type": "E", "message": "no"}}
 
     def _compared(self, function: str, tenant: int, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
         protocol, model = self.sides[tenant]

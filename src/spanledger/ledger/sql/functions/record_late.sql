@@ -17,7 +17,7 @@ begin
     if p_call.tenant is null or exists (
         select from spanledger.history h
         where h.tenant = p_tenant and h.key = v_key and h.attempt_id = v_attempt
-            and h.event in (p_event, 'unguarded')) then
+            and h.event in (p_event, 'late_success', 'unguarded')) then
         return;
     end if;
     if p_call.attempt_id <> v_attempt then
