@@ -1,4 +1,4 @@
-"""A server of MCP on standard input and output, whose tool writes what it refunds into a file."""
+"""A server of MCP on standard input and output, whose tool writes what it refunds into a file; both are arguments."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ except ImportError:  # 1
 server = MCPServer("shop")
 
 
-@server.tool()
+@server.tool(name=sys.argv[2])
 def refund(order_id: str, amount: int) -> str:
     """Refund an order."""
     with Path(sys.argv[1]).open("a") as file:

@@ -18,7 +18,9 @@ RULES = [Rule("refund", identity="arguments")]
 FEW = Budget("few", Calls(1), match="refund")
 
 
-def openai_agents(file: Path, call_id: str, *, prefixed: bool = False, server_name: str = "shop") -> str:
+def openai_agents(
+    file: Path, call_id: str, *, prefixed: bool = False, server_name: str = "shop", name: str = "refund"
+) -> str:
     import agents_world
     from agents import Runner, set_trace_processors
     from agents.mcp import MCPServerStdio
@@ -27,9 +29,10 @@ def openai_agents(file: Path, call_id: str, *, prefixed: bool = False, server_na
     set_trace_processors([])
 
     async def main() -> str:
-        async with MCPServerStdio({"command": sys.executable, "args": [SERVER, str(file)]}, name=server_name) as server:
-            spoken = MCPUtil._shorten_tool_name(f"mcp_{server_name}__refund", f"{server_name}\0refund")
-            told = [agents_world.asked(call_id, name=spoken if prefixed else "refund")]
+        started = {"command": sys.executable, "args": [SERVER, str(file), name]}
+        async with MCPServerStdio(started, name=server_name) as server:
+            spoken = MCPUtil._shorten_tool_name(f"mcp_{server_name}__{name}", f"{server_name}\0{name}")
+            told = [agents_world.asked(call_id, name=spoken if prefixed else name)]
             named = {"include_server_in_tool_names": prefixed}
             agent = agents_world.agent_of(told=told, mcp_servers=[server], mcp_config=named)
             return str(agents_world.outputs(await Runner.run(agent, "go")))
@@ -43,7 +46,7 @@ def pydantic_ai(file: Path, call_id: str, *, prefixed: bool = False) -> str:
     from pydantic_ai.mcp import MCPToolset
 
     async def main() -> str:
-        transport = StdioTransport(sys.executable, [SERVER, str(file)], keep_alive=False)
+        transport = StdioTransport(sys.executable, [SERVER, str(file), "refund"], keep_alive=False)
         told = [pydantic_world.asked(call_id, name="shop_refund" if prefixed else "refund")]
         # Its own limit of five seconds is short for a machine that does something else as well.
         toolset = MCPToolset(transport, init_timeout=60)
@@ -112,3 +115,13 @@ def test_rules_know_a_tool_by_its_own_name_where_that_was_too_long_and_became_a_
     longer, own = sorted({row["tool"] for row in ledger.calls()})
     assert (own, longer[:10], longer[-8:]) == ("refund", "mcp_shop_s", "__refund")
     assert [ledger.budget(name).spent for name in ("server's", "both")] == [Calls(1)] * 2
+
+
+@pytest.mark.usefixtures("in_workflow")
+def test_a_tool_whose_own_name_ends_like_a_hash_has_no_other_name(instrument, ledger, tmp_path):
+    name = "refund_20260101"
+    instrument(rules=[Rule(f"mcp_shop__{name}", identity="arguments")], budgets=[Budget("all", Calls(9))])
+    for call_id in ("call_a", "call_b"):
+        assert "refunded" in openai_agents(tmp_path / "refunded", call_id, prefixed=True, name=name)
+    assert (tmp_path / "refunded").read_text() == "o-1\n"
+    assert {row["tool"] for row in ledger.calls()} == {f"mcp_shop__{name}", name}

@@ -179,7 +179,8 @@ def test_a_gateway_passes_a_call_of_mcp_on_once(libraries, dsn, ledger, tmp_path
 
     spanledger.instrument(spanledger.Config(dsn=dsn, budgets=[Budget("few", Calls(9))]), libraries=libraries)
     shop = StdioServerParameters(
-        command=sys.executable, args=[str(Path(__file__).with_name("mcp_shop.py")), str(tmp_path / "refunded")]
+        command=sys.executable,
+        args=[str(Path(__file__).with_name("mcp_shop.py")), str(tmp_path / "refunded"), "refund"],
     )
 
     async def main() -> list:

@@ -22,6 +22,7 @@ from spanledger.telemetry import semconv
 
 # Of a tool's name with its server's before it, where that is longer than 64 characters or somebody else's as well.
 _HASHED = re.compile("mcp_.*_[0-9a-f]{8}", re.ASCII)
+_UNSPOKEN = re.compile("[^0-9A-Za-z_-]")
 _INVOKE = "_invoke_function_tool_with_metadata"
 
 
@@ -103,7 +104,11 @@ def codec_of(_instance: Any, _args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
 def _name_of(tool: Any) -> str:
     """Name a tool as the model does; where the SDK made a hash of that, with the server's own name for it after."""
     binding = getattr(tool, "_mcp_tool_binding", None)
-    return f"{tool.name}__{binding[1]}" if binding and _HASHED.fullmatch(tool.name) else str(tool.name)
+    if not binding or not _HASHED.fullmatch(tool.name):
+        return str(tool.name)
+    # Some names end like that by themselves.
+    whole = tool.name.endswith("__" + _UNSPOKEN.sub("_", binding[1]).strip("_-"))
+    return str(tool.name) if whole else f"{tool.name}__{binding[1]}"
 
 
 def _arguments(text: str) -> Mapping[str, Any] | str:
