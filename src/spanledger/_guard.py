@@ -295,10 +295,12 @@ class Guard:
             bare = changed(call, arguments=None, key=None, cost=None, call_id=None, opted_in=False, delegation=None)
             config = replace(self.config, rules=())
             try:
-                return config.asking(bare, attempt_id=attempt_id, trace=span)
+                asking = config.asking(bare, attempt_id=attempt_id, trace=span)
             except Undescribable:
                 bare = changed(bare, workflow_id=None, turn=None)
-                return config.asking(bare, attempt_id=attempt_id, trace=span)
+                asking = config.asking(bare, attempt_id=attempt_id, trace=span)
+            # Its result and its error are no odder than others, and say what is redacted.
+            return changed(asking, content=self.config.content(call, own))
 
     @property
     def _secret(self) -> bytes | None:

@@ -118,6 +118,31 @@ def test_a_call_that_cannot_be_described_or_calls_itself_runs(shadowed, caplog):
     assert "shadow: odd runs; enforced, it would be refused" in caplog.text
 
 
+@pytest.mark.parametrize("at_the_tool", [True, False])
+def test_what_a_rule_redacts_is_redacted_also_where_the_call_cannot_be_described(dsn, spans, caplog, at_the_tool):
+    rules, own = ([], {"redact": ["token"]}) if at_the_tool else ([Rule("*", redact=["token"])], {})
+    spanledger.instrument(Config(dsn=dsn, mode="shadow", rules=rules, capture_content=True), libraries=[])
+
+    @tool("look_up", **own)
+    def look_up(what: float, token: str) -> dict[str, str]:
+        return {"token": token}
+
+    @tool("fail", **own)
+    def fail(what: float, token: str) -> None:
+        raise ValueError(f"token {token} is over")
+
+    with workflow("order-1"):
+        assert look_up(float("nan"), "sk-1234567") == {"token": "sk-1234567"}
+        with pytest.raises(ValueError, match="sk-1234567"):
+            fail(float("nan"), "sk-1234567")
+    spanledger.uninstrument()
+    with Ledger(config=Config(dsn=dsn)) as ledger:
+        assert "sk-1234567" not in str(ledger.calls())
+    assert [span.attributes["spanledger.verdict"] for span in spans.all() if "tool" in span.name] == ["run", "run"]
+    assert "sk-1234567" not in "".join(span.to_json() for span in spans.all())
+    assert "sk-1234567" not in caplog.text
+
+
 def test_without_a_ledger_everything_runs_and_that_is_said(caplog):
     spanledger.instrument(Config(dsn="postgresql://nobody@127.0.0.1:1/none", mode="shadow", rules=RULES), libraries=[])
     try:
