@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 BUDGETS: dict[str, tuple[str, int, str, list[str]]] = {
@@ -395,6 +395,8 @@ class Model:
         for call in self.calls.values():
             if call.state in ("succeeded", "failed", "denied", "expired", "cancelled"):
                 call.result = call.request = None
+                assert call.asked
+                call.asked = replace(call.asked, item={**call.asked.item, "actor": ""})
         return len(gone)
 
     def _never_admitted(self, call: Call, attempt_id: str) -> Attempt:
