@@ -286,3 +286,50 @@ def test_nobody_is_believed_whose_name_is_not_the_end_of_the_one_around(acme: Pr
     begun = acme.begin("a", tool=outer)
     acme.begin("b", tool=inner, **alias_of("a", begun))
     assert acme.balance("two") == (0, 2)
+
+
+# amounts at the bound
+
+MOST = 10**17
+
+
+def test_an_amount_of_the_most_that_money_can_be_is_reserved_and_spent(acme: Protocol) -> None:
+    acme.budget("vnd", MOST, "VND")
+    begun = acme.begin("a", reserve={"calls": 1, "VND": MOST})
+    assert (begun["verdict"], acme.balance("vnd")) == ("run", (0, MOST))
+    assert acme.settle("a", begun)
+    assert acme.balance("vnd") == (MOST, 0)
+    assert acme.begin("b", reserve={"calls": 1, "VND": 1})["verdict"] == "budget_exceeded"
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("window", [{}, {"window": "rolling", "window_s": 3600}])
+def test_whoever_spends_more_than_can_be_counted_is_still_over_the_limit_and_breaks_nothing(
+    acme: Protocol, together: bool, window: dict
+) -> None:
+    acme.budget("vnd", MOST, "VND", **window)
+    acme.budget("calls", 1000, "calls")
+    begun = {f"a{n}": acme.begin(f"a{n}", agent="buyer") for n in range(100)}
+    told = [
+        {"key": key_of(name), "attempt_id": one["attempt_id"], "cost": {"VND": MOST}} for name, one in begun.items()
+    ]
+    for some in [told] if together else [[one] for one in told]:
+        assert all(answer["owned"] for answer in acme.ask("settle", some))
+    assert acme.balance("calls") == (100, 0)
+    assert acme.balance("vnd") == (40 * MOST, 0)
+    assert acme.begin("b", reserve={"calls": 1, "VND": 1})["verdict"] == "budget_exceeded"
+    query = "select cost from spanledger_v1.spending where tenant = %s and agent = 'buyer'"
+    assert acme.sql.execute(query, (acme.tenant,)).fetchone() == ({"VND": 100 * MOST},)
+
+
+@pytest.mark.parametrize("window", [{}, {"window": "rolling", "window_s": 3600}])
+def test_a_budget_is_not_topped_up_beyond_counting(acme: Protocol, window: dict) -> None:
+    acme.budget("vnd", MOST, "VND", **window)
+    for _ in range(8):
+        assert acme.top_up("vnd", "VND", MOST)
+    for steps in (MOST, 9 * 10**18):
+        with pytest.raises(psycopg.Error, match="budget vnd cannot be topped up by so much"):
+            acme.top_up("vnd", "VND", steps)
+    acme.rate("USD", "VND", "26000")
+    assert acme.begin("a", reserve={"calls": 1, "USD": MOST})["verdict"] == "budget_exceeded"
+    assert acme.begin("a", reserve={"calls": 1, "VND": MOST})["verdict"] == "run"

@@ -15,8 +15,9 @@ from typing import ClassVar, Self
 from spanledger.errors import ConfigError
 
 MICROS = 1_000_000
-# The ledger keeps amounts as 64-bit integers; this bound leaves room for sums of many of them.
-AMOUNT_MAX = 10**15
+# The ledger keeps amounts as 64-bit integers. A converted amount is at most ten times this, as is a limit with its
+# top-ups, and what is spent of one account at most forty times, so that no sum of those overflows.
+AMOUNT_MAX = 10**17
 # Of our own: the program's context may round, and a rounded amount is another amount.
 EXACT = Context(prec=60, Emin=-999_999, Emax=999_999, capitals=1, clamp=0, flags=[], traps=[Inexact, InvalidOperation])
 
@@ -52,11 +53,11 @@ class Money:
         """Make an amount.
 
         Args:
-            amount: For example ``"12.34"``; at most six decimal places, not negative.
+            amount: For example ``"12.34"``; at most six decimal places, not negative, at most 100,000,000,000.
             currency: An ISO 4217 code in capitals, for example ``"EUR"``.
 
         Raises:
-            ConfigError: A float, a negative amount, too many decimal places or an unknown currency.
+            ConfigError: A float, a negative amount, one too large, too many decimal places or an unknown currency.
         """
         object.__setattr__(self, "micros", _micros(amount))
         object.__setattr__(self, "currency", known_currency(currency))

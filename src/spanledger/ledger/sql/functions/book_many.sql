@@ -1,4 +1,5 @@
--- Book many calls at once; `spanledger.book` has the meaning of each. Every account is written once, in their order.
+-- Book many calls at once; `spanledger.book` has the meaning of each. Every account is written once, in their order. What
+-- is beyond counting, four times whatever a limit can be, is not counted: else nobody could book on that account any more.
 create or replace function spanledger.book_many(p_tenant text, p_bookings jsonb)
 returns void
 language plpgsql volatile
@@ -8,7 +9,7 @@ declare
     v_change record;
 begin
     for v_change in
-        select b.id, sum(b.released)::bigint as released, sum(b.spent)::bigint as spent,
+        select b.id, sum(b.released)::bigint as released, least(sum(b.spent), 4000000000000000000)::bigint as spent,
             jsonb_agg(jsonb_build_object('key', b.key, 'id', b.id)) filter (where b.spent > b.released) as overrun
         from (
             select booking ->> 'key' as key, (account.value #>> '{}')::bigint as id,
@@ -24,7 +25,8 @@ begin
         ) b
         group by b.id order by b.id
     loop
-        update spanledger.account a set held = a.held - v_change.released, spent = a.spent + v_change.spent
+        update spanledger.account a set held = a.held - v_change.released,
+                spent = a.spent + least(v_change.spent, 4000000000000000000 - a.spent)
             where a.id = v_change.id;
         v_overrun := coalesce(v_overrun || v_change.overrun, v_change.overrun, v_overrun);
     end loop;

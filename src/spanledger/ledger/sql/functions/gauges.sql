@@ -19,8 +19,8 @@ begin
             from spanledger.approval a
             where a.tenant = p_tenant and a.state = 'pending' and a.expires_at > clock_timestamp()),
         'budgets', (select coalesce(jsonb_agg(to_jsonb(b)), '[]') from (
-            select s.name, s.unit, sum(s.limit_steps)::bigint as "limit", sum(s.spent_steps)::bigint as spent,
-                sum(s.held_steps)::bigint as held
+            select s.name, s.unit, sum(s.limit_steps) as "limit", sum(s.spent_steps) as spent,
+                sum(s.held_steps) as held
             from spanledger.balance s where s.tenant = p_tenant
             group by s.name, s.unit order by s.name limit v_budgets_max) b));
 end

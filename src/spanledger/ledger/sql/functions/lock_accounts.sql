@@ -31,7 +31,8 @@ begin
     end if;
     for v_slice in
         select a.id, array_agg(s.id) filter (where s.id = any (v_ids) and s.id <> a.id) as others,
-            sum(s.spent)::bigint as spent, sum(s.held)::bigint as held, sum(s.topped_up)::bigint as topped_up
+            least(sum(s.spent), 4000000000000000000)::bigint as spent, sum(s.held)::bigint as held,
+            least(sum(s.topped_up), 1000000000000000000)::bigint as topped_up
         from (select distinct (w ->> 'id')::bigint as id from jsonb_each(p_wanted) e
             cross join jsonb_array_elements(e.value) w where w -> 'head' <> 'null') wanted
         join spanledger.account a on a.id = wanted.id

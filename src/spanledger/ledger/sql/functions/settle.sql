@@ -84,7 +84,7 @@ begin
         for v_spent in select u.id, sum(u.amount)::bigint as amount from unnest(v_accounts, v_amounts) u (id, amount)
             group by u.id order by u.id
         loop
-            update spanledger.account a set held = a.held - v_spent.amount, spent = a.spent + v_spent.amount
+            update spanledger.account a set held = a.held - v_spent.amount, spent = a.spent + least(v_spent.amount, 4000000000000000000 - a.spent)
                 where a.id = v_spent.id;
         end loop;
     end if;

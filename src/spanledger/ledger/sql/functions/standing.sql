@@ -6,8 +6,9 @@ create or replace function spanledger.standing(
 language plpgsql stable
 as $$
 begin
-    select b.name, a.scope, b.unit, b.limit_steps + sum(s.topped_up), sum(s.spent), sum(s.held),
-            b.limit_steps + sum(s.topped_up) - sum(s.spent) - sum(s.held)
+    select b.name, a.scope, b.unit, b.limit_steps + least(sum(s.topped_up), 1000000000000000000),
+            least(sum(s.spent), 4000000000000000000), sum(s.held), b.limit_steps
+                + least(sum(s.topped_up), 1000000000000000000) - least(sum(s.spent), 4000000000000000000) - sum(s.held)
         into budget, scope, unit, limit_steps, spent_steps, held_steps, remaining_steps
         from spanledger.account a
         join spanledger.budget b on b.tenant = a.tenant and b.name = a.budget

@@ -32,6 +32,13 @@ begin
         end if;
         v_scope := p_scope::text;
     end if;
+    if v_budget.limit_steps::numeric + p_steps + coalesce((
+        select sum(a.topped_up) from spanledger.account a
+        where a.tenant = p_tenant and a.budget = p_budget and a.scope = v_scope and a.window_start >= spanledger.live_since(
+            v_budget.window_kind, v_budget.window_s, v_budget.timezone, v_now)), 0) >= 1000000000000000000 then
+        raise exception 'budget % cannot be topped up by so much: with what it may spend already, that is beyond counting',
+            p_budget using errcode = 'SL001';
+    end if;
     insert into spanledger.account as a (tenant, budget, scope, window_start, topped_up)
         values (p_tenant, p_budget, v_scope, spanledger.window_start(
             v_budget.window_kind, v_budget.window_s, v_budget.timezone, v_now), p_steps)

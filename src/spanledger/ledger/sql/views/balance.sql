@@ -9,7 +9,8 @@ select
 from spanledger.budget b
 left join lateral (
     select a.scope, min(a.window_start) as window_start,
-        sum(a.topped_up) as topped_up, sum(a.spent) as spent, sum(a.held) as held
+        least(sum(a.topped_up), 1000000000000000000) as topped_up,
+        least(sum(a.spent), 4000000000000000000) as spent, sum(a.held) as held
     from spanledger.account a
     where a.tenant = b.tenant and a.budget = b.name
         and a.window_start >= spanledger.live_since(b.window_kind, b.window_s, b.timezone, clock_timestamp())

@@ -31,7 +31,7 @@ cross join lateral (
         coalesce(sum(spanledger.tokens_of(a.usage, 'cached_tokens')), 0)::bigint as cached_tokens,
         coalesce(sum(spanledger.tokens_of(a.usage, 'reasoning_tokens')), 0)::bigint as reasoning_tokens,
         coalesce((select jsonb_object_agg(m.unit, m.steps) from (
-            select c.key as unit, sum(c.value::bigint)::bigint as steps
+            select c.key as unit, sum(c.value::bigint) as steps
             from spanledger.run_attempts b cross join lateral jsonb_each_text(b.cost - 'tokens') c
             where b.tenant = s.tenant and b.session_id = s.id
             group by c.key) m), '{}') as cost,

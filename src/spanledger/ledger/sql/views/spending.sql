@@ -5,7 +5,7 @@ select v.tenant, v.agent, count(*) filter (where v.latest and v.state <> 'refuse
     count(*) filter (where v.latest and v.state in ('failed', 'unknown')) as failed_calls,
     coalesce(sum((v.cost ->> 'tokens')::bigint), 0)::bigint as tokens,
     coalesce((select jsonb_object_agg(m.unit, m.steps) from (
-        select c.key as unit, sum(c.value::bigint)::bigint as steps
+        select c.key as unit, sum(c.value::bigint) as steps
         from unnest(array_agg(v.cost - 'tokens')) k (cost) cross join lateral jsonb_each_text(k.cost) c
         group by c.key) m), '{}') as cost,
     max(v.started_at) as last_call_at,
