@@ -6,6 +6,7 @@ import json
 import typing
 from datetime import UTC, datetime, time, timedelta, timezone
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, Optional, Union
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from records import CUSTOMER, ITEM, ORDER, Colour, Customer, Item, Level, Method, Open, Order, Place
 
+from spanledger.core.money import Money
 from spanledger.core.values import NotJsonError, canonical, decode, decode_as, encode, serialize
 
 unhurried = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
@@ -96,6 +98,7 @@ def test_whatever_is_kept_comes_back_equal_and_of_the_same_type(value: Any) -> N
         time(23, 59, tzinfo=timezone(timedelta(hours=-5))),
         timedelta(microseconds=-1),
         timedelta.max,
+        [Path("/srv/a b.pdf"), Path()],
     ],
 )
 def test_every_tag_comes_back(value: Any) -> None:
@@ -126,6 +129,8 @@ def test_without_an_annotation_records_come_back_as_dicts_and_enums_as_their_val
     ("value", "annotation"),
     [
         (ITEM, Item),
+        (Money("12.34", "EUR"), Money),
+        ([Money("1", "VND")], list[Money]),
         (ORDER, Order),
         (CUSTOMER, Customer),
         (Open(a=1, b=[2]), Open),

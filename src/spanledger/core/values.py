@@ -24,10 +24,11 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from spanledger.core.money import EXACT
+from spanledger.core.money import EXACT, Money
 
 DEPTH_MAX = 64
 
@@ -80,6 +81,7 @@ _TAGS_OUT: dict[type, tuple[str, Callable[[Any], Any]]] = {
     time: ("$time", time.isoformat),
     timedelta: ("$seconds", lambda v: str(Decimal(v // timedelta(microseconds=1)).scaleb(-6, EXACT))),
     UUID: ("$uuid", str),
+    Path: ("$path", str),
     bytes: ("$bytes", lambda v: base64.b64encode(v).decode("ascii")),
     NotShown: ("$not_shown", lambda _: True),
 }
@@ -96,6 +98,7 @@ _TAGS_IN: dict[str, Callable[[Any], Any]] = {
     "$time": time.fromisoformat,
     "$seconds": lambda v: timedelta(microseconds=int(Decimal(v).scaleb(6, EXACT))),
     "$uuid": UUID,
+    "$path": Path,
     "$bytes": base64.b64decode,
     "$tuple": lambda v: tuple(map(decode, v)),
     "$set": lambda v: set(map(decode, v)),
@@ -332,6 +335,8 @@ def _build(cls: type, fields: dict[str, Any]) -> Any:
         return cls.model_validate(values, by_name=True, by_alias=False)
     if not (dataclasses.is_dataclass(cls) or hasattr(cls, "_fields")):
         return decode(fields)
+    if cls is Money:  # it is made of what it is, not of its fields
+        return Money.of_micros(**fields)
     hints = typing.get_type_hints(cls, include_extras=True)
     return cls(**{unescaped(k): decode_as(v, hints.get(unescaped(k))) for k, v in fields.items()})
 
