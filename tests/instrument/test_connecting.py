@@ -360,6 +360,28 @@ def test_connecting_and_answering_have_one_time_together(connected, ledger):
     assert [call["state"] for call in ledger.calls()] == ["unknown"]
 
 
+def test_all_addresses_of_a_place_have_one_time_together(connected, monkeypatch):
+    """A name has three addresses; at none of them is anybody who takes a connection, or says that he does not."""
+    hosts = ["127.0.0.1", "127.0.0.2", "127.0.0.3"]
+    with contextlib.ExitStack() as stack:
+        listening = stack.enter_context(socket.create_server((hosts[0], 0), backlog=0))
+        port = listening.getsockname()[1]
+        for host in hosts[1:]:
+            stack.enter_context(socket.create_server((host, port), backlog=0))
+        for host in hosts * 3:
+            one = stack.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex((host, port))
+        stream = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_kw: [(*stream, (host, port)) for host in hosts])
+        given = {"credential": lambda: CANARY, "methods": ("POST",), "paths": ("/*",), "timeout_s": 1}
+        connected(connectors=[Connector("odd", f"http://localhost:{port}", "payments:refund", **given)])
+        began_s = time.monotonic()
+        with pytest.raises(Exception, match=r"(?i)timed out"):
+            invoke("odd", "POST", "/v1/refunds")
+        assert time.monotonic() - began_s < 2
+
+
 @pytest.mark.parametrize("kind", ["plain", "gzip"])
 def test_an_answer_that_is_too_large_is_cut_off_and_its_outcome_unknown(speaking, ledger, kind):
     body = bytes(_wire.BYTES_MAX + 1)

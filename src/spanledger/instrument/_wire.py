@@ -15,7 +15,7 @@ import http.client
 import io
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -128,6 +128,7 @@ def _carrying(kind: Any, header: tuple[str, str], until: float) -> Callable[...,
         made = kind(*args, **kwargs)
         made.set_debuglevel(0)
         made.response_class = functools.partial(_Response, until=until)
+        made.socket_options = _InTimeOptions(made.socket_options or (), until)
         plain, connect = made.endheaders, made.connect
 
         def connect_in_time() -> None:
@@ -150,6 +151,18 @@ def _left(until: float) -> float:
     if left_s <= 0:
         raise TimeoutError("timed out")
     return left_s
+
+
+class _InTimeOptions(list[Any]):
+    """Options of sockets that are read for each before it is connected: a host has many addresses, and one time."""
+
+    def __init__(self, options: Iterable[Any], until: float) -> None:
+        super().__init__(options)
+        self._until = until
+
+    def __iter__(self) -> Iterator[Any]:
+        _left(self._until)
+        return super().__iter__()
 
 
 class _Response(http.client.HTTPResponse):
