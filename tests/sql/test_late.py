@@ -138,6 +138,7 @@ def test_what_an_attempt_of_unknown_outcome_has_cost_is_spent_once_if_it_has_fai
     acme.fail("a", begun, **doubt)
     assert acme.balance("eur") == (0, 30)
     then(acme)
+    assert acme.history("failure_spent") == [{"cost": {"EUR": 10}}]
     for _ in range(3):
         assert acme.balance("eur")[0] == 10
         acme.fail("a", begun, **doubt)

@@ -27,6 +27,7 @@ _SAID: Final = {
     "soft_limit": "budget",
     "late_success": "late",
     "late_failure": "late",
+    "failure_spent": "spent",
     "passed_over": "shadow",
     "not_authorized": "refused",
     "not_delegated": "refused",

@@ -7,7 +7,7 @@ as $$
 begin
     if p_call.state = 'unknown' and coalesce(p_call.cost, '{}') not in ('{}', 'null') then
         perform spanledger.record_late(p_call.tenant, jsonb_build_object('key', encode(p_call.key, 'hex'),
-            'attempt_id', p_call.attempt_id, 'cost', p_call.cost), p_call, 'late_failure', p_now);
+            'attempt_id', p_call.attempt_id, 'cost', p_call.cost), p_call, 'failure_spent', p_now);
     end if;
 end
 $$;

@@ -4,7 +4,8 @@
 -- own functions.
 create or replace view spanledger.over_history as
 select h.ctid as place, h.tenant, h.id, h.at as over_at,
-    (h.event in ('late_success', 'unguarded') or (h.event = 'late_failure' and h.detail -> 'cost' <> '{}')
+    (h.event in ('late_success', 'failure_spent', 'unguarded')
+        or (h.event = 'late_failure' and h.detail -> 'cost' <> '{}')
         or (h.event = 'superseded' and h.detail ->> 'state' <> 'succeeded' and h.detail ? 'accounts'
             and h.detail -> 'accounts' <> '[]'))
         and exists (select from spanledger.call c where c.tenant = h.tenant and c.key = h.key) as stays
