@@ -365,6 +365,15 @@ def test_who_settles_what_another_attempt_runs_is_late_and_its_cost_is_spent(led
     assert ledger.budget("refunds").spent == Money("5", "EUR")
 
 
+def test_who_settles_what_was_replayed_has_spent_nothing_more(ledger_with) -> None:
+    ledger = ledger_with(budgets=[EUR_5])
+    ledger.run(priced("2.00"), lambda: "done")
+    replayed = ledger.begin(priced("2.00"))
+    assert replayed.verdict is Verdict.REPLAY
+    assert not ledger.settle(replayed, "done", cost=Money("2.00", "EUR"))
+    assert ledger.budget("eur").spent == Money("2.00", "EUR")
+
+
 def test_a_call_shows_what_it_was_booked_at_whether_it_said_a_cost_or_not(ledger_with) -> None:
     ledger = ledger_with(budgets=[EUR_5, Budget("count", Calls(9))])
     silent, said = ledger.begin(priced("2.00")), ledger.begin(priced("1.00", "o-2"))

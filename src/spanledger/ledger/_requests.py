@@ -82,7 +82,7 @@ def settle(config: Config, begun: Begun, result: Any, cost: Amount | None) -> As
         text = kept_text(kept, result, PlainCodec(), config.content(call))
     item = ended(begun, cost) | {"result": text, "result_kept": text is not None}
     item["cost"] = cost_of(begun, item["cost"])
-    if begun.verdict is not Verdict.RUN:
+    if begun.verdict not in (Verdict.RUN, Verdict.REPLAY):
         item["admitted"] = False  # who settles it says that it ran all the same
     return Ask("settle", begun.tenant, item, shielded=True)
 
