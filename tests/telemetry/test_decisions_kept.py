@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -210,6 +212,30 @@ def test_what_a_collection_lets_be_said_while_something_is_kept_blocks_nobody(si
         finally:
             gc.set_threshold(*usual)
             gc.callbacks.remove(collected)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_child_says_what_it_does_though_a_thread_of_its_parent_was_saying_something_when_it_was_forked(sink):
+    holding, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with trail._lock:
+            holding.set()
+            done.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    holding.wait()
+    child = os.fork()
+    if not child:
+        # It ends itself where it waits. Another thread of its own could be taken for the one of its parent.
+        signal.alarm(10)
+        with workflow("of-the-child"):
+            os._exit(0)
+    done.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_a_workflow_inside_another_is_in_the_trail_of_both(instrument, timeline):

@@ -8,6 +8,7 @@ says where it is in the trace, so that one leads to the other.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import Counter
@@ -34,6 +35,16 @@ _lock = threading.RLock()
 _early: list[tuple[Entry, float]] = []
 # How many found no room there, by the run of the workflow that is open.
 _early_lost: Counter[str | None] = Counter()
+
+
+def _unlocked() -> None:
+    """In a forked child no other thread is left that could let go of it."""
+    global _lock  # noqa: PLW0603 - see connect
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_unlocked)
 
 
 def connect(sink: Tells) -> None:
