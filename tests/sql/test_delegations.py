@@ -388,3 +388,14 @@ def test_no_delegation_stands_in_for_a_budget_of_that_name(support: Protocol) ->
     support.budget("delegated EUR", 5)
     with pytest.raises(psycopg.Error, match="give it another name"):
         delegate(support, max=limited(100))
+
+
+def test_what_ran_beyond_what_a_delegation_may_spend_is_spent_of_every_delegation_above_it(support: Protocol) -> None:
+    made = delegate(support, permissions=["payments:*"], max=limited(100))
+    below = delegate(support, "refunds", made, max=limited(40))
+    begun = support.begin("a", **NEEDS, **below, **eur(60))
+    assert begun["verdict"] != "run"
+
+    for _ in range(2):
+        assert support.settle("a", begun)
+        assert (pool(support, made), pool(support, below)) == ((100, 60, 0), (40, 60, 0))
