@@ -238,6 +238,7 @@ def test_the_same_call_through_a_second_door_has_the_number_of_the_first(instrum
     assert run(lambda: outer(6), lambda: outer(6)) == [1, 2]
     assert run(lambda: outer(6), lambda: outer(6)) == [1, 2]
     assert ledger.budget("few").spent == Calls(2)
+    assert len(ledger.calls()) == 2
 
 
 def test_what_is_inside_a_call_is_counted_in_it_because_a_replay_asks_for_none_of_it(instrument, roll):
