@@ -413,7 +413,7 @@ def test_a_failure_that_is_replayed_is_raised_to_everybody_who_waited_for_it(led
     assert {error.error["message"] for error in errors} == {"card expired"}
 
 
-@pytest.mark.parametrize("text", ["Zürich", "注文-1", "\N{PILE OF POO}", "a b\tc\n", "x" * 10_000])
+@pytest.mark.parametrize("text", ["Zürich", "注文-1", "\N{PILE OF POO}", "a b\tc\n", "x" * 1000])
 def test_ids_of_any_text_are_ids(ledger: Ledger, text: str) -> None:
     named = ToolCall(text, {text: text}, workflow_id=text, call_id=text)
     assert ledger.run(named, lambda: text) == ledger.run(named, never) == text

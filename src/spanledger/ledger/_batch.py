@@ -71,6 +71,7 @@ class BlockingBatches:
         if len(queue.waiting) < self._queues.company:
             self._let_others_come()
         batch = self._queues.take(queue, sender)
+        self._queues.watch(queue)
         answer, refused = _UNASKED, False
         try:
             answer, refused = self._exchange(batch)
