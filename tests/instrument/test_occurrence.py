@@ -70,6 +70,15 @@ def test_equal_calls_of_a_run_all_run_and_the_next_run_replays_them_one_by_one(i
     ]
 
 
+def test_a_workflow_that_is_opened_again_is_another_run(instrument, roll, dice):
+    instrument()
+    again = workflow("w")
+    for _ in range(3):
+        with again:
+            assert [roll(6), roll(6)] == [1, 2]
+    assert dice.rolled == [1, 2]
+
+
 def test_other_arguments_and_other_workflows_are_counted_by_themselves(instrument, roll):
     instrument()
     assert run(lambda: roll(6), lambda: roll(20), lambda: roll(6)) == [1, 2, 3]

@@ -24,6 +24,8 @@ from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 from spanledger import acting
 from spanledger._guard import ambient, current_call, entered, put_around
 from spanledger.core.call import INVOKE_AGENT, Holder
+from spanledger.core.frozen import changed
+from spanledger.core.occurrences import Occurrences
 from spanledger.core.trail import RUN_LEASE_S
 from spanledger.placing import Ambient
 from spanledger.telemetry import carrying, deployment, record, semconv, trail
@@ -107,7 +109,8 @@ class Workflow:
 
     def __enter__(self) -> Self:
         _carry()
-        around = self._around
+        # Each opening is a run, and counts from its beginning.
+        around = self._around = changed(self._around, counts=Occurrences())
         self._span = self._opened()
         current = trace.set_span_in_context(self._span) if self._spans else otel_context.get_current()
         above = ambient()

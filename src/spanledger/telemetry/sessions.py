@@ -17,7 +17,6 @@ from opentelemetry.trace import INVALID_SPAN, Span
 
 from spanledger._guard import ambient
 from spanledger.core.ids import ID_CHARS_MAX, is_id
-from spanledger.core.occurrences import Occurrences
 from spanledger.placing import Ambient
 from spanledger.telemetry import trail
 from spanledger.telemetry.decision import Workflow
@@ -57,7 +56,7 @@ class Session(Workflow):
             raise RuntimeError("open the session first, `with session(…) as chat:`, and not after it was ended")
         run_id = str(uuid.uuid4())
         scope = _joined(self.session_id, run_id if turn_id is None else checked("a turn id", turn_id))
-        around = replace(self._around, workflow_id=scope, run_id=run_id, turn_id=run_id, counts=Occurrences())
+        around = replace(self._around, workflow_id=scope, run_id=run_id, turn_id=run_id)
         return Workflow(around, goal)
 
     def end(self, status: Literal["done", "failed", "interrupted"] = "done", *, error: str | None = None) -> None:
