@@ -22,6 +22,7 @@ from tests.measured import Measured
 
 import spanledger
 from spanledger import Config, Ledger, cli
+from spanledger.instrument import _messages
 from spanledger.ledger import _migrate
 from spanledger.ledger._embedded import EmbeddedPostgres
 
@@ -49,13 +50,14 @@ def documented() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def untouched_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """No test sees the settings or files of whoever runs it, nor what another test has instrumented.
+    """No test sees the settings or files of whoever runs it, nor what another test has instrumented or made a tool.
 
     But for which Postgres it is run on: `python -m tests.servers` runs on several.
     """
     for name in os.environ.keys() - {"SPANLEDGER_EMBEDDED"}:
         if name.startswith(("SPANLEDGER_", "OTEL_", "OPENAI_")):
             monkeypatch.delenv(name)
+    monkeypatch.setattr(_messages, "_own", dict(_messages._own))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     yield

@@ -102,7 +102,7 @@ def test_telling_refuses_no_tool_anything(site, instrument, told):
         for _ in range(2):
             tracked_client(client).get(f"{site.url}/ok")
     assert len(told().calls("w")) == 2
-    assert tool(lambda: "ran", name="act")() == "ran"
+    assert tool("act")(lambda: "ran")() == "ran"
     assert told().budget("rate").spent == Calls(1)
 
 
