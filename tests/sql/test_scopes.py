@@ -49,6 +49,14 @@ def test_a_call_without_a_workflow_of_its_own_belongs_to_its_scope(acme: Protoco
     assert acme.balance("eur", workflow="w") == (0, 60)
 
 
+@pytest.mark.parametrize("nowhere", [{}, {"workflow": None}, {"workflow": ""}])
+def test_calls_of_no_workflow_share_an_account_however_that_is_said(acme: Protocol, nowhere) -> None:
+    acme.budget("eur", 100, per=["workflow"])
+    assert acme.begin("a", **eur(60), workflow=None, workflow_id="")["verdict"] == "run"
+    assert acme.begin("b", **eur(41), workflow_id="", **nowhere)["verdict"] == "budget_exceeded"
+    assert acme.balance("eur", workflow=None) == (0, 60)
+
+
 def test_answers_say_whose_budget_it_is(acme: Protocol) -> None:
     acme.budget("eur", 100, per=["tool", "actor"])
     begun = acme.begin("a", **eur(60), actor="u")

@@ -10,7 +10,8 @@ begin
     return (select jsonb_object_agg(dimension, case dimension
             when 'tool' then case when p_item ->> 'operation' = 'execute_tool' then p_item -> 'tool' end
             when 'model' then case when p_item ->> 'operation' <> 'execute_tool' then p_item -> 'tool' end
-            when 'workflow' then coalesce(p_item -> 'workflow', p_item -> 'workflow_id')
+            -- In no workflow is in none, whether it is said with nothing, a null or an empty text.
+            when 'workflow' then coalesce(nullif(p_item -> 'workflow', '""'), nullif(p_item -> 'workflow_id', '""'))
             else p_item -> dimension end)
         from unnest(p_per) dimension)::text;
 end
