@@ -5,11 +5,11 @@ Rules: it is the one thing about a running call that changes, and it does so fro
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from types import MappingProxyType
 
 from spanledger.core.call import Ended
+from spanledger.core.locks import ProcessLock
 from spanledger.core.occurrences import Occurrences
 from spanledger.core.outgoing import Outgoing
 
@@ -39,8 +39,7 @@ class Inside:
     _stood_for = False
     _depth = 0
     # One for all, as nearly none of them is ever asked for: calls inside calls are few.
-    # Whoever holds it may be interrupted by the collector of garbage, which ends what was abandoned inside a call.
-    _lock = threading.RLock()
+    _lock = ProcessLock()
 
     def sends(self) -> Outgoing:
         """Return what the call has sent, to add to it."""

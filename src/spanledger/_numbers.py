@@ -10,7 +10,6 @@ through another door has the number of the one around.
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from typing import Final, Protocol
 
@@ -20,6 +19,7 @@ from spanledger._inside import Inside
 from spanledger.core.asking import Asking
 from spanledger.core.call import Call, ScopeSource
 from spanledger.core.frozen import changed
+from spanledger.core.locks import ProcessLock
 from spanledger.core.occurrences import Counted, Occurrence, Occurrences
 from spanledger.core.rules import usable_call_id
 
@@ -29,7 +29,7 @@ _BY_ID: Final = ("call_id", "none")
 _OF_PROCESS: Final = (ScopeSource.ENVIRONMENT, ScopeSource.PROCESS)
 
 _executions: OrderedDict[str, Occurrences] = OrderedDict()
-_lock = threading.Lock()
+_lock = ProcessLock()
 
 
 class Around(Protocol):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 from opentelemetry.trace import StatusCode, format_span_id, format_trace_id
+from tests.forks import forked_while_held
 
 import spanledger
 from spanledger import Budget, Calls, Config, Ledger, Money, Rule, Switch, errors, tool, tool_call, workflow
@@ -217,25 +217,11 @@ def test_what_a_collection_lets_be_said_while_something_is_kept_blocks_nobody(si
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_child_says_what_it_does_though_a_thread_of_its_parent_was_saying_something_when_it_was_forked(sink):
-    holding, done = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with trail._lock:
-            holding.set()
-            done.wait()
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    holding.wait()
-    child = os.fork()
-    if not child:
-        # It ends itself where it waits. Another thread of its own could be taken for the one of its parent.
-        signal.alarm(10)
+    def says() -> int:
         with workflow("of-the-child"):
-            os._exit(0)
-    done.set()
-    thread.join()
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            return 0
+
+    assert forked_while_held(trail._lock, says) == 0
 
 
 def test_a_workflow_inside_another_is_in_the_trail_of_both(instrument, timeline):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
 from dataclasses import replace
 
 import pytest
+from tests.forks import forked_while_held
 
 from spanledger import Config, Resource, Rule, ToolCall, errors
 from spanledger.config import Config as Configuration
@@ -139,21 +139,4 @@ def test_threads_are_given_numbers_of_their_own() -> None:
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_child_counts_on_though_a_thread_of_its_parent_was_counting_when_it_was_forked() -> None:
     counts = Occurrences()
-    holding, done = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with occurrences._lock:
-            holding.set()
-            done.wait()
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    holding.wait()
-    child = os.fork()
-    if not child:
-        # It ends itself where it waits. Another thread of its own could be taken for the one of its parent.
-        signal.alarm(10)
-        os._exit(counts.take("k").number)
-    done.set()
-    thread.join()
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+    assert forked_while_held(occurrences._lock, lambda: counts.take("k").number) == 1

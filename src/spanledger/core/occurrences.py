@@ -7,30 +7,19 @@ again. The same id has the same number, however often it asks. What was counted 
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Final
 
 from spanledger.core.frozen import value
+from spanledger.core.locks import ProcessLock
 from spanledger.errors import Undescribable
 
 # Numbers and ids in one execution: some 20 MB.
 NUMBERS_MAX: Final = 100_000
 
-# One for all, as in `Inside`: the collector of garbage may give numbers back at any time.
-_lock = threading.RLock()
-
-
-def _unlocked() -> None:
-    """In a forked child no other thread is left that could let go of it."""
-    global _lock  # noqa: PLW0603 - see above
-    _lock = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_unlocked)
+# One for all, as in `Inside`.
+_lock = ProcessLock()
 
 
 @value

@@ -8,7 +8,6 @@ Each is taken once, and of so many only the last are remembered.
 
 from __future__ import annotations
 
-import threading
 import uuid
 from collections import OrderedDict
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from spanledger.config import Config
 from spanledger.core.asking import Asking
 from spanledger.core.call import Call, Usage
 from spanledger.core.keys import report_of
+from spanledger.core.locks import ProcessLock
 from spanledger.errors import Undescribable
 from spanledger.instrument._reserve import charged
 from spanledger.placing import Ambient, placed_in
@@ -30,7 +30,7 @@ REMEMBERED_MAX: Final = 10_000
 
 _Told = tuple[str | None, int | None, int | None]
 _calls: OrderedDict[_Told, None] = OrderedDict()
-_lock = threading.Lock()
+_lock = ProcessLock()
 
 
 @dataclass(frozen=True, slots=True)

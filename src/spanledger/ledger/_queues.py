@@ -24,7 +24,7 @@ SENDERS_MAX = 1
 # Fewer than there are connections, so that what hangs in one queue leaves some to the others.
 HURRIED_MAX = 4
 # A crowd goes in several statements: while the server works on one, the program goes on with the answers of another.
-# Many answers at once would also hold up whatever else the loop does: sixteen of them take it 1 to 2 ms.
+# Many answers at once would also hold up whatever else the loop does: sixteen of them take it some 1 ms.
 ITEMS_MAX = 16
 BYTES_MAX = 1024 * 1024
 # What the server writes has no space around it; `loads` looks for some.

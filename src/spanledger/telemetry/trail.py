@@ -8,8 +8,6 @@ says where it is in the trace, so that one leads to the other.
 
 from __future__ import annotations
 
-import os
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -19,6 +17,7 @@ from opentelemetry import trace
 from opentelemetry.trace import Span
 
 from spanledger._guard import ambient
+from spanledger.core.locks import ProcessLock
 from spanledger.core.trail import Entry, Tells
 from spanledger.placing import Ambient
 from spanledger.telemetry import deployment, semconv
@@ -29,22 +28,11 @@ EARLY_MAX: Final = 1000
 
 _sink: Tells | None = None
 _maker: Callable[[], object] | None = None
-# Whatever allocates may collect a generator that was left, whose workflow ends then and there: so it is reentrant.
-_lock = threading.RLock()
+_lock = ProcessLock()
 # What waits for somebody to be connected, and when it happened by this process's clock.
 _early: list[tuple[Entry, float]] = []
 # How many found no room there, by the run of the workflow that is open.
 _early_lost: Counter[str | None] = Counter()
-
-
-def _unlocked() -> None:
-    """In a forked child no other thread is left that could let go of it."""
-    global _lock  # noqa: PLW0603 - see connect
-    _lock = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_unlocked)
 
 
 def connect(sink: Tells) -> None:
