@@ -1,14 +1,15 @@
 """An MCP server in a process of its own, guarded by the ledger of its client: `python mcp_guarded_shop.py FILE [http]`.
 
 The fields of its `Config` come as JSON in `SHOP_CONFIG`, the identity of refunds in `SHOP_IDENTITY`. Of each refund it
-writes down the order, the trace, the key of the call, and the workflow that its client says it acts for. With "http"
-it says on which port it listens.
+writes down the order, the trace, the key of the call, and the workflow that its client says it acts for. The order
+"o-killed" kills it after that. With "http" it says on which port it listens.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -33,6 +34,8 @@ def refund(order_id: str, amount: int) -> dict:
     trace_id = trace.format_trace_id(trace.get_current_span().get_span_context().trace_id)
     with Path(sys.argv[1]).open("a") as file:
         file.write(f"{order_id} {trace_id} {current_call().key} {baggage.get_baggage('spanledger.workflow.id')}\n")
+    if order_id == "o-killed":
+        os.kill(os.getpid(), signal.SIGKILL)
     return {"order": order_id, "amount": amount}
 
 

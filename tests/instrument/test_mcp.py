@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from opentelemetry import trace
 
 import spanledger
 from spanledger import Budget, Calls, Config, Rule, workflow
+from spanledger.errors import OutcomeUnknown
 
 pytest.importorskip("mcp")
 import mcp_lowlevel_shop
@@ -82,6 +84,39 @@ def test_over_http_every_request_of_a_session_has_its_own_workflow_and_trace(url
     ran = [trace.format_trace_id(span.context.trace_id) for span in spans.all("execute_tool refund")]
     assert [first[1], first[3], second[1], second[3]] == [ran[0], "w-1", ran[1], "w-2"]
     assert {row["workflow_id"] for row in ledger_with(tenant="shop").calls()} == {"w-1", "w-2"}
+
+
+# Before 2, a client over HTTP waits for ever.
+@pytest.mark.parametrize("over", ["stdio", "http"] if in_process.__name__ == "Client" else ["stdio"])
+def test_of_a_call_whose_server_dies_in_the_midst_of_it_nobody_knows_whether_it_took_effect(
+    over, url, dsn, ledger, tmp_path
+):
+    spanledger.instrument(Config(dsn=dsn, rules=[Rule("refund", identity="arguments")]), libraries=["mcp"])
+
+    @contextlib.asynccontextmanager
+    async def streams() -> AsyncIterator[Any]:
+        if over == "http":
+            async with streamable_http(url) as streams:
+                yield streams[:2]
+            return
+        shop, environment = Path(__file__).with_name(SHOPS[0]), {"SHOP_CONFIG": '{"mode": "off"}'}
+        file = str(tmp_path / "refunds")
+        async with stdio_client(
+            StdioServerParameters(command=sys.executable, args=[str(shop), file], env=environment)
+        ) as streams:
+            yield streams
+
+    async def main() -> None:
+        async with streams() as both, ClientSession(*both) as session:
+            await session.initialize()
+            with workflow("w"), pytest.raises(Exception, match=r"Connection closed|SSE stream ended"):
+                await session.call_tool("refund", {"order_id": "o-killed", "amount": 10})
+            with workflow("w"), pytest.raises(OutcomeUnknown):
+                await session.call_tool("refund", {"order_id": "o-killed", "amount": 10})
+
+    asyncio.run(main())
+    assert len((tmp_path / "refunds").read_text().splitlines()) == 1
+    assert [row["state"] for row in ledger.calls()] == ["unknown"]
 
 
 def failed(result: Any) -> bool:

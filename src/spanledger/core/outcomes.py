@@ -56,6 +56,11 @@ _DEFINITE = frozenset(
     """.split()  # noqa: SIM905 - a table, to be read
 )
 
+# Some say by a number what happened: the connection closed, the time was over, an answer that nobody can read.
+_AMBIGUOUS_CODES = dict.fromkeys(
+    ("mcp.shared.exceptions.McpError", "mcp.shared.exceptions.MCPError"), frozenset({-32000, -32001, -32700, 408})
+)
+
 
 def is_ambiguous(error: BaseException, terms: Terms) -> bool:
     """Tell whether the side effect may have happened although the tool raised `error`."""
@@ -158,9 +163,13 @@ def _said(error: BaseException, terms: Terms) -> bool | None:
     for name in map(_name, type(error).__mro__):
         if name in _DEFINITE:
             return False
-        if name in _AMBIGUOUS:
+        if name in _AMBIGUOUS or (name in _AMBIGUOUS_CODES and _code_of(error) in _AMBIGUOUS_CODES[name]):
             return True
     return None
+
+
+def _code_of(error: BaseException) -> object:
+    return getattr(getattr(error, "error", None), "code", None)
 
 
 def _name(cls: type) -> str:
