@@ -70,6 +70,8 @@ class Job:
         if self.wrap and self.wrap.asks_back and self._said(self.wrap.asks_back, value):
             return Ended(value, paused=True, cost=ran.cost(succeeded=False))
         hidden = ran.inside.hidden
+        if isinstance(failure, BaseException):
+            failure, hidden = None, failure
         if hidden is not None:
             failure = failure or str(hidden) or type(hidden).__name__
         cost = ran.cost(succeeded=failure is None)

@@ -33,7 +33,7 @@ from spanledger.telemetry import gate
 
 logger = logging.getLogger("spanledger.instrument")
 
-_HIDE, _DEFER = "hide", "defer"
+_HIDE, _TELL, _DEFER = "hide", "tell", "defer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +179,7 @@ class Patches:
             logger.warning("%s %s is not known to spanledger (%s): look whether its calls appear in the trace",
                 library.name, version, library.requires)  # fmt: skip
         others = [Wrap(target, describe=no_call, operation=_HIDE) for target in library.hides]
+        others += [Wrap(target, describe=no_call, operation=_TELL) for target in library.tells]
         others += [Wrap(target, describe=no_call, operation=_DEFER) for target in library.defers]
         known = [*_registry.wraps_of(library, version), *others]
         for module in dict.fromkeys(wrap.module for wrap in known):
@@ -261,20 +262,32 @@ class Patches:
 
 def _noting(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     # Who was cancelled is not heard here: the call may be over, and the one around it is another.
-    hidden = next((value for value in (instance, *args, *kwargs.values()) if isinstance(value, Exception)), None)
-    if isinstance(hidden, SpanledgerError) and hidden._on_refusal:  # noqa: SLF001 - our own class
-        raise hidden  # its rule says what becomes of it
-    current_call().inside.hidden = hidden
+    current_call().inside.hidden = _not_refused((instance, *args, *kwargs.values()))
     return wrapped(*args, **kwargs)
+
+
+def _telling(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    _not_refused((instance, *args, *kwargs.values()))
+    return wrapped(*args, **kwargs)
+
+
+def _not_refused(values: Iterable[Any]) -> Exception | None:
+    """Find the exception among values, and raise it where it is a refusal: its rule says what becomes of it."""
+    hidden = next((value for value in values if isinstance(value, Exception)), None)
+    if isinstance(hidden, SpanledgerError) and hidden._on_refusal:  # noqa: SLF001 - our own class
+        raise hidden
+    return hidden
 
 
 def _wrapper(engine: Engine, wrap: Wrap, original: Any) -> Callable[..., Any]:
     if wrap.operation == _HIDE:
         return _noting
+    if wrap.operation == _TELL:
+        return _telling
     if wrap.operation == _DEFER:
         return _deferred.deferring
-    if wrap.hands:
-        return _handing(wrap.hands, wrap)
+    if wrap.hands or wrap.gives:
+        return _handing(wrap)
     # SDKs hide `async def` under plain decorators.
     awaiting = inspect.iscoroutinefunction(inspect.unwrap(original))
     if wrap.egress is not None:
@@ -284,7 +297,7 @@ def _wrapper(engine: Engine, wrap: Wrap, original: Any) -> Callable[..., Any]:
     return _observed(engine, wrap, trace=engine.agents.way(original), awaiting=awaiting)
 
 
-def _handing(hands: Callable[..., Any], wrap: Wrap) -> Callable[..., Any]:
+def _handing(wrap: Wrap) -> Callable[..., Any]:
     def run(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         # What was registered outlives the engine.
         engine = _runtime.active()
@@ -292,8 +305,18 @@ def _handing(hands: Callable[..., Any], wrap: Wrap) -> Callable[..., Any]:
             return wrapped(*args, **kwargs)
         return _tool(engine, wrap, awaiting=True)(wrapped, instance, args, kwargs)
 
+    def guarded(function: Any) -> Any:
+        return _FunctionWrapper(function, run)
+
     def handing(wrapped: Any, _instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return hands(wrapped(*args, **kwargs), lambda function: _FunctionWrapper(function, run))
+        engine = _runtime.active()
+        if wrap.gives is not None and engine is not None:
+            try:
+                kwargs = wrap.gives(kwargs, guarded)
+            except Exception as error:  # noqa: BLE001 - raised again, but in mode "shadow"
+                _undescribed(engine, wrap, error)
+        found = wrapped(*args, **kwargs)
+        return found if wrap.hands is None else wrap.hands(found, guarded)
 
     return handing
 
@@ -306,18 +329,22 @@ def _tool(engine: Engine, wrap: Wrap, *, awaiting: bool) -> Callable[..., Any]:
             call = wrap.describe(instance, args, kwargs)
             codec = wrap.codec_of(instance, args, kwargs) if wrap.codec_of and call else wrap.codec
             pause = wrap.pause(instance, args, kwargs) if wrap.pause and call else None
-        except Exception as error:
-            if engine.guard.config.mode == "shadow":
-                logger.warning("shadow: a call of %s runs; enforced, it would be refused", wrap.target, exc_info=True)
-                return wrapped(*args, **kwargs)
-            # Which tool it is cannot even be said, so no rule can be excluded.
-            raise Undescribable(f"a call of {wrap.target} cannot be described: {error}") from error
+        except Exception as error:  # noqa: BLE001 - raised again, but in mode "shadow"
+            _undescribed(engine, wrap, error)
+            return wrapped(*args, **kwargs)
         if call is None:
             return wrapped(*args, **kwargs)
         job = job_for(wrap, call, codec=codec, pause=pause, travelled=received(wrap, instance, args, kwargs))
         return run(job, lambda: wrapped(*args, **sent(wrap, kwargs)))
 
     return tool
+
+
+def _undescribed(engine: Engine, wrap: Wrap, error: Exception) -> None:
+    """Refuse a call that cannot be described: which tool it is cannot even be said, so no rule can be excluded."""
+    if engine.guard.config.mode != "shadow":
+        raise Undescribable(f"a call of {wrap.target} cannot be described: {error}") from error
+    logger.warning("shadow: a call of %s runs; enforced, it would be refused", wrap.target, exc_info=error)
 
 
 def _observed(engine: Engine, wrap: Wrap, *, trace: Callable[..., Any], awaiting: bool) -> Callable[..., Any]:

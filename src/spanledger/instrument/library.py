@@ -110,7 +110,8 @@ class Wrap:
         operation: The GenAI operation: ``"execute_tool"`` for tools, else a model's.
         codec: How results are kept. A tool without one is recorded and never replayed.
         codec_of: (instance, args, kwargs) → how the results of this very tool are kept; instead of `codec`.
-        failure: A result → why it means failure although nothing was raised; None: it does not.
+        failure: A result → why it means failure although nothing was raised: in words, or as the exception that would
+            have said so, which also says whether it may have taken effect; None: it does not.
         pauses: Qualified names of exceptions that are the framework's way to go on elsewhere: it suspends the run, or
             has the model ask again. They are neither success nor failure.
         asks_back: A result → whether it only asks for more, so that the call will be made again.
@@ -122,6 +123,8 @@ class Wrap:
         receives: (instance, args, kwargs) → what travelled with the call from another process.
         hands: (what the target returned, how to guard a coroutine function) → what it returns instead, where the target
             only hands out or registers the function that runs tools; all else said here is about that function.
+        gives: (keyword arguments, how to guard a coroutine function) → those that the target is called with instead,
+            where the target is given the function that runs tools; likewise.
         versions: The versions of the package that have the target; "" if all that the library knows.
         prepare: Keyword arguments → changed ones, and which chunks the change adds that the caller must not see.
         parsed: A result → the object to measure, where the library returns something raw.
@@ -139,7 +142,7 @@ class Wrap:
     operation: str = EXECUTE_TOOL
     codec: Codec | None = None
     codec_of: Callable[[Any, Arguments, Mapping[str, Any]], Codec] | None = None
-    failure: Callable[[Any], str | None] | None = None
+    failure: Callable[[Any], str | BaseException | None] | None = None
     pauses: tuple[str, ...] = ()
     asks_back: Callable[[Any], bool] | None = None
     tell: Callable[[Call, Exception], Any] | None = None
@@ -148,6 +151,7 @@ class Wrap:
     sends: Callable[[dict[str, Any], Mapping[str, Any]], dict[str, Any]] | None = None
     receives: Callable[[Any, Arguments, Mapping[str, Any]], Mapping[str, Any]] | None = None
     hands: Callable[[Any, Callable[[Any], Any]], Any] | None = None
+    gives: Callable[[dict[str, Any], Callable[[Any], Any]], dict[str, Any]] | None = None
     versions: str = ""
     prepare: Callable[[dict[str, Any]], tuple[dict[str, Any], HiddenChunk | None]] | None = None
     parsed: Callable[[Any], Any] | None = None
@@ -182,6 +186,7 @@ class Library:
         defers: Targets of functions that only prepare a request and return what will make it; the request is kept on
             that as ``spanledger_request``, where a wrap of the function that makes it finds it.
         hides: Targets of functions that take a tool's exception first and make a value of it for the model.
+        tells: Targets of functions that do so when the call is over already; a refusal is raised instead.
         own_spans: Beginnings of the names of spans, or attributes of spans, that the library itself makes of calls that
             are wrapped: they are not decided a second time, and what we have to say is said on them.
     """
@@ -190,6 +195,7 @@ class Library:
     requires: str
     wraps: tuple[Wrap, ...]
     hides: tuple[str, ...] = ()
+    tells: tuple[str, ...] = ()
     defers: tuple[str, ...] = ()
     own_spans: tuple[str, ...] = ()
 

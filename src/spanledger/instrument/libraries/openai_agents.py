@@ -15,8 +15,9 @@ from typing import Any
 
 from spanledger.core.call import INVOKE_AGENT, Call, ScopeSource
 from spanledger.errors import SpanledgerError
-from spanledger.instrument._results import TypedCodec, also_returned
+from spanledger.instrument.libraries import _openai_agents_actions as actions
 from spanledger.instrument.libraries._openai_agents_messages import CONVERSATION
+from spanledger.instrument.libraries._openai_agents_results import codec_of
 from spanledger.instrument.library import Library, Wrap, also
 from spanledger.telemetry import semconv
 
@@ -28,21 +29,30 @@ _INVOKE = "_invoke_function_tool_with_metadata"
 
 def describe(_instance: Any, _args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
     """Read a call of a function tool."""
+    context = kwargs["context"]
+    name, arguments = _name_of(kwargs["function_tool"]), _arguments(kwargs["arguments"])
+    return _placed(name, arguments, context.tool_call_id, context.run_config, context.agent)
+
+
+def describe_action(asked: actions.Asked) -> Call:
+    """Read a call of a tool that is no function tool."""
+    given = asked.given
+    return _placed(asked.name, asked.arguments, asked.call_id, given["config"], given["agent"])
+
+
+def _placed(name: str, arguments: Any, call_id: str | None, run: Any, agent: Any) -> Call:
     from agents.tracing import get_current_trace
 
-    context = kwargs["context"]
-    run = context.run_config
     group, named_trace = (run.group_id, run.trace_id) if run else (None, None)
-    trace = get_current_trace()
-    thread = group or named_trace
+    trace, thread = get_current_trace(), group or named_trace
     return Call(
-        name=_name_of(kwargs["function_tool"]),
-        arguments=_arguments(kwargs["arguments"]),
-        call_id=context.tool_call_id,
+        name,
+        arguments=arguments,
+        call_id=call_id,
         workflow_id=thread,
         workflow_source=ScopeSource.TRACE if thread is None else ScopeSource.FRAMEWORK,
         turn=None if thread is None or trace is None else trace.trace_id,
-        agent=context.agent.name if context.agent else None,
+        agent=agent.name if agent else None,
     )
 
 
@@ -78,29 +88,6 @@ def stop(error: SpanledgerError) -> SpanledgerError:
     return also(error, AgentsException)
 
 
-class OutputCodec(TypedCodec):
-    """Keeps plain values, the SDK's own texts, images and files, and what the tool's function is annotated with."""
-
-    def encode(self, result: Any) -> Any:
-        """Turn what a tool gave into a JSON tree."""
-        return super().encode(result.output)
-
-    def decode(self, tree: Any, call: Call) -> Any:
-        """Turn a tree, or what a probe found out, into what the function would return now."""
-        from agents.tool import _FunctionToolInvocationResult
-
-        return _FunctionToolInvocationResult(super().decode(tree, call))
-
-
-def codec_of(_instance: Any, _args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> OutputCodec:
-    """Say how the outputs of a tool are kept."""
-    from agents.tool import ToolOutputFileContent, ToolOutputImage, ToolOutputText
-
-    function = getattr(kwargs["function_tool"], "__wrapped__", None)
-    output = ToolOutputText | ToolOutputImage | ToolOutputFileContent
-    return OutputCodec(also_returned(function, output, list[output]))
-
-
 def _name_of(tool: Any) -> str:
     """Name a tool as the model does; where the SDK made a hash of that, with the server's own name for it after."""
     binding = getattr(tool, "_mcp_tool_binding", None)
@@ -134,6 +121,7 @@ LIBRARY = Library(
             )
             for module in ("agents.tool", "agents.run_internal.tool_execution")
         ),
+        *actions.wraps(describe_action, stop=stop),
         *(
             Wrap(target=f"agents.run:{run}", operation=INVOKE_AGENT, describe=describe_run, conversation=CONVERSATION)
             for run in ("AgentRunner.run", "start_streaming")
@@ -143,4 +131,5 @@ LIBRARY = Library(
         "agents.tool:maybe_invoke_function_tool_failure_error_function",
         "agents.exceptions:ToolTimeoutError.__init__",
     ),
+    tells=actions.TELLS,
 )
