@@ -103,6 +103,29 @@ def test_a_closed_stream_ends_its_span_at_once(use, client, spans):
     assert stream.response.is_closed
 
 
+HELPERS = {
+    "chat": lambda client: client.chat.completions.stream(**ASK),
+    "response": lambda client: client.responses.stream(model="gpt-5", input="hi"),
+}
+
+
+@pytest.mark.usefixtures("instrumented_client")
+@pytest.mark.parametrize("helper", HELPERS.values(), ids=HELPERS)
+def test_a_helper_that_is_left_early_ends_its_span_at_once(helper, client, awaited, spans):
+    with helper(client) as kept:
+        next(kept)
+    assert spans.one(SPAN).attributes["gen_ai.response.id"]
+
+    async def leave(client: openai.AsyncOpenAI) -> None:
+        async with helper(client) as kept:
+            await anext(kept)
+        assert spans.all(SPAN)[1].attributes["gen_ai.response.id"]
+        del kept
+
+    awaited(leave)
+    assert len(spans.all(SPAN)) == 2
+
+
 @pytest.mark.usefixtures("instrumented_client")
 def test_an_awaited_stream_that_is_closed_ends_its_span_at_once(awaited, spans):
     async def close(client: openai.AsyncOpenAI) -> None:
@@ -156,6 +179,14 @@ def test_a_response_the_caller_reads_piece_by_piece_is_left_alone(client, model,
         assert texts(list(response.parse())) == "one two three"
     assert "stream_options" not in model.requests[1]
     assert len(spans.all(SPAN)) == 2
+
+
+@pytest.mark.usefixtures("instrumented_client")
+def test_a_stream_that_the_caller_asks_for_twice_is_counted_once(client, spans):
+    with client.chat.completions.with_streaming_response.create(**ASK, stream=True) as response:
+        assert response.parse() is response.parse()
+        assert texts(list(response.parse())) == "one two three"
+    assert spans.one(SPAN).attributes["gen_ai.response.finish_reasons"] == ("stop",)
 
 
 READ_WHOLE = {

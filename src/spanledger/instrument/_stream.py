@@ -49,15 +49,24 @@ _is_iterator: Callable[[type], bool] = functools.lru_cache(maxsize=256)(_iterate
 
 
 def watch(stream: Any, watcher: Watcher) -> None:
-    """Put a watcher into a stream."""
+    """Put a watcher into a stream that has none yet."""
     inner = getattr(stream, _INNER)
+    if _code_of(inner) in _WATCHING:
+        return
     awaiting = hasattr(inner, "__anext__")
-    setattr(stream, _INNER, (_awaiting if awaiting else _blocking)(inner, watcher))
-    if hasattr(stream, "close"):
-        # The library's own lets go of the response and leaves the iterator where it is.
-        stream.close = (_close_awaiting if awaiting else _close)(stream, watcher)
+    watching = (_awaiting if awaiting else _blocking)(inner, watcher)
+    setattr(stream, _INNER, watching)
+    # The library's own closing lets go of the response and leaves the iterator where it is. So does that of its helpers
+    # which have a stream inside.
+    response, name = getattr(stream, "response", None), "aclose" if awaiting else "close"
+    if hasattr(response, name):
+        setattr(response, name, (_close_awaiting if awaiting else _close)(response, watching, watcher))
     # A generator that was never begun does not run its `finally`.
     weakref.finalize(stream, watcher.dropped).atexit = False
+
+
+def _code_of(iterator: Any) -> Any:
+    return getattr(iterator, "gi_code", None) or getattr(iterator, "ag_code", None)
 
 
 def _blocking(inner: Iterator[Any], watcher: Watcher) -> Iterator[Any]:
@@ -91,25 +100,42 @@ async def _awaiting(inner: AsyncIterator[Any], watcher: Watcher) -> AsyncIterato
     await watcher.end_awaiting()
 
 
-def _close(stream: Any, watcher: Watcher) -> Callable[[], Any]:
-    close, alive = type(stream).close, weakref.ref(stream)
+_WATCHING = (_blocking.__code__, _awaiting.__code__)
+
+
+def _is_left(watching: Any) -> bool:
+    """Tell whether an iterator waits for whoever reads it; one that was dropped or is being read says itself how it ends.
+
+    A response is closed by its reader as well, at the end.
+    """
+    return watching is not None and not (getattr(watching, "gi_running", False) or getattr(watching, "ag_running", False))
+
+
+def _close(response: Any, watching: Any, watcher: Watcher) -> Callable[[], Any]:
+    iterator = weakref.ref(watching)
 
     def closing() -> Any:
+        left = _is_left(iterator())
+        vars(response).pop("close", None)
         try:
-            return close(alive())
+            return response.close()
         finally:
-            watcher.end(early=True)
+            if left:
+                watcher.end(early=True)
 
     return closing
 
 
-def _close_awaiting(stream: Any, watcher: Watcher) -> Callable[[], Any]:
-    close, alive = type(stream).close, weakref.ref(stream)
+def _close_awaiting(response: Any, watching: Any, watcher: Watcher) -> Callable[[], Any]:
+    iterator = weakref.ref(watching)
 
     async def closing() -> Any:
+        left = _is_left(iterator())
+        vars(response).pop("aclose", None)
         try:
-            return await close(alive())
+            return await response.aclose()
         finally:
-            await watcher.end_awaiting(early=True)
+            if left:
+                await watcher.end_awaiting(early=True)
 
     return closing
