@@ -97,6 +97,9 @@ class Answer(pydantic.BaseModel):
     [
         {"previous_response_id": "r-1"},
         {"conversation": "c-1"},
+        {"thread": {"type": "continue", "previous_message_id": "m-1"}},
+        {"input": [{"type": "item_reference", "id": "m-1"}]},
+        {"web_search_options": {}},
         {"mcp_servers": [{"url": "x"}]},
         {"tools": [{"type": "web_search"}]},
         {"tools": [{"type": "mcp", "server_url": "x"}]},

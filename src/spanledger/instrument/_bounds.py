@@ -5,7 +5,7 @@ Rules, which the README states for users:
 * A text has at most as many tokens as it has bytes in UTF-8. Names, brackets and the like around it count as well and
   stand for what the provider puts around a message.
 * Tools make a provider add instructions of its own; an image counts as the dearest of any provider we know.
-* A file, a hosted tool, or what is kept at the provider cannot be counted here: there is no bound.
+* A file, a hosted tool, or what is found or kept at the provider cannot be counted here: there is no bound.
 """
 
 from __future__ import annotations
@@ -24,10 +24,14 @@ _DEPTH_MAX = 64
 _ITEM_TOKENS = 4
 
 _NOT_READ = frozenset({"extra_headers", "extra_query", "timeout", "stream", "stream_options"})
-# What is kept at the provider and read from there.
-_REFERENCES = frozenset({"previous_response_id", "conversation", "prompt", "container", "mcp_servers", "file_id"})
+# What is kept at the provider, or found by it, and read from there.
+_REFERENCES = frozenset(
+    {"previous_response_id", "conversation", "prompt", "container", "mcp_servers", "file_id", "web_search_options"}
+)
+# The same, of what is in a request.
+_IDS = frozenset({"file_id", "previous_message_id"})
 _IMAGES = frozenset({"image_url", "input_image", "image"})
-_FILES = frozenset({"file", "input_file", "document", "container_upload"})
+_FILES = frozenset({"file", "input_file", "document", "container_upload", "item_reference"})
 # Tools that the program runs itself; all others are run by the provider, which has the model read what they find.
 _OWN_TOOLS = ("function", "custom", "bash_", "text_editor_", "memory_", "computer_", "local_shell", "apply_patch")
 
@@ -103,7 +107,7 @@ def _mapping_weight(value: Mapping[Any, Any], depth: int) -> int:
             raise _NoBound
     total = 0
     for name, item in value.items():
-        if name == "file_id":
+        if name in _IDS:
             raise _NoBound
         if not _is_absent(item):
             total += len(str(name).encode()) + _weight(item, depth + 1) + _ITEM_TOKENS
