@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import re
 from collections.abc import Callable
 from decimal import ROUND_HALF_UP, Decimal
@@ -18,6 +19,7 @@ from settled import until_nothing_is_held
 
 from spanledger import Balance, Budget, Calls, Ledger, Money, Price, Rate, Rule, Tokens, errors
 from spanledger.core.money import Amount
+from spanledger.testing import ModelServer, Raw
 
 # Of gpt-5, per million tokens: read, from the cache, written.
 READ, CACHED, WRITTEN = Decimal("1.25"), Decimal("0.125"), Decimal(10)
@@ -99,6 +101,28 @@ def test_several_answers_reserve_the_maximum_several_times(limited, client, mode
     with pytest.raises(errors.BudgetExceeded):
         chat(client, n=6)
     assert len(model.requests) == 1
+
+
+def test_what_a_caller_adds_to_the_body_counts(limited, client, model):
+    limited(Tokens(500))
+    with pytest.raises(errors.BudgetExceeded):
+        chat(client, extra_body={"max_completion_tokens": 10_000})
+    assert model.requests == []
+
+
+@pytest.mark.parametrize("most", [-1, 2**63 - 1, 10**30])
+def test_a_maximum_that_is_none_reserves_all_the_model_can_write(most, limited, client):
+    limited(Tokens(1000))
+    with pytest.raises(errors.BudgetExceeded) as caught:
+        chat(client, max_completion_tokens=most)
+    assert caught.value.requested.steps > 100_000
+
+
+def test_more_answers_than_the_ledger_can_count_are_refused(limited, client, model):
+    limited(Tokens(1000))
+    with pytest.raises(errors.BudgetExceeded):
+        chat(client, max_completion_tokens=10**12, n=10**12)
+    assert model.requests == []
 
 
 def test_a_request_without_a_maximum_reserves_all_the_model_can_write_and_is_told_how_to_name_one(limited, client):
@@ -233,6 +257,22 @@ def test_without_a_reported_usage_what_was_reserved_stays_spent_and_the_span_say
     assert balance().held == Tokens(0)
     assert attributes["spanledger.usage.source"] == "reserved"
     assert "gen_ai.usage.input_tokens" not in attributes
+
+
+@pytest.mark.parametrize("figure", [10**30, 2**63, -5])
+def test_a_figure_that_no_model_can_have_used_is_none(figure, limited, spans):
+    balance = limited(Tokens(100_000))
+    usage = {"prompt_tokens": figure, "completion_tokens": figure, "total_tokens": figure}
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "hi"}}
+    answer = {"id": "c-1", "object": "chat.completion", "created": 1, "model": "gpt-5", "choices": [choice]}
+    body = json.dumps(answer | {"usage": usage}).encode()
+    with ModelServer(lambda _request: Raw(body, "application/json")) as server:
+        client = openai.OpenAI(base_url=server.url, api_key="offline", max_retries=0)
+        assert chat(client).usage.prompt_tokens == figure
+    span = spans.one(SPAN)
+    assert not [name for name in span.attributes if name.startswith("gen_ai.usage.")]
+    assert span.attributes["spanledger.usage.source"] == "reserved"
+    assert (balance().held, balance().spent) == (Tokens(0), Tokens(reserved_tokens(span)))
 
 
 def test_responses_and_embeddings_are_settled_too(instrument_client, dsn, ledger, client):

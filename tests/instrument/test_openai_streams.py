@@ -47,6 +47,13 @@ def test_a_caller_who_decides_about_usage_gets_what_was_asked_for(include, chunk
 
 
 @pytest.mark.usefixtures("instrumented_client")
+def test_a_caller_who_asks_for_usage_in_the_body_gets_it(client, spans):
+    asked = {"extra_body": {"stream_options": {"include_usage": True}}}
+    chunks = list(client.chat.completions.create(**ASK, stream=True, **asked))
+    assert chunks[-1].usage.completion_tokens == spans.one(SPAN).attributes["gen_ai.usage.output_tokens"]
+
+
+@pytest.mark.usefixtures("instrumented_client")
 def test_an_awaited_stream_is_measured(awaited, spans):
     async def drain(client: openai.AsyncOpenAI) -> list[ChatCompletionChunk]:
         stream = await client.chat.completions.create(**ASK, stream=True)

@@ -7,6 +7,7 @@ import pytest
 
 from spanledger.instrument.libraries import _asked
 from spanledger.instrument.libraries import openai as chats
+from spanledger.instrument.libraries._openai_common import provider_of
 
 
 @pytest.fixture
@@ -50,6 +51,24 @@ def test_an_azure_client_of_the_same_address_is_azure_s(client):
         azure._base_url = client._base_url
         assert described(client).attributes["gen_ai.provider.name"] == "openai"
         assert described(azure).attributes["gen_ai.provider.name"] == "azure.ai.openai"
+
+
+CLIENTS = [
+    (openai.OpenAI, "openai"),
+    (openai.AsyncAzureOpenAI, "azure.ai.openai"),
+    (getattr(openai, "BedrockOpenAI", openai.OpenAI), "aws.bedrock" if hasattr(openai, "BedrockOpenAI") else "openai"),
+]
+
+
+@pytest.mark.parametrize(("cls", "provider"), CLIENTS)
+def test_a_client_of_one_s_own_asks_whom_its_base_class_asks(cls, provider):
+    assert provider_of(cls) == provider_of(type("Ours", (cls,), {})) == provider
+
+
+def test_what_a_caller_adds_to_the_body_is_what_is_asked(client):
+    added = {"model": "gpt-5-pro", "max_tokens": 9}
+    call = described(client, max_tokens=4, extra_body=added)
+    assert call == described(client, model="gpt-5-pro", max_tokens=9)
 
 
 def test_servers_are_remembered_up_to_a_number(client):

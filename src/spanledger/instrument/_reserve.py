@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 
 from spanledger.config import Config
 from spanledger.core.call import Call, Usage
-from spanledger.core.money import CALLS, TOKENS
+from spanledger.core.money import AMOUNT_MAX, CALLS, TOKENS
 from spanledger.core.prices import Bound, price_for
 from spanledger.errors import Undescribable
 from spanledger.instrument._prices import price, tariff_of
@@ -56,7 +56,7 @@ def reserved(call: Call, bound: Bound | None, config: Config, given: Mapping[str
     read, written = tokens
     tariff = tariff_of(call, config.prices)
     if bound is not None and read is not None and written is not None:
-        amounts = {TOKENS: read + written} | amounts
+        amounts = {TOKENS: min(read + written, AMOUNT_MAX)} | amounts
         if tariff is not None:
             most = tariff.most(read, written, writes_cache=bound.writes_cache)
             amounts = {most.unit: most.steps} | amounts

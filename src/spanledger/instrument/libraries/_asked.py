@@ -1,7 +1,8 @@
 """What a model call says of its request, besides its content: where it goes and with which parameters.
 
 Rules: a program asks with few of them, over and over, so a call is described once for each; nobody changes a `Call`.
-The clients are those that Stainless generates, whose server is known by their `base_url`.
+The clients are those that Stainless generates, whose server is known by their `base_url`. What a caller adds to the
+body by hand is sent instead of what was said by keyword.
 """
 
 from __future__ import annotations
@@ -40,6 +41,22 @@ class Server(NamedTuple):
 _servers: dict[tuple[type, int], tuple[Any, Server]] = {}
 
 
+def provider_named(cls: type, providers: Mapping[str, str]) -> str | None:
+    """Find a provider by what the name of a client's class holds, or that of a class it is made of."""
+    names = [base.__name__ for base in cls.__mro__]
+    return next((provider for part, provider in providers.items() if any(part in name for name in names)), None)
+
+
+def sent(kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what is sent: the keyword arguments, and over them what the caller adds to the body."""
+    extra = kwargs.get("extra_body")
+    if not extra or not isinstance(extra, Mapping):
+        return kwargs
+    said = {**kwargs, **extra}
+    del said["extra_body"]
+    return said
+
+
 def call_of(
     provider_of: ProviderOf, instance: Any, kwargs: Mapping[str, Any], operation: str, most: Any = None
 ) -> Call:
@@ -48,7 +65,7 @@ def call_of(
     Args:
         provider_of: A client's class → whose server it asks.
         instance: The resource of the client that makes the call.
-        kwargs: Its keyword arguments.
+        kwargs: What is `sent`.
         operation: The GenAI operation.
         most: The most tokens that the model may write, where the request says so.
     """

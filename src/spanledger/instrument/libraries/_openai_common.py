@@ -10,9 +10,12 @@ from spanledger.core.call import Call
 from spanledger.instrument.libraries import _asked
 
 
+_PROVIDERS: Final = {"Azure": "azure.ai.openai", "Bedrock": "aws.bedrock"}
+
+
 def provider_of(cls: type) -> str:
     """Say whose server a client of a class asks."""
-    return "azure.ai.openai" if "Azure" in cls.__name__ else "openai"
+    return _asked.provider_named(cls, _PROVIDERS) or "openai"
 
 
 call_of: Final[Callable[..., Call]] = functools.partial(_asked.call_of, provider_of)

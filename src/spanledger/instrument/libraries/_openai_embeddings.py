@@ -8,6 +8,7 @@ from typing import Any
 from spanledger.core.call import Call, Usage
 from spanledger.core.prices import Bound
 from spanledger.instrument import _bounds
+from spanledger.instrument.libraries._asked import sent
 from spanledger.instrument.libraries._figures import count
 from spanledger.instrument.libraries._openai_common import call_of
 from spanledger.instrument.library import Wrap
@@ -15,12 +16,12 @@ from spanledger.instrument.library import Wrap
 
 def describe(instance: Any, _args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
     """Read a call of `Embeddings.create`."""
-    return call_of(instance, kwargs, "embeddings")
+    return call_of(instance, sent(kwargs), "embeddings")
 
 
 def bound(kwargs: Mapping[str, Any]) -> Bound:
     """Say the most that a request can use: it writes nothing."""
-    return Bound(_bounds.input_tokens(kwargs), 0, writes_cache=False)
+    return Bound(_bounds.input_tokens(sent(kwargs)), 0, writes_cache=False)
 
 
 def measure(answer: Any) -> Usage:

@@ -13,7 +13,8 @@ from spanledger.core.call import Call, Usage
 from spanledger.core.frozen import changed
 from spanledger.core.prices import Bound
 from spanledger.instrument import _bounds
-from spanledger.instrument.libraries._figures import count, number
+from spanledger.instrument.libraries._asked import sent
+from spanledger.instrument.libraries._figures import count, most
 from spanledger.instrument.libraries._openai_common import call_of
 from spanledger.instrument.libraries._openai_response_messages import MESSAGES
 from spanledger.instrument.library import Wrap
@@ -24,13 +25,14 @@ _ENDS = frozenset({"response.completed", "response.incomplete", "response.failed
 
 def describe(instance: Any, _args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
     """Read a call of `Responses.create`."""
+    kwargs = sent(kwargs)
     return call_of(instance, kwargs, "chat", kwargs.get("max_output_tokens"))
 
 
 def bound(kwargs: Mapping[str, Any]) -> Bound:
     """Say the most that a request can use."""
-    most = number(kwargs.get("max_output_tokens"))
-    return Bound(_bounds.input_tokens(kwargs), None if most is None else int(most))
+    kwargs = sent(kwargs)
+    return Bound(_bounds.input_tokens(kwargs), most(kwargs.get("max_output_tokens")))
 
 
 def measure(response: Any) -> Usage:

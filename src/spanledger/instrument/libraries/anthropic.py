@@ -18,15 +18,17 @@ from spanledger.core.prices import Bound
 from spanledger.instrument import _bounds, _raw
 from spanledger.instrument.libraries import _anthropic_tools as tools
 from spanledger.instrument.libraries._anthropic_messages import MESSAGES
-from spanledger.instrument.libraries._asked import call_of
-from spanledger.instrument.libraries._figures import count, number
+from spanledger.instrument.libraries._asked import call_of, provider_named, sent
+from spanledger.instrument.libraries._figures import count, most
 from spanledger.instrument.library import Library, Wrap
 
-_PROVIDERS = {"Bedrock": "aws.bedrock", "AWS": "aws.bedrock", "Vertex": "gcp.vertex_ai"}
+# By what the names of clients hold; others ask the provider itself, on whatever platform.
+_PROVIDERS = {"Bedrock": "aws.bedrock", "Vertex": "gcp.vertex_ai"}
 
 
 def describe(instance: Any, _args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
     """Read a call of `Messages.create`."""
+    kwargs = sent(kwargs)
     return call_of(_provider_of, instance, kwargs, "chat", kwargs.get("max_tokens"))
 
 
@@ -36,18 +38,15 @@ def describe_stream(instance: Any, args: tuple[Any, ...], kwargs: Mapping[str, A
 
 
 def _provider_of(cls: type) -> str:
-    return next((name for part, name in _PROVIDERS.items() if part in cls.__name__), "anthropic")
+    return provider_named(cls, _PROVIDERS) or "anthropic"
 
 
 def bound(kwargs: Mapping[str, Any]) -> Bound:
     """Say the most that a request can use."""
-    most = number(kwargs.get("max_tokens"))
+    kwargs = sent(kwargs)
     # Only what a request marks is put into the cache, which costs more than reading.
-    return Bound(
-        _bounds.input_tokens(kwargs),
-        None if most is None else int(most),
-        writes_cache="cache_control" in repr(kwargs),
-    )
+    marked = "cache_control" in repr(kwargs)
+    return Bound(_bounds.input_tokens(kwargs), most(kwargs.get("max_tokens")), writes_cache=marked)
 
 
 def measure(message: Any) -> Usage:

@@ -17,7 +17,8 @@ from spanledger.instrument import _bounds, _raw
 from spanledger.instrument.libraries import _openai_embeddings as embeddings
 from spanledger.instrument.libraries import _openai_responses as responses
 from spanledger.instrument.libraries import _openai_tools as tools
-from spanledger.instrument.libraries._figures import count, number
+from spanledger.instrument.libraries._asked import sent
+from spanledger.instrument.libraries._figures import count, most
 from spanledger.instrument.libraries._openai_common import call_of
 from spanledger.instrument.libraries._openai_messages import MESSAGES
 from spanledger.instrument.library import HiddenChunk, Library, Wrap
@@ -25,17 +26,21 @@ from spanledger.instrument.library import HiddenChunk, Library, Wrap
 
 def describe(instance: Any, _args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
     """Read a call of `Completions.create`."""
+    kwargs = sent(kwargs)
     if "max_completion_tokens" in kwargs or "max_tokens" in kwargs:
-        most = number(kwargs.get("max_completion_tokens")) or number(kwargs.get("max_tokens"))
-        return call_of(instance, kwargs, "chat", most)
+        return call_of(instance, kwargs, "chat", _most(kwargs))
     return call_of(instance, kwargs, "chat")
 
 
 def bound(kwargs: Mapping[str, Any]) -> Bound:
     """Say the most that a request can use."""
-    most = number(kwargs.get("max_completion_tokens")) or number(kwargs.get("max_tokens"))
-    choices = int(number(kwargs.get("n")) or 1)
-    return Bound(_bounds.input_tokens(kwargs), None if most is None else int(most) * choices, choices)
+    kwargs = sent(kwargs)
+    written, choices = _most(kwargs), most(kwargs.get("n")) or 1
+    return Bound(_bounds.input_tokens(kwargs), None if written is None else written * choices, choices)
+
+
+def _most(kwargs: Mapping[str, Any]) -> int | None:
+    return most(kwargs.get("max_completion_tokens"), kwargs.get("max_tokens"))
 
 
 def prepare(kwargs: dict[str, Any]) -> tuple[dict[str, Any], HiddenChunk | None]:
@@ -44,7 +49,7 @@ def prepare(kwargs: dict[str, Any]) -> tuple[dict[str, Any], HiddenChunk | None]
         return kwargs, None
     options = kwargs.get("stream_options")
     asked = isinstance(options, Mapping) and "include_usage" in options
-    if asked or _raw.is_left_unread(kwargs):
+    if asked or "stream_options" in (kwargs.get("extra_body") or ()) or _raw.is_left_unread(kwargs):
         return kwargs, None
     kwargs["stream_options"] = {**(options if isinstance(options, Mapping) else {}), "include_usage": True}
     return kwargs, lambda chunk: not chunk.choices and chunk.usage is not None
