@@ -6,7 +6,7 @@ import openai
 import pytest
 
 from spanledger.instrument.libraries import _asked
-from spanledger.instrument.libraries import openai as chats
+from spanledger.instrument.libraries import _openai_chats as chats
 from spanledger.instrument.libraries._openai_common import provider_of
 
 

@@ -104,11 +104,13 @@ _WATCHING = (_blocking.__code__, _awaiting.__code__)
 
 
 def _is_left(watching: Any) -> bool:
-    """Tell whether an iterator waits for whoever reads it; one that was dropped or is being read says itself how it ends.
+    """Tell whether an iterator waits for whoever reads it; else it was dropped or is being read, and says how it ends.
 
     A response is closed by its reader as well, at the end.
     """
-    return watching is not None and not (getattr(watching, "gi_running", False) or getattr(watching, "ag_running", False))
+    return watching is not None and not (
+        getattr(watching, "gi_running", False) or getattr(watching, "ag_running", False)
+    )
 
 
 def _close(response: Any, watching: Any, watcher: Watcher) -> Callable[[], Any]:

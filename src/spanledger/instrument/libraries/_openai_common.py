@@ -9,7 +9,6 @@ from typing import Final
 from spanledger.core.call import Call
 from spanledger.instrument.libraries import _asked
 
-
 _PROVIDERS: Final = {"Azure": "azure.ai.openai", "Bedrock": "aws.bedrock"}
 
 

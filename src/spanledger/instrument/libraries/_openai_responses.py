@@ -1,4 +1,4 @@
-"""The responses of the OpenAI client.
+"""The responses of the OpenAI client, beta ones as well, and what is answered alike: compactions and decisions.
 
 Rules: the first and the last event of a stream hold the response as it stands; usage comes with the last. What is kept
 at the provider, an earlier response or a conversation, is read as well and is not in the request.
@@ -6,6 +6,7 @@ at the provider, an earlier response or a conversation, is read as well and is n
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,14 +38,16 @@ def bound(kwargs: Mapping[str, Any]) -> Bound:
 
 def measure(response: Any) -> Usage:
     """Read what a response used."""
-    cut = getattr(response.incomplete_details, "reason", None)
+    # A compaction or a decision has few of these.
+    known = functools.partial(getattr, response)
+    reason = getattr(known("incomplete_details", None), "reason", None) or known("status", None)
     reported = response.usage
     read = getattr(reported, "input_tokens_details", None)
     return Usage(
-        model=response.model,
-        response_id=response.id,
-        finish_reasons=(cut or response.status,) if cut or response.status else (),
-        tool_calls=tuple([item.name for item in response.output or () if item.type == "function_call"]),
+        model=known("model", None),
+        response_id=known("id", None),
+        finish_reasons=(reason,) if reason else (),
+        tool_calls=tuple([item.name for item in known("output", None) or () if item.type == "function_call"]),
         input_tokens=count(reported, "input_tokens"),
         output_tokens=count(reported, "output_tokens"),
         cached_tokens=count(read, "cached_tokens"),
