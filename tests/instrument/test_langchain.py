@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from decimal import Decimal
 from typing import Annotated
 
 import pytest
+from langchain_core.documents import Document
 from langchain_core.messages import ToolMessage
 from langchain_core.tools import StructuredTool
 from langchain_core.tools import tool as langchain_tool
 from langchain_world import BY_ARGUMENTS, REFUND, answers, asked, graph_of, told_by
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.prebuilt import InjectedState, ToolRuntime
+from pydantic import BaseModel
 
 from spanledger import Rule, workflow
 
@@ -84,6 +87,58 @@ def test_content_and_artifact_both_come_back(instrument):
     assert (second.content, second.artifact) == (first.content, first.artifact)
     assert second.artifact == {"receipt": (1, "o-1")}
     assert ran == ["o-1"]
+
+
+@pytest.mark.usefixtures("in_workflow")
+def test_documents_that_a_search_found_come_back_as_documents(instrument):
+    instrument()
+    found = [Document("a", metadata={"page": 1}, id="d-1"), Document("b")]
+
+    @langchain_tool(response_format="content_and_artifact")
+    def search(query: str) -> tuple[str, list[Document]]:
+        """Search."""
+        return "a, b", list(found)
+
+    first, second = (search.invoke(asked("call_a", "search", query="?")) for _ in range(2))
+    assert (second.content, second.artifact) == (first.content, first.artifact) == ("a, b", found)
+    assert all(type(one) is Document for one in second.artifact)
+
+
+@pytest.mark.usefixtures("in_workflow")
+def test_what_a_tool_says_beside_the_content_of_its_message_comes_back(instrument):
+    instrument(rules=[BY_ARGUMENTS])
+
+    @langchain_tool
+    def refund(order_id: str, amount: int, runtime: ToolRuntime) -> ToolMessage:
+        """Refund an order."""
+        said = {"additional_kwargs": {"receipt": 1}, "response_metadata": {"bank": "b"}}
+        return ToolMessage("done", tool_call_id=runtime.tool_call_id, **said)
+
+    first, second = (graph_of(refund).invoke(told_by(asked(call_id)))["messages"][-1] for call_id in ("a", "b"))
+    assert (first.tool_call_id, second.tool_call_id) == ("a", "b")
+    assert second.additional_kwargs == first.additional_kwargs == {"receipt": 1}
+    assert second.response_metadata == first.response_metadata == {"bank": "b"}
+
+
+class Receipt(BaseModel):
+    order_id: str
+    amount: Decimal
+
+
+RECEIPT = Receipt(order_id="o-1", amount=Decimal("1.10"))
+
+
+@pytest.mark.usefixtures("in_workflow")
+@pytest.mark.parametrize("result", [[1, 2], (1, 2), Decimal("1.10"), b"raw", {"at": (1, 2)}, None, ["a"], RECEIPT])
+def test_what_was_given_to_the_program_is_given_to_the_model_as_a_run_would_give_it(result, instrument):
+    refund = StructuredTool.from_function(lambda order_id, amount: result, name="refund", description="-")
+    refund.func.__annotations__["return"] = type(result)
+    told = refund.invoke(asked("call_a"))
+    instrument(rules=[BY_ARGUMENTS])
+    first, second = (refund.invoke(dict(REFUND)) for _ in range(2))
+    assert (second, type(second)) == (first, type(first)) == (result, type(result))
+    again = refund.invoke(asked("call_b"))
+    assert (again.content, again.tool_call_id) == (told.content, "call_b")
 
 
 # --- which calls are the same

@@ -1,22 +1,25 @@
-"""What LangChain's tools give: plain values, tool messages, commands to a graph, and lists of these.
+"""What LangChain's tools give: plain values, documents, tool messages, commands to a graph, and lists of these.
 
-Rules: these types come back and no others; a row of the ledger names none. A message carries the id of the call that
-asks now. A command is kept if all messages in it answer one call: those of others would bring back ids that the model
-does not know any more.
+Rules: these types come back, and those that the tool's function is annotated with; a row of the ledger names none. A
+message carries the id of the call that asks now, and what was given to a call without an id becomes a message where it
+is asked for with one. A command is kept if all messages in it answer one call: those of others would bring back ids
+that the model does not know any more.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from spanledger.core.call import Call
 from spanledger.core.values import decode, encode
+from spanledger.instrument._results import TypedCodec, returned_by
 
 # A key with one dollar sign cannot come from a tool: `encode` doubles those.
 _MESSAGE, _COMMAND, _LIST, _UPDATE = "$tool_message", "$command", "$results", "$update"
-_MESSAGE_FIELDS = ("content", "artifact", "status")
+_DOCUMENT = "$document"
+_MESSAGE_FIELDS = ("content", "status", "additional_kwargs", "response_metadata")
+_DOCUMENT_FIELDS = ("page_content", "metadata", "id")
 
 
 def messages_in(result: Any) -> Iterator[Any]:
@@ -33,30 +36,42 @@ def messages_in(result: Any) -> Iterator[Any]:
 
 
 class ResultCodec:
-    """Keeps tool messages, commands and plain values."""
+    """Keeps tool messages, commands, documents and values as the tool's function is annotated."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
 
     def encode(self, result: Any) -> Any:
         """Turn what a tool returned into a JSON tree."""
         if len({getattr(message, "tool_call_id", None) for message in messages_in(result)}) > 1:
             raise TypeError("its messages answer several calls")
-        return _kept(result)
+        if _is_ours(result) or (isinstance(result, list) and any(map(_is_ours, result))):
+            return _kept(result)
+        return self._typed().encode(result)
 
     def decode(self, tree: Any, call: Call) -> Any:
         """Turn a tree, or what a probe found out, into what `BaseTool.run` would return now."""
-        if isinstance(tree, dict) and tree.keys() & {_MESSAGE, _COMMAND, _LIST}:
-            return _given_back(tree, call)
-        content = decode(tree)
-        if call.call_id is None:
-            return content
-        text = content if isinstance(content, str | list) else json.dumps(content, ensure_ascii=False)
-        return _message({"content": text}, call)
+        from langchain_core.tools.base import _format_output
+
+        ours = isinstance(tree, dict) and tree.keys() & {_MESSAGE, _COMMAND, _LIST, _DOCUMENT}
+        result = _given_back(tree, call) if ours else self._typed().decode(tree, call)
+        # It leaves messages and commands as they are, and makes no message where nobody's id is known.
+        return _format_output(result, None, call.call_id, call.name, "success")
+
+    def _typed(self) -> TypedCodec:
+        # Looked at where it is needed: what answers a call of a model is a message, whatever the function returns.
+        return TypedCodec(returned_by(self._function))
 
 
 def _kept(value: Any) -> Any:
+    from langchain_core.documents import Document
     from langchain_core.messages import ToolMessage
 
     if type(value) is ToolMessage:
-        return {_MESSAGE: {name: _plain(getattr(value, name)) for name in _MESSAGE_FIELDS}}
+        fields = {name: _plain(getattr(value, name)) for name in _MESSAGE_FIELDS}
+        return {_MESSAGE: {**fields, "artifact": _kept(value.artifact)}}
+    if type(value) is Document:
+        return {_DOCUMENT: {name: _plain(getattr(value, name)) for name in _DOCUMENT_FIELDS}}
     if _is_command(value):
         if value.resume is not None:
             raise TypeError("a command that resumes a run is not kept")
@@ -71,7 +86,11 @@ def _given_back(tree: Any, call: Call) -> Any:
     tagged = isinstance(tree, dict) and len(tree) == 1
     kind, body = next(iter(tree.items())) if tagged else ("", tree)
     if kind == _MESSAGE:
-        return _message({name: decode(item) for name, item in body.items()}, call)
+        return _message({name: _given_back(item, call) for name, item in body.items()}, call)
+    if kind == _DOCUMENT:
+        from langchain_core.documents import Document
+
+        return Document(**{name: decode(item) for name, item in body.items()})
     if kind == _LIST:
         return [_given_back(item, call) for item in body]
     if kind == _UPDATE:
@@ -87,13 +106,9 @@ def _given_back(tree: Any, call: Call) -> Any:
 def _message(fields: Mapping[str, Any], call: Call) -> Any:
     from langchain_core.messages import ToolMessage
 
-    content = fields["content"]
     if call.call_id is None:
-        return content
-    status = fields.get("status") or "success"
-    return ToolMessage(
-        content, artifact=fields.get("artifact"), status=status, tool_call_id=call.call_id, name=call.name
-    )
+        return fields["content"]
+    return ToolMessage(**fields, tool_call_id=call.call_id, name=call.name)
 
 
 def _plain(value: Any) -> Any:
@@ -104,7 +119,7 @@ def _plain(value: Any) -> Any:
 
 
 def _is_ours(value: Any) -> bool:
-    return _is_command(value) or hasattr(value, "tool_call_id")
+    return _is_command(value) or hasattr(value, "tool_call_id") or hasattr(value, "page_content")
 
 
 def _is_command(value: Any) -> bool:

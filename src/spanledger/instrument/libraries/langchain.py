@@ -33,6 +33,11 @@ def describe(tool: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Cal
     )
 
 
+def codec_of(tool: Any, _args: tuple[Any, ...], _kwargs: Mapping[str, Any]) -> ResultCodec:
+    """Say how the results of a tool are kept."""
+    return ResultCodec(getattr(tool, "func", None) or getattr(tool, "coroutine", None) or tool._run)  # noqa: SLF001
+
+
 def failure(result: Any) -> str | None:
     """Say why a result means failure."""
     return next((str(m.content) for m in messages_in(result) if getattr(m, "status", None) == "error"), None)
@@ -78,7 +83,7 @@ LIBRARY = Library(
         Wrap(
             target=f"langchain_core.tools.base:BaseTool.{method}",
             describe=describe,
-            codec=ResultCodec(),
+            codec_of=codec_of,
             failure=failure,
             tell=tell,
             pause=pause,
