@@ -200,7 +200,8 @@ def test_a_tool_that_took_too_long_may_have_taken_effect(instrument, refund, ref
 
     parts = returns(run(agent_of(Tool(slow, name="refund", timeout=0.01))))
     assert "Timed out" in str(parts[0].content)
-    assert spans.one("execute_tool refund").attributes["spanledger.call.outcome"] == "unknown"
+    span = spans.one("execute_tool refund")
+    assert (span.attributes["spanledger.call.outcome"], span.status.status_code) == ("unknown", StatusCode.ERROR)
     with pytest.raises(errors.OutcomeUnknown):
         run(agent_of(refund))
     assert refunded == []

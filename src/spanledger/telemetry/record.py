@@ -224,7 +224,7 @@ def finished(span: Span, outcome: Outcome, content: Content = NOTHING) -> None:
     _set(span, attributes.of_outcome(outcome))
     if ended.error is None and content.capture is not Capture.NO_CONTENT:
         _returned(span, outcome, content)
-    if ended.paused:
+    if ended.paused and outcome.recorded != "unknown":
         return
     if ended.failure is not None:
         said = content.words(ended.failure)[:500] if content.capture.on_spans else None
