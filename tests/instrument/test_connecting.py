@@ -382,6 +382,29 @@ def test_all_addresses_of_a_place_have_one_time_together(connected, monkeypatch)
         assert time.monotonic() - began_s < 2
 
 
+def test_a_place_whose_name_nobody_finds_in_time_was_sent_nothing(connected, ledger, monkeypatch):
+    found = threading.Event()
+    looks_up = socket.getaddrinfo
+
+    def slow(host, *args, **kwargs):
+        if host == "slow.example":
+            found.wait(20)
+            host = "127.0.0.1"
+        return looks_up(host, *args, **kwargs)
+
+    given = {"credential": lambda: CANARY, "methods": ("POST",), "paths": ("/*",), "timeout_s": 0.3}
+    with socket.create_server(("127.0.0.1", 0)) as place:
+        url = f"https://slow.example:{place.getsockname()[1]}"
+        connected(connectors=[Connector("odd", url, "payments:refund", **given)])
+        monkeypatch.setattr(socket, "getaddrinfo", slow)
+        began_s = time.monotonic()
+        with pytest.raises(Exception, match=r"(?i)timed out"):
+            invoke("odd", "POST", "/v1/refunds")
+        assert time.monotonic() - began_s < 10
+        assert [call["state"] for call in ledger.calls()] == ["failed"]
+        found.set()  # what is connected then is closed
+
+
 @pytest.mark.parametrize("kind", ["plain", "gzip"])
 def test_an_answer_that_is_too_large_is_cut_off_and_its_outcome_unknown(speaking, ledger, kind):
     body = bytes(_wire.BYTES_MAX + 1)

@@ -14,8 +14,10 @@ import functools
 import http.client
 import io
 import os
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -128,12 +130,11 @@ def _carrying(kind: Any, header: tuple[str, str], until: float) -> Callable[...,
         made = kind(*args, **kwargs)
         made.set_debuglevel(0)
         made.response_class = functools.partial(_Response, until=until)
-        made.socket_options = _InTimeOptions(made.socket_options or (), until)
         plain, connect = made.endheaders, made.connect
 
         def connect_in_time() -> None:
             made.timeout = _left(until)
-            connect()
+            _connect(made, connect, until)
             made.sock.settimeout(_left(until))
 
         def endheaders(*args: Any, **kwargs: Any) -> Any:
@@ -146,23 +147,36 @@ def _carrying(kind: Any, header: tuple[str, str], until: float) -> Callable[...,
     return connection
 
 
+def _connect(made: Any, connect: Callable[[], None], until: float) -> None:
+    """Connect, in a thread: a look-up of the name takes as long as the resolver likes, and there may be many addresses.
+
+    Raises:
+        ConnectTimeoutError: It is not connected in time; nothing was sent.
+    """
+    from urllib3.exceptions import ConnectTimeoutError
+
+    connected: Future[None] = Future()
+    threading.Thread(target=_settle, args=(connected, connect), name="spanledger-connect", daemon=True).start()
+    if not wait([connected], _left(until)).done:
+        connected.add_done_callback(lambda _: made.close())
+        raise ConnectTimeoutError(made, f"connection to {made.host} timed out")
+    connected.result()
+
+
+def _settle(future: Future[None], work: Callable[[], None]) -> None:
+    try:
+        work()
+    except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+        future.set_exception(error)
+    else:
+        future.set_result(None)
+
+
 def _left(until: float) -> float:
     left_s = until - time.monotonic()
     if left_s <= 0:
         raise TimeoutError("timed out")
     return left_s
-
-
-class _InTimeOptions(list[Any]):
-    """Options of sockets that are read for each before it is connected: a host has many addresses, and one time."""
-
-    def __init__(self, options: Iterable[Any], until: float) -> None:
-        super().__init__(options)
-        self._until = until
-
-    def __iter__(self) -> Iterator[Any]:
-        _left(self._until)
-        return super().__iter__()
 
 
 class _Response(http.client.HTTPResponse):
