@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
 import pytest
+import ways
+from ways import either_way
 from workers import together
 
 from spanledger import Budget, Calls, Config, Ledger, ToolCall
@@ -16,6 +19,7 @@ from spanledger.ledger import _migrate
 from spanledger.ledger._migrate import Script
 
 REFUND = ToolCall("refund", workflow_id="w")
+CLAIM_FRESH = "spanledger.claim_fresh(text, jsonb, integer[], jsonb[], boolean)"
 SCRIPTS = Path(_migrate.__file__).parent / "sql"
 
 
@@ -167,6 +171,27 @@ def test_migrating_keeps_what_the_ledger_knows(ledger_with, with_scripts) -> Non
     ledger.migrate()
     assert ledger.run(REFUND, never) == "done"
     assert ledger.budget("count").spent == Calls(1)
+
+
+LOCK_KEY = "select pg_advisory_xact_lock(spanledger.claim_of('default', %s))"
+BLOCKED = "select count(*) from pg_locks where locktype = 'advisory' and not granted"
+
+
+@either_way
+def test_a_call_that_is_being_begun_while_functions_are_replaced_runs(dsn, sql, with_scripts, run) -> None:
+    config = Config(dsn=dsn)
+    with Ledger(dsn) as ledger, ThreadPoolExecutor(1) as pool:
+        with sql.transaction():
+            sql.execute(LOCK_KEY, (ledger.key(ways.REFUND),))
+            running = pool.submit(run, config, lambda: "done")
+            while sql.execute(BLOCKED).fetchone() == (0,):
+                time.sleep(0.01)
+            # What it calls next has another name now.
+            renamed = [Script(one.name, one.text.replace(".claim_fresh(", ".claims(")) for one in _migrate.modules()]
+            with_scripts(modules=[*renamed, Script("zz", f"drop function {CLAIM_FRESH}")])
+            ledger.migrate()
+        assert running.result() == "done"
+        assert [row["state"] for row in ledger.calls()] == ["succeeded"]
 
 
 def test_what_is_printed_for_somebody_else_does_what_migrating_does(empty_dsn: str) -> None:

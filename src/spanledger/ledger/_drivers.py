@@ -1,10 +1,10 @@
 """Carry out steps: one class blocks, one awaits, and one does it later.
 
 Rules: the first two differ in `await` and in how they sleep and shield, nothing else (a test compares them). An ask
-that was lost on the way is asked once more on another connection; every function of the ledger allows that. An ask
-that is shielded is carried out even if the caller is cancelled meanwhile. An outcome that is queued, or waits on disk,
-is told before the same call begins again. What the wrapped function does, exceptions included, is an `Ended` and never
-crosses the generator as an exception.
+whose answer was lost on the way, or that met functions as they were replaced, is asked once more; every function of the
+ledger allows that. An ask that is shielded is carried out even if the caller is cancelled meanwhile. An outcome that is
+queued, or waits on disk, is told before the same call begins again. What the wrapped function does, exceptions
+included, is an `Ended` and never crosses the generator as an exception.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from spanledger.core.asking import Ask, Invoke, Keep, Listen, Look, Steps, Wait
 from spanledger.core.call import Begun, Ended, Outcome
 from spanledger.errors import ConfigError, LedgerUnavailable
 from spanledger.ledger._database import Database
-from spanledger.ledger._functions import Query, asked_before, lost, translated
+from spanledger.ledger._functions import Query, asked_before, translated, undecided
 from spanledger.ledger._watchman import Waiter
 
 T = TypeVar("T")
@@ -73,7 +73,7 @@ class BlockingDriver:
                 raise TypeError(f"{step!r} is no step")
 
     def query(self, query: Query) -> Any:
-        """Ask the ledger, once more where the answer was lost.
+        """Ask the ledger, once more where it has not decided or its answer was lost.
 
         Raises:
             LedgerUnavailable: It does not answer.
@@ -83,9 +83,10 @@ class BlockingDriver:
         self._database.heartbeat.before(query)
         try:
             reply = self._query(query)
-        except LedgerUnavailable as error:
-            if not lost(error):
-                self._database.silence.note(since_s)
+        except (LedgerUnavailable, ConfigError) as error:
+            if not undecided(error):
+                if isinstance(error, LedgerUnavailable):
+                    self._database.silence.note(since_s)
                 raise
             self._database.forget_connections()
             with asked_before():
@@ -153,7 +154,7 @@ class AwaitingDriver:
                 raise TypeError(f"{step!r} is no step")
 
     async def query(self, query: Query) -> Any:
-        """Ask the ledger, once more where the answer was lost.
+        """Ask the ledger, once more where it has not decided or its answer was lost.
 
         Raises:
             LedgerUnavailable: It does not answer.
@@ -163,9 +164,10 @@ class AwaitingDriver:
         self._database.heartbeat.before(query)
         try:
             reply = await self._query(query)
-        except LedgerUnavailable as error:
-            if not lost(error):
-                self._database.silence.note(since_s)
+        except (LedgerUnavailable, ConfigError) as error:
+            if not undecided(error):
+                if isinstance(error, LedgerUnavailable):
+                    self._database.silence.note(since_s)
                 raise
             await self._database.forget_loop_connections()
             with asked_before():

@@ -47,6 +47,11 @@ _ASKED = {
         "delegate",
     )
 }
+_OLD_SCHEMA = (
+    psycopg.errors.UndefinedFunction,
+    psycopg.errors.InvalidSchemaName,
+    psycopg.errors.UndefinedTable,
+)
 _AMOUNTS = ("limit", "spent", "held", "remaining", "requested")
 
 ROWS_MAX = 10_000
@@ -178,10 +183,7 @@ def answer_of(ask: Ask, value: Any) -> Any:
 
 def translated(error: psycopg.Error) -> Exception:
     """Turn an error of the database into one of ours."""
-    if isinstance(
-        error,
-        psycopg.errors.UndefinedFunction | psycopg.errors.InvalidSchemaName | psycopg.errors.UndefinedTable,
-    ):
+    if isinstance(error, _OLD_SCHEMA):
         return ConfigError("the ledger's schema is missing or too old: run `spanledger migrate`")
     if error.sqlstate in ("SL001", "22023"):  # ours, and a time zone that the database does not know
         return ConfigError(str(error.diag.message_primary))
@@ -230,9 +232,14 @@ def no_answer(timeout_s: float) -> LedgerUnavailable:
     )
 
 
-def lost(error: LedgerUnavailable) -> bool:
-    """Tell whether something was asked and its answer lost with the connection, so that another one may bring it."""
-    return isinstance(error.__cause__, psycopg.Error) and _was_asked(error.__cause__)
+def undecided(error: Exception) -> bool:
+    """Tell whether what was asked may be answered if it is asked again.
+
+    The answer was lost with the connection; or the schema is older than this program, which may just have been changed:
+    functions that are being replaced while they run do not find each other.
+    """
+    cause = error.__cause__
+    return isinstance(cause, _OLD_SCHEMA) or (isinstance(cause, psycopg.Error) and _was_asked(cause))
 
 
 @contextlib.contextmanager
