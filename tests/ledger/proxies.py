@@ -30,6 +30,7 @@ class Proxy:
         latency_s: How long each piece waits, in either direction.
         black_hole: Swallows everything, and answers nothing.
         lose_answer_to: The next request with these bytes is passed on and its connection cut.
+        late: The next request with these bytes waits for the event, though its client may have gone by then.
         limits: Called for every new connection; how many bytes of requests and of answers pass before it is cut.
         cuts: How often it has cut.
     """
@@ -38,6 +39,7 @@ class Proxy:
         self.latency_s = 0.0
         self.black_hole = False
         self.lose_answer_to: bytes | None = None
+        self.late: tuple[bytes, threading.Event] | None = None
         self.limits: Limits | None = None
         self.cuts = 0
         self._target = target
@@ -113,6 +115,8 @@ class Proxy:
                     sink.sendall(data[: int(count_max)])
                     self.cuts += 1
                     break
+                if ask and (held := self._holds(data)):
+                    held.wait()
                 if ask and self._loses(data):
                     self._cut(source)
                 sink.sendall(data)
@@ -123,6 +127,14 @@ class Proxy:
                 self._open -= {source, sink}
             source.close()
             sink.close()
+
+    def _holds(self, data: bytes) -> threading.Event | None:
+        with self._lock:
+            late = self.late
+            if late is None or late[0] not in data:
+                return None
+            self.late = None
+            return late[1]
 
     def _loses(self, data: bytes) -> bool:
         with self._lock:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -168,6 +170,38 @@ def test_a_call_that_was_refused_for_want_of_an_answer_is_not_unknown_afterwards
                     break
                 except LedgerUnavailable:  # connections come back in their own time
                     assert time.monotonic() < until_s
+
+
+OTHER_SESSIONS = "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+TOLD = """
+select count(*) from (select attempt_id from spanledger.call where state = 'released'
+    union all select attempt_id from spanledger.history where event = 'not_invoked') t"""
+
+
+@pytest.mark.parametrize(("past", "asks"), [((), b"spanledger_v1.begin"), (("no", "no"), b"spanledger_begin")])
+def test_a_begin_that_arrives_when_its_caller_was_told_that_nothing_ran_starts_nothing(dsn, sql, past, asks) -> None:
+    arrives = threading.Event()
+    with Proxy(unix_socket(dsn)) as proxy:
+        through = Config(dsn=f"{proxy.before(dsn)} connect_timeout=2", ledger_timeout_s=1, budgets=BUDGETS)
+        with Ledger(config=through) as ledger:
+            for error in past:
+                with pytest.raises(ValueError, match=error):
+                    ledger.run(REFUND, functools.partial(_raise, ValueError(error)))
+            proxy.late = (asks, arrives)
+            with pytest.raises(LedgerUnavailable, match="did not answer within"):
+                ledger.run(REFUND, lambda: pytest.fail("it ran"))
+            until(lambda: sql.execute(TOLD).fetchone() == (1,))
+        arrives.set()
+        until(lambda: sql.execute(OTHER_SESSIONS).fetchone() == (0,))
+
+    state = "failed" if past else "released"
+    assert figures(dsn) == (state, Calls(0), Calls(0))
+    with Ledger(dsn) as ledger:
+        assert ledger.run(REFUND, lambda: "paid") == "paid"
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 def test_an_awaiting_caller_has_its_result_soon_though_the_server_froze(tmp_path) -> None:

@@ -33,6 +33,7 @@ class Account:
 class Attempt:
     """One run of a call, for ever."""
 
+    key: str
     reserved: dict[Holder, int]
     rate: float
     spent: bool = False
@@ -40,6 +41,8 @@ class Attempt:
     over: bool = False
     told: Mapping[str, int] | None = None
     failed: bool = False
+    # It was pruned with its key: nobody knows any more what it would be booked on.
+    forgotten: bool = False
 
 
 @dataclass
@@ -81,8 +84,9 @@ class Call:
     request: Request | None = None
     # What its attempt would be booked on if it ran although it may not.
     asked: Asked | None = None
-    # The attempt that ran last and its arguments, also while a person is asked about the next.
-    ran: tuple[str, str] | None = None
+    # Attempts that this row has been about since one ran last, and their arguments; and that it was given back.
+    past: dict[str, str] = field(default_factory=dict)
+    given_back: bool = False
 
 
 class Model:
@@ -93,6 +97,8 @@ class Model:
         self.attempts: dict[str, Attempt] = {}
         self.accounts: dict[Holder, Account] = {}
         self.requests: list[Request] = []
+        # Attempts that are over and whose row another has now, by key and id; whether that is known after pruning.
+        self.over: dict[tuple[str, str], bool] = {}
         self.limits = {name: limit for name, (_, limit, _, _) in BUDGETS.items()}
         self.rate = rate
         self.stopped = False
@@ -106,6 +112,8 @@ class Model:
             call = self.calls.get(items[i]["key"])
             before = call and call.state
             answer = answers[i] = None if call is None else self._judge(call, items[i])
+            if answer is None and (items[i]["key"], items[i]["attempt_id"]) in self.over:
+                answer = answers[i] = {"verdict": "failed"}
             if call and (answer is None or call.state != before or "probe" in answer):
                 locked |= set(call.holds)
         locked |= {a for item, answer in zip(items, answers, strict=True) if not answer for a in self._wanted(item)}
@@ -119,6 +127,11 @@ class Model:
         return answers  # type: ignore[return-value]
 
     def _judge(self, call: Call, item: Mapping[str, Any]) -> dict[str, Any] | None:
+        if call.attempt_id == item["attempt_id"] and self._is_over(call):
+            return self._judge_over(call)
+        return self._judge_current(call, item)
+
+    def _judge_current(self, call: Call, item: Mapping[str, Any]) -> dict[str, Any] | None:
         if call.state in ("refused", "released"):
             return None
         if call.state == "in_flight" and call.attempt_id == item["attempt_id"]:
@@ -140,6 +153,17 @@ class Model:
             return {"verdict": "failed"} if worn or item["on_failure"] == "replay" else None
         return None if item["on_unknown"] == "retry" else self._judge_unknown(call, item)
 
+    def _is_over(self, call: Call) -> bool:
+        """Its attempt has ended, and its worker has said so."""
+        told = call.state == "unknown" and self.attempts[call.attempt_id].told is not None
+        given_back = call.state == "approved" and call.given_back
+        return call.state in ("succeeded", "failed", "released") or told or given_back
+
+    def _judge_over(self, call: Call) -> dict[str, Any]:
+        if call.state == "succeeded":
+            return {"verdict": "replay", "result": call.result}
+        return {"verdict": "outcome_unknown" if call.state == "unknown" else "failed"}
+
     def _judge_unknown(self, call: Call, item: Mapping[str, Any]) -> dict[str, Any]:
         if item["on_unknown"] == "ask":
             return {"verdict": "outcome_unknown"}
@@ -160,6 +184,7 @@ class Model:
         if answer["verdict"] in ("budget_exceeded", "unauthorized") and (call is None or call.state == "refused"):
             refused = Call("refused", 0, 0, item["attempt_id"], item["fingerprint"])
             refused.asked = Asked(item, answer.get("requested", {}), self.rate)
+            refused.past = self._superseded(item["key"], call)
             self.calls[item["key"]] = refused
         return {name: value for name, value in answer.items() if name != "requested" or isinstance(value, bool)}
 
@@ -195,12 +220,22 @@ class Model:
             self._release(call)
             asking.attempt = call.attempt
             asking.attempts = 0 if call.state == "succeeded" else call.attempts
-            given_back = call.state == "approved" and call.ran is not None and call.ran[0] == call.attempt_id
-            asking.ran = None if call.state == "succeeded" or given_back else call.ran
+            asking.past = self._superseded(item["key"], call)
         asking.request, asking.asked = request, Asked(item, item["reserve"], self.rate)
         self.requests.append(request)
         self.calls[item["key"]] = asking
         return {"verdict": "awaiting_approval", "requested": True}
+
+    def _superseded(self, key: str, call: Call | None) -> dict[str, str]:
+        """What is remembered of a row that another attempt gets: attempts that may yet turn out to have run."""
+        if call is None:
+            return {}
+        if call.state in ("succeeded", "failed", "released", "unknown", "cancelled"):
+            ran = call.attempt_id in self.attempts
+            self.over[key, call.attempt_id] = ran and call.state != "succeeded"
+        doubtful = call.state not in ("succeeded", "denied", "expired")
+        past = {id_: print_of for id_, print_of in call.past.items() if id_ != call.attempt_id}
+        return past | ({call.attempt_id: call.fingerprint} if doubtful else {})
 
     def _wanted(self, item: Mapping[str, Any], rate: float | None = None) -> dict[Holder, int | None]:
         """What it reserves from each account; None where it says nothing in that unit."""
@@ -246,6 +281,7 @@ class Model:
             self._release(call)
             if call.state == "unknown":
                 self._rule_out(call)
+            self._superseded(item["key"], call)
             if call.state == "succeeded":
                 attempts, request = 0, None
             elif call.state == "approved" and request:
@@ -263,9 +299,8 @@ class Model:
             holds=holds,
             request=request,
             asked=Asked(item, item["reserve"], self.rate),
-            ran=(item["attempt_id"], item["fingerprint"]),
         )
-        self.attempts[item["attempt_id"]] = Attempt(holds, self.rate)
+        self.attempts[item["attempt_id"]] = Attempt(item["key"], holds, self.rate)
         return {"verdict": "run", "attempt": attempt + 1, "attempts": attempts + 1}
 
     # what a person says
@@ -302,7 +337,7 @@ class Model:
         call, attempt_id = self.calls.get(item["key"]), item["attempt_id"]
         if call is None:
             return {"owned": False}
-        asked_since = call.attempt_id != attempt_id and call.ran == (attempt_id, call.fingerprint)
+        asked_since = call.attempt_id != attempt_id and call.past.get(attempt_id) == call.fingerprint
         if call.attempt_id == attempt_id and call.state == "succeeded":
             return {"owned": True}
         if item.get("admitted") is False and attempt_id not in self.attempts:
@@ -319,7 +354,10 @@ class Model:
         return {"owned": owned}
 
     def fail(self, item: Mapping[str, Any]) -> dict[str, Any]:
-        call = self.calls.get(item["key"])
+        call, told_of = self.calls.get(item["key"]), (item["key"], item["attempt_id"])
+        known = call is not None and (call.attempt_id == item["attempt_id"] or told_of in self.over)
+        if item["not_invoked"] and not known:
+            return self._forestall(item, call)
         if call is None:
             return {"owned": False}
         mine, attempt = call.attempt_id == item["attempt_id"], self.attempts[item["attempt_id"]]
@@ -339,8 +377,19 @@ class Model:
             call.attempts -= item["not_invoked"]
             if item["not_invoked"] and call.request and call.request.consumed_by == call.attempt_id:
                 call.state = call.request.state = "approved"
-                call.request.consumed_by = None
+                call.request.consumed_by, call.given_back = None, True
         return {"owned": True}
+
+    def _forestall(self, item: Mapping[str, Any], call: Call | None) -> dict[str, Any]:
+        """Its begin has not come, and starts nothing when it does."""
+        if call is None and "operation" in item:
+            chat = item["operation"] == "chat"
+            given_back = Call("released", 0, 0, item["attempt_id"], item["fingerprint"], chat)
+            given_back.asked = Asked(item, {}, self.rate)
+            self.calls[item["key"]] = given_back
+        else:
+            self.over[item["key"], item["attempt_id"]] = False
+        return {"owned": False}
 
     def renew(self, items: list[dict[str, Any]]) -> None:
         for item in items:
@@ -392,6 +441,17 @@ class Model:
         gone = [key for key, call in self.calls.items() if call.state in ("refused", "released")]
         for key in gone:
             del self.calls[key]
+        for attempt in self.attempts.values():
+            if attempt.key in gone:
+                attempt.forgotten = True
+        open_ = {
+            k for k, c in self.calls.items() if c.state in ("in_flight", "unknown", "pending", "approved", "reopened")
+        }
+        self.over = {
+            (key, id_): stays
+            for (key, id_), stays in self.over.items()
+            if key in open_ or (stays and key in self.calls)
+        }
         for call in self.calls.values():
             if call.state in ("succeeded", "failed", "denied", "expired", "cancelled"):
                 call.result = call.request = None
@@ -406,7 +466,8 @@ class Model:
         reserve = call.asked.reserve if own and (call.request or call.state == "refused") else {}
         rate = call.asked.rate if own else self.rate
         wanted = self._wanted(dict(call.asked.item) | {"reserve": {"calls": 1, **reserve}}, rate)
-        return Attempt({holder: amount or 0 for holder, amount in wanted.items()}, rate)
+        holds = {holder: amount or 0 for holder, amount in wanted.items()}
+        return Attempt(call.asked.item["key"], holds, rate)
 
     def _release(self, call: Call) -> None:
         for holder, amount in call.holds.items():
@@ -416,7 +477,7 @@ class Model:
     def _spend(self, attempt_id: str, cost: Mapping[str, int]) -> None:
         """Money that left is money that left, and it leaves once."""
         attempt = self.attempts.get(attempt_id)
-        if attempt is None or attempt.spent:
+        if attempt is None or attempt.spent or attempt.forgotten:
             return
         attempt.spent = attempt.over = True
         for holder, amount in attempt.reserved.items():
@@ -432,7 +493,7 @@ class Model:
 
     def _spend_failed(self, attempt: Attempt, cost: Mapping[str, int]) -> None:
         """What a failure has cost, and it leaves once; nothing where its worker has said how it ended."""
-        if attempt.over or attempt.failed:
+        if attempt.over or attempt.failed or attempt.forgotten:
             return
         attempt.failed = True
         for holder in attempt.reserved:

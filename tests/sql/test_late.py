@@ -10,6 +10,8 @@ from protocol import (
     CHAT,
     RETRY,
     Protocol,
+    approved,
+    denied,
     failed,
     item,
     key_of,
@@ -143,6 +145,22 @@ def test_what_an_attempt_of_unknown_outcome_has_cost_is_spent_once_if_it_has_fai
         assert acme.balance("eur")[0] == 10
         acme.fail("a", begun, **doubt)
         acme.prune()
+
+
+@pytest.mark.parametrize("then", ["cancel", "retry"])
+def test_a_failure_that_is_told_again_after_a_person_has_spoken_is_spent_once(acme: Protocol, then) -> None:
+    acme.budget("eur", 100)
+    begun = running(acme, reserve={"calls": 1, "EUR": 30})
+    acme.fail("a", begun, cost={"EUR": 7})
+    if then == "cancel":
+        acme.cancel("a")
+    else:
+        acme.resolve("a", "retry")
+        acme.fail("a", running(acme))
+    for _ in range(2):
+        acme.fail("a", begun, cost={"EUR": 7})
+        acme.prune()
+    assert acme.balance("eur") == (7, 0)
 
 
 def test_what_an_attempt_of_unknown_outcome_has_cost_is_what_it_has_cost_if_it_succeeded(acme: Protocol) -> None:
@@ -405,3 +423,85 @@ def test_what_ran_without_the_consent_that_was_asked_for_is_never_shown_as_conse
     assert acme.settle("a", asked)
     assert [(a["state"], a["by_name"]) for a in acme.approvals("a")] == [("cancelled", None)]
     assert acme.approve(asked) == {"done": False, "state": "cancelled", "by": None}
+
+
+def given_back(asked: dict) -> dict:
+    """What a program says of a begin that had no answer."""
+    names = ("key", "attempt_id", "tool", "operation", "workflow_id", "key_source", "fingerprint")
+    return {name: asked[name] for name in names} | {"not_invoked": True}
+
+
+def test_a_begin_that_comes_after_it_was_given_back_starts_nothing(acme: Protocol) -> None:
+    acme.budget("eur", 100)
+    delayed = item("a", reserve={"calls": 1, "EUR": 30})
+    assert acme.ask("fail", [given_back(delayed)]) == [{"owned": False}]
+    others = [item(name, reserve={"calls": 1, "EUR": 1}) for name in "bc"]
+
+    alone, *_ = acme.ask("begin", [delayed])
+    _, together, _ = acme.ask("begin", [others[0], delayed, others[1]])
+
+    assert [alone["verdict"], together["verdict"]] == ["failed", "failed"]
+    assert (acme.call("a")["state"], acme.call("a")["attempts"], acme.balance("eur")) == ("released", 0, (0, 2))
+    again = acme.begin("a")
+    assert (again["verdict"], again["attempt"], again["attempts"]) == ("run", 1, 1)
+    acme.fail("a", again)
+    assert acme.ask("begin", [delayed])[0]["verdict"] == "failed"
+
+
+@pytest.mark.parametrize("past", [failed, approved, denied])
+def test_a_begin_of_a_call_with_a_past_that_comes_after_it_was_given_back_starts_nothing(acme: Protocol, past) -> None:
+    past(acme)
+    delayed = item("a", approval=past is approved)
+    for _ in range(2):
+        acme.ask("fail", [given_back(delayed)])
+    assert acme.events("a").count("not_invoked") == 1
+    acme.resolve("a", "retry")
+
+    assert acme.ask("begin", [delayed])[0]["verdict"] == "failed"
+    assert acme.begin("a", approval=past is approved)["verdict"] == "run"
+
+
+@pytest.mark.parametrize("said", [{}, {"not_invoked": True}, {"outcome_unknown": True}])
+@pytest.mark.parametrize("consent", [False, True])
+def test_a_begin_that_comes_twice_starts_nothing_once_its_attempt_is_over(acme: Protocol, said, consent) -> None:
+    if consent:
+        approved(acme)
+    asked = item("a", on_unknown="retry", approval=consent)
+    assert acme.ask("begin", [asked])[0]["verdict"] == "run"
+    acme.fail("a", asked, **said)
+    state = acme.call("a")["state"]
+
+    assert acme.ask("begin", [asked])[0]["verdict"] == ("outcome_unknown" if "outcome_unknown" in said else "failed")
+
+    assert acme.call("a")["state"] == state
+
+
+def test_a_begin_that_comes_twice_starts_no_new_generation(acme: Protocol) -> None:
+    asked = item("a", replay_for_s=0)
+    acme.ask("begin", [asked])
+    acme.settle("a", asked)
+    assert acme.ask("begin", [asked])[0]["verdict"] == "replay"
+
+
+@pytest.mark.parametrize("past", [over_budget, asked_for])
+def test_what_ran_although_it_might_not_is_the_truth_though_others_have_asked_since(acme: Protocol, past) -> None:
+    acme.budget("eur", 100, per=["actor"])
+    ran = past(acme)
+    if past is asked_for:
+        acme.begin("a", actor="u_1", approval=True, fingerprint=key_of("other"), reserve={"calls": 1, "EUR": 130})
+    assert past(acme)["attempt_id"] != ran["attempt_id"]
+
+    assert [acme.settle("a", ran, cost={"EUR": 120}) for _ in range(2)] == [True, True]
+
+    assert (acme.balance("eur", actor="u_1"), acme.begin("a")["verdict"]) == ((120, 0), "replay")
+
+
+def test_a_success_that_is_told_again_is_no_answer_to_what_is_asked_about_the_next_generation(acme: Protocol) -> None:
+    first = failed(acme)
+    pending(acme)
+    acme.settle("a", first)
+    pending(acme, replay_for_s=0)
+
+    assert acme.settle("a", first) is False
+
+    assert acme.call("a")["state"] == "pending"

@@ -82,26 +82,21 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(tenant=tenants, batch=st.lists(calls, min_size=1, max_size=3))
     def begin(self, tenant: int, batch: list[tuple[str, dict[str, Any]]]) -> None:
-        items = []
-        for name, terms in batch:
-            print_of = key_of(f"{name}, other arguments" if terms["differs"] else name)
-            given = {k: v for k, v in terms.items() if k != "differs"}
-            if name == "m":
-                given |= {"operation": "chat", "approval": False}
-            items.append(item(name, tool=TOOLS[name], fingerprint=print_of, **given))
-        self._begin(tenant, [name for name, _ in batch], items)
+        self._begin(tenant, [name for name, _ in batch], [self._item(name, terms) for name, terms in batch])
 
     @precondition(lambda self: self.begun)
     @rule(data=st.data())
     def begin_again(self, data: st.DataObject) -> None:
         """An answer was lost, so the same is asked again."""
         tenant, name, asked = data.draw(st.sampled_from(self.begun[-6:]))
-        call = self.sides[tenant][1].calls.get(asked["key"])
-        mine = call is not None and call.attempt_id == asked["attempt_id"]
-        ended = mine or (tenant, name, asked["attempt_id"]) in self.ran
-        if ended and not (mine and call.state in ("in_flight", "pending", "approved")):
-            return  # a client does not ask again under the id of an attempt that it knows has ended
         self._begin(tenant, [name], [asked])
+
+    @rule(tenant=tenants, call=calls)
+    def give_back_what_was_not_answered(self, tenant: int, call: tuple[str, dict[str, Any]]) -> None:
+        """A begin is under way when whoever sent it has gone."""
+        asked = self._item(*call)
+        self._compared("fail", tenant, [asked | {"not_invoked": True}])
+        self.begun.append((tenant, call[0], asked))
 
     def _begin(self, tenant: int, names: list[str], items: list[dict[str, Any]]) -> None:
         protocol, model = self.sides[tenant]
@@ -315,6 +310,13 @@ class LedgerMachine(RuleBasedStateMachine):
                 self.attempts[tenant, key] = call.attempt
 
     # helpers
+
+    def _item(self, name: str, terms: dict[str, Any]) -> dict[str, Any]:
+        print_of = key_of(f"{name}, other arguments" if terms["differs"] else name)
+        given = {k: v for k, v in terms.items() if k != "differs"}
+        if name == "m":
+            given |= {"operation": "chat", "approval": False}
+        return item(name, tool=TOOLS[name], fingerprint=print_of, **given)
 
     def _some_that_ran(self, data: st.DataObject, size: int) -> tuple[int, list[tuple[str, str]]]:
         recent = self.ran[-8:]

@@ -31,6 +31,7 @@ _SAID: Final = {
     "passed_over": "shadow",
     "not_authorized": "refused",
     "not_delegated": "refused",
+    "not_invoked": "released",
 }
 _COUNTED: Final = {
     "run": "ran",
@@ -299,6 +300,7 @@ _WORDS: Final = {
     "denied": _consent,
     "expired": lambda _row, _detail: "nobody answered in time",
     "released": lambda _row, _detail: "it never ran",
+    "not_invoked": lambda _row, _detail: "whoever asked had gone before the answer came",
     "resolved": _resolved,
     "soft_limit": _soft_limit,
     "unguarded": _unguarded,

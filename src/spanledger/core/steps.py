@@ -36,6 +36,11 @@ logger = logging.getLogger("spanledger.core")
 
 RESOLUTIONS = ("succeeded", "failed", "retry")
 WAITS = (Verdict.IN_PROGRESS, Verdict.AWAITING_APPROVAL)
+# What the ledger remembers of a call whose begin it has not seen yet, and which is not to be made any more.
+_KNOWN_BY = (
+    "key", "attempt_id", "tool", "operation", "workflow_id", "key_source", "fingerprint", "call_id", "agent", "actor",
+    "rule", "rule_version", "trace_id", "span_id", "run_id",
+)  # fmt: skip
 
 
 def admitted(asking: Asking) -> Steps[Begun]:
@@ -223,7 +228,8 @@ def _claimed_as_obliged(
 
 
 def _unclaim(asking: Asking) -> Ask:
-    item = {"key": asking.identity.key, "attempt_id": asking.attempt_id, "not_invoked": True, "tool": asking.call.name}
+    begin = asking.item()
+    item = {name: begin[name] for name in _KNOWN_BY if name in begin} | {"not_invoked": True}
     return Ask("fail", asking.tenant, item, shielded=True)
 
 

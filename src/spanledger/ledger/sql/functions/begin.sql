@@ -100,7 +100,9 @@ begin
                 select * into v_call from spanledger.call c
                     where c.tenant = p_tenant and c.key = decode(p_items -> (v_i - 1) ->> 'key', 'hex') for update;
                 if found then
-                    v_answers[v_i] := spanledger.judge(v_call, p_items -> (v_i - 1), clock_timestamp(), true);
+                    v_answers[v_i] := coalesce(
+                        spanledger.judge(v_call, p_items -> (v_i - 1), clock_timestamp(), true),
+                        spanledger.is_over(p_tenant, p_items -> (v_i - 1), v_call));
                     if v_call.state = 'in_flight' and v_answers[v_i] is null then
                         v_call.state := 'unknown';  -- it has just been found that its lease is over
                     end if;

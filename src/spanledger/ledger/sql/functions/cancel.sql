@@ -32,6 +32,13 @@ begin
                 perform spanledger.book(v_call, v_call.held, null, true, false);
             end if;
             perform spanledger.spend_told(v_call, v_now);
+            if v_call.state = 'failed' and coalesce(v_call.cost, '{}') <> '{}'
+                and coalesce(v_call.error ->> 'type', '') not in ('lost', 'resolved') then
+                -- Its worker may tell it again, and the row does not say any more that it has.
+                insert into spanledger.history (tenant, key, at, event, attempt, attempt_id, detail)
+                    values (p_tenant, v_call.key, v_now, 'failure_spent', v_call.attempt, v_call.attempt_id,
+                        jsonb_build_object('cost', v_call.cost));
+            end if;
             insert into spanledger.history (tenant, key, at, event, attempt, attempt_id, by_name, detail)
                 values (p_tenant, v_call.key, v_now, 'cancelled', v_call.attempt, v_call.attempt_id, v_item ->> 'by',
                     jsonb_strip_nulls(jsonb_build_object(

@@ -1,5 +1,6 @@
--- These calls failed. `not_invoked`: claimed, and provably never started. `outcome_unknown`: they may have taken
--- effect, so what they hold stays held until somebody finds out. Otherwise it is released.
+-- These calls failed. `not_invoked`: claimed, and provably never started; where the claim is not there, its begin may be
+-- on its way, and finds that it is over. `outcome_unknown`: they may have taken effect, so what they hold stays held until
+-- somebody finds out. Otherwise it is released.
 create or replace function spanledger_v1.fail(p_tenant text, p_items jsonb)
 returns jsonb
 language plpgsql volatile security definer
@@ -13,6 +14,7 @@ declare
     v_unknown boolean;
     v_not_invoked boolean;
     v_approved boolean;
+    v_alone boolean := false;
     v_i integer;
 begin
     perform spanledger.require(p_tenant, 'fail');
@@ -25,6 +27,7 @@ begin
                 select i from generate_series(1, jsonb_array_length(p_items)) i
                 where p_items -> (i - 1) -> 'not_invoked' = 'true'));
             perform set_config('lock_timeout', '10s', true);
+            v_alone := true;
         exception when lock_not_available then
             null;
         end;
@@ -41,7 +44,9 @@ begin
         v_answers[v_i] := '{"owned": true}';
         if v_call.attempt_id is distinct from (v_item ->> 'attempt_id')::uuid
             or v_call.state not in ('in_flight', 'unknown', 'failed', 'released', 'approved') then
-            if not v_not_invoked then
+            if v_not_invoked then
+                perform spanledger.forestall(p_tenant, v_item, v_call, v_alone);
+            else
                 if spanledger.is_erased(p_tenant, v_item, v_call) then
                     v_item := spanledger.without_payload(v_item);
                 end if;

@@ -8,12 +8,18 @@ declare
     v_differs boolean := p_call.fingerprint is distinct from decode(p_item ->> 'fingerprint', 'hex')
         and p_call.fingerprint is not null and p_item ->> 'fingerprint' is not null;
     v_answer jsonb := spanledger.answer(p_call, p_item);
+    -- Its end was told: this begin is late, or came twice, and starts nothing.
+    v_over boolean := p_call.attempt_id = (p_item ->> 'attempt_id')::uuid and p_call.ended_at is not null
+        and v_state in ('succeeded', 'failed', 'released', 'unknown', 'approved');
 begin
     if p_item ? 'unguarded' and (p_call.attempt_id = (p_item ->> 'attempt_id')::uuid or exists (
         select from spanledger.history h
         where h.tenant = p_call.tenant and h.key = p_call.key and h.attempt_id = (p_item ->> 'attempt_id')::uuid
             and h.event in ('unguarded', 'superseded'))) then
         return v_answer || '{"verdict": "replay", "result_kept": false}';  -- it began, and was told, before
+    end if;
+    if v_over and v_state in ('failed', 'released', 'approved') then
+        return v_answer || jsonb_build_object('verdict', 'failed', 'error', p_call.error);
     end if;
     if v_state in ('refused', 'released') then
         return null;  -- never ran
@@ -67,7 +73,8 @@ begin
     end if;
     case v_state
     when 'succeeded' then
-        if p_call.ended_at + make_interval(secs => (p_item ->> 'replay_for_s')::double precision) <= p_now then
+        if not v_over
+            and p_call.ended_at + make_interval(secs => (p_item ->> 'replay_for_s')::double precision) <= p_now then
             return null;  -- a new generation
         end if;
         return v_answer || jsonb_build_object('verdict', 'replay',
@@ -80,10 +87,10 @@ begin
         end if;
         return v_answer || jsonb_build_object('verdict', 'failed', 'error', p_call.error);
     when 'unknown' then
-        if p_item ->> 'on_unknown' = 'retry' then
+        if p_item ->> 'on_unknown' = 'retry' and not v_over then
             return null;
         end if;
-        if p_item ->> 'on_unknown' = 'ask' then
+        if p_item ->> 'on_unknown' = 'ask' or v_over then
             return v_answer || '{"verdict": "outcome_unknown"}';
         end if;
         if p_call.probe_until > p_now and p_call.probe_id is distinct from (p_item ->> 'attempt_id')::uuid then

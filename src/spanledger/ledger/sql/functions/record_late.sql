@@ -26,7 +26,7 @@ begin
             where h.tenant = p_tenant and h.key = v_key and h.attempt_id = v_attempt and h.event = 'superseded'
             order by h.id desc limit 1;
     end if;
-    if p_event = 'late_failure' and v_past -> 'error' = p_item -> 'error' then
+    if p_event = 'late_failure' and v_past -> 'error' in (p_item -> 'error', (p_item -> 'error') - 'message') then
         return;  -- told again: the answer was lost, and this was recorded while the attempt was current
     end if;
     insert into spanledger.history (tenant, key, at, event, attempt, attempt_id, detail)
@@ -36,7 +36,7 @@ begin
                 'usage', p_item -> 'usage')));
     -- Of one that is not remembered it takes who says so: what succeeded, and was pruned, was booked.
     if coalesce(v_past -> 'accounts', '[]') = '[]' and p_event = 'late_success' and (p_item ? 'ran'
-        or (v_past is null and p_item -> 'admitted' = 'false')
+        or (v_past is null and p_item -> 'admitted' = 'false') or v_past -> 'attempt' = '0'
         or v_past ->> 'state' not in ('in_flight', 'unknown', 'failed', 'released', 'succeeded')) then
         v_booked := spanledger.booked_as(p_item, p_call, p_now);
         v_past := coalesce(v_past, '{"state": "refused"}') || jsonb_build_object('accounts', v_booked.accounts,

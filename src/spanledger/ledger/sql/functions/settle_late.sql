@@ -16,18 +16,22 @@ begin
         p_item := spanledger.without_payload(p_item);
     end if;
     if v_call.attempt_id = (p_item ->> 'attempt_id')::uuid and v_call.accounts = '{}' and (p_item ? 'ran'
+        or v_call.attempt = 0
         or v_call.state not in ('in_flight', 'unknown', 'failed', 'released', 'succeeded')) then
         v_call := spanledger.booked_as(p_item, v_call, v_call.started_at);  -- it may not have run, and did
     end if;
     perform spanledger.record_late(p_tenant, p_item, v_call, 'late_success', p_now);
     if v_call.attempt_id <> (p_item ->> 'attempt_id')::uuid then
-        -- A person may have been asked since about the next attempt, with the same arguments, and that has not begun.
-        select h.detail into v_past from spanledger.history h
+        -- The next attempt may have been refused since, or a person asked about it, with the same arguments, and that has
+        -- not begun.
+        select p.detail into v_past from (
+            select h.detail, h.attempt from spanledger.history h
             where h.tenant = p_tenant and h.key = v_call.key and h.event = 'superseded'
-                and h.attempt_id = (p_item ->> 'attempt_id')::uuid and h.attempt = v_call.attempt
-                and h.detail ->> 'state' in ('failed', 'reopened', 'released', 'unknown', 'cancelled')
-                and h.detail ->> 'fingerprint' = encode(v_call.fingerprint, 'hex')
-            order by h.id desc limit 1;
+                and h.attempt_id = (p_item ->> 'attempt_id')::uuid
+            order by h.id desc limit 1) p
+            where p.attempt = v_call.attempt and p.detail ->> 'fingerprint' = encode(v_call.fingerprint, 'hex')
+                and p.detail ->> 'state' in (
+                    'failed', 'reopened', 'released', 'unknown', 'cancelled', 'refused', 'pending', 'approved');
     end if;
     if v_past is null and (v_call.attempt_id is distinct from (p_item ->> 'attempt_id')::uuid
         or v_call.state not in ('failed', 'reopened', 'released', 'approved', 'cancelled', 'refused', 'pending')) then
