@@ -251,12 +251,19 @@ class Model:
         """The refusal by the first budget that has too little left."""
         for holder, amount in self._wanted(item).items():
             account = self.accounts[holder]
-            left = account.limit - account.spent - account.held + (call.holds.get(holder, 0) if call else 0)
+            left = account.limit - account.spent - account.held + (self._taken_over(call, holder) if call else 0)
             foreign = account.unit == "EUR" and amount is None and "USD" in item["reserve"]
             if foreign or (amount or 0) > left or (left <= 0 and amount is None):
                 requested = {account.unit: amount or 0}
                 return {"verdict": "budget_exceeded", "budget": holder[0], "remaining": left, "requested": requested}
         return None
+
+    def _taken_over(self, call: Call, holder: Holder) -> int:
+        """What it holds, but for what its attempt has told that it cost, which is spent when the next one runs."""
+        told = self.attempts[call.attempt_id].told if call.state == "unknown" else None
+        unit, rate = self.accounts[holder].unit, self.rate if told is None else self.attempts[call.attempt_id].rate
+        spent = 0 if told is None or unit == "calls" or holder not in call.holds else _amount_in(unit, told, rate)
+        return call.holds.get(holder, 0) - (spent or 0)
 
     def _sweep(self, locked: set[Holder]) -> bool:
         """The dead who hold from these accounts: a tool's outcome is unknown, a model's call is lost."""

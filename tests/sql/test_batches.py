@@ -140,6 +140,25 @@ def test_outcomes_and_begins_in_opposite_order_do_not_lock_each_other_out(shared
         assert len(batch.result(10)) == 2
 
 
+def test_outcomes_of_calls_that_might_not_run_lock_accounts_by_their_age(shared_dsn, acme: Protocol) -> None:
+    first, second = sorted(("a", "b"), key=key_of)
+    for tool in (second, first):
+        acme.budget(tool, 10, match=tool)
+        acme.begin(f"before {tool}", tool=tool)
+    refused = [(name, acme.begin(name, tool=name, reserve={"EUR": 20})) for name in (first, second)]
+    ended = [outcome(name, begun, admitted=False) for name, begun in refused]
+    account = "select id from spanledger.account where tenant = %s and budget = %s for update"
+    with psycopg.connect(shared_dsn, autocommit=True) as one, psycopg.connect(shared_dsn, autocommit=True) as two:
+        with ThreadPoolExecutor(1) as pool, two.transaction():
+            older = two.execute(account, (acme.tenant, second)).fetchone()
+            told = pool.submit(Protocol(one, acme.tenant).ask, "settle", ended)
+            until_blocked(acme.sql, one.info.backend_pid)
+            two.execute("set local lock_timeout = '5s'")
+            assert older < two.execute(account, (acme.tenant, first)).fetchone()
+        assert told.result(10) == [{"owned": True}, {"owned": True}]
+    assert [acme.balance(name)[0] for name in (first, second)] == [20, 20]
+
+
 def test_a_begin_that_waited_for_another_counts_in_the_budget_that_was_applied_meanwhile(
     shared_dsn, acme: Protocol
 ) -> None:

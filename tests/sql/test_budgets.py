@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import psycopg
 import pytest
-from protocol import Protocol, key_of, new_attempt
+from protocol import RETRY, Protocol, item, key_of, new_attempt, running
 
 
 def reserve(amount: int, unit: str = "EUR") -> dict:
@@ -179,6 +179,20 @@ def test_booking_waits_for_no_account_but_its_own(shared_dsn: str, acme: Protoco
         busy.execute("select from spanledger.account where tenant = %s for update", (other.tenant,))
         acme.sql.execute("set statement_timeout = '5s'")
         assert acme.settle("a", begun)
+
+
+@pytest.mark.parametrize("window", [{}, {"window": "rolling", "window_s": 3600}])
+def test_what_an_attempt_has_told_that_it_cost_leaves_less_for_whoever_runs_next(acme: Protocol, window) -> None:
+    acme.budget("eur", 100, **window)
+    told = running(acme, reserve={"calls": 1, "EUR": 60})
+    acme.fail("a", told, outcome_unknown=True, cost={"EUR": 50})
+
+    assert acme.begin("a", **RETRY, **reserve(60))["remaining"] == 50
+    again, other = acme.ask("begin", [item("a", **RETRY, **reserve(10)), item("b", **reserve(60))])
+
+    assert (again["verdict"], again["budgets"][0]["remaining"]) == ("run", 40)
+    assert (other["verdict"], other["remaining"]) == ("budget_exceeded", 40)
+    assert acme.balance("eur") == (50, 10)
 
 
 def test_what_is_held_is_given_back_even_if_the_budget_covers_the_tool_no_more(acme: Protocol) -> None:

@@ -309,6 +309,21 @@ def test_what_ran_unguarded_is_remembered_although_it_took_nothing_from_a_budget
 RAN = {"tool": "refund", "operation": "execute_tool", "actor": "u_1", "reserve": {"calls": 1, "EUR": 30}}
 
 
+def test_what_ran_unguarded_and_has_an_unknown_outcome_is_spent_as_far_as_it_was_told_once_it_is_ruled_out(
+    acme,
+) -> None:
+    acme.budget("eur", 100)
+    told = item("a", unguarded=True, reserve=RAN["reserve"])
+    ended = {"key": told["key"], "attempt_id": told["attempt_id"], "ran": RAN, "error": {"type": "E"}}
+    for _ in range(2):
+        acme.ask("begin", [told])
+        acme.ask("fail", [ended | {"outcome_unknown": True, "cost": {"EUR": 7}}])
+    acme.resolve("a", "failed")
+    acme.ask("begin", [told])
+    acme.ask("fail", [ended | {"outcome_unknown": True, "cost": {"EUR": 7}}])
+    assert acme.balance("eur") == (7, 0)
+
+
 @pytest.mark.parametrize(("cost", "spent"), [({"EUR": 33}, 33), ({}, 30)])
 def test_what_ran_unguarded_and_is_not_admitted_later_is_spent_all_the_same(acme: Protocol, cost, spent) -> None:
     acme.budget("eur", 10, per=["actor"])

@@ -11,15 +11,7 @@ begin
         return;
     end if;
     perform from spanledger.account a
-        where a.id in (
-            select unnest(c.accounts) from spanledger.call c
-                join jsonb_array_elements(p_items) item on c.key = decode(item ->> 'key', 'hex')
-                where c.tenant = p_tenant
-            union all
-            select jsonb_array_elements_text(h.detail -> 'accounts')::bigint from spanledger.history h
-                join jsonb_array_elements(p_items) item on h.key = decode(item ->> 'key', 'hex')
-                    and h.attempt_id = (item ->> 'attempt_id')::uuid
-                where h.tenant = p_tenant and h.event = 'superseded')
+        where a.id in (select spanledger.bookable(p_tenant, p_items))
         order by a.id for update;
 end
 $$;

@@ -17,7 +17,7 @@ begin
     if p_call.tenant is null or exists (
         select from spanledger.history h
         where h.tenant = p_tenant and h.key = v_key and h.attempt_id = v_attempt
-            and (h.event in (p_event, 'late_success', 'unguarded')
+            and (h.event in (p_event, 'late_success') or (h.event = 'unguarded' and p_event <> 'failure_spent')
                 or (h.event = 'failure_spent' and p_event = 'late_failure'))) then
         return;
     end if;

@@ -1,6 +1,7 @@
 -- What one item takes from each account it wants: {accounts, ids, amounts, budgets}, or {refusal} of the first budget,
--- by name, that has too little left. Ids, amounts and units are arrays as Postgres writes them. Nothing is written
--- here.
+-- by name, that has too little left. What the call still holds is given back to it, but for what its attempt of unknown
+-- outcome has told that it cost, which is spent when the next one runs. Ids, amounts and units are arrays as Postgres
+-- writes them. Nothing is written here.
 create or replace function spanledger.reserve(
     p_tenant text, p_item jsonb, p_call spanledger.call, p_wanted jsonb, p_accounts jsonb, p_now timestamptz)
 returns jsonb
@@ -20,17 +21,24 @@ declare
     v_limit bigint;
     v_used bigint;
     v_foreign text;
+    v_told jsonb := jsonb_build_object('cost', p_call.cost, 'spend', false, 'at', p_call.started_at);
+    v_spent bigint;
 begin
     for v_i in 1 .. coalesce(array_length(p_call.held, 1), 0) loop
+        v_spent := case when p_call.state = 'unknown'
+            then least(spanledger.spent_of(p_tenant, v_told, p_call.units[v_i], 0), 1000000000000000000) else 0 end;
         v_id := p_call.accounts[v_i]::text;
         v_account := v_accounts -> v_id;
         v_accounts := jsonb_set(v_accounts, array[v_id], v_account || jsonb_build_object(
             'held', (v_account ->> 'held')::bigint - p_call.held[v_i],
+            'spent', (v_account ->> 'spent')::bigint + v_spent,
             'own', (v_account ->> 'own')::bigint - p_call.held[v_i]));
         v_id := v_account ->> 'counts_in';
         if v_id is not null then
-            v_accounts := jsonb_set(v_accounts, array[v_id, 'held'],
-                to_jsonb((v_accounts -> v_id ->> 'held')::bigint - p_call.held[v_i]));
+            v_account := v_accounts -> v_id;
+            v_accounts := jsonb_set(v_accounts, array[v_id], v_account || jsonb_build_object(
+                'held', (v_account ->> 'held')::bigint - p_call.held[v_i],
+                'spent', (v_account ->> 'spent')::bigint + v_spent));
         end if;
     end loop;
     for v_i in 0 .. coalesce(jsonb_array_length(p_wanted), 0) - 1 loop

@@ -76,7 +76,7 @@ begin
     end loop;
     if cardinality(v_owned) is distinct from v_count then
         -- They may be booked on other accounts than their calls show.
-        perform spanledger.lock_items(p_tenant, p_items);
+        perform spanledger.lock_late(p_tenant, p_items, v_owned, v_now);
     end if;
     if v_bookings is not null then
         perform spanledger.book_many(p_tenant, to_jsonb(v_bookings));
