@@ -54,7 +54,7 @@ def input_tokens(request: Mapping[str, Any]) -> int | None:
         for name, value in request.items():
             if name in _NOT_READ or _is_absent(value):
                 continue
-            if name in _REFERENCES:
+            if name in _REFERENCES and not (name == "prompt" and isinstance(value, str)):
                 return None
             total += _tools(value) if name == "tools" else len(name) + _weight(value, 0)
     except _NoBound:

@@ -171,9 +171,8 @@ class Engine:
 
     def _stopped(self, job: Job, error: BaseException) -> Any:
         """Raise an error; where it is a refusal of ours, as its rule and the framework want it."""
-        wrap = job.wrap
-        if wrap is None or not isinstance(error, SpanledgerError):
+        if job.wrap is None or not isinstance(error, SpanledgerError):
             raise error
-        if wrap.tell and error._on_refusal == "tell":  # noqa: SLF001 - our own class
-            return wrap.tell(job.call, error)
-        raise wrap.stop(error) if wrap.stop else error
+        if job.tell and error._on_refusal == "tell":  # noqa: SLF001 - our own class
+            return job.tell(job.call, error)
+        raise job.wrap.stop(error) if job.wrap.stop else error

@@ -14,7 +14,7 @@ from spanledger._guard import RunningCall
 from spanledger.core.call import EXECUTE_TOOL, Begun, Call, Codec, Ended
 from spanledger.core.frozen import value
 from spanledger.core.rules import Rule
-from spanledger.instrument.library import Pause, Wrap
+from spanledger.instrument.library import Pause, Tell, Wrap
 
 logger = logging.getLogger("spanledger.instrument")
 
@@ -42,6 +42,7 @@ class Job:
         wrap: Where it came from; None for a tool of the developer's own.
         travelled: What came with the call from another process.
         pause: How the run is suspended where a person has to approve; None where it cannot be.
+        tell: How the model is told of a refusal; None where it cannot be.
         takes: Is given the arguments that may be passed on, before the function is called.
         given: Of a run of an agent: instance, arguments and keyword arguments of the function.
     """
@@ -52,6 +53,7 @@ class Job:
     wrap: Wrap | None = None
     travelled: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     pause: Pause | None = None
+    tell: Tell | None = None
     takes: Callable[[Mapping[str, Any]], None] | None = None
     given: tuple[Any, Any, Any] | None = None
 
@@ -103,10 +105,11 @@ def job_for(
     *,
     codec: Codec | None = None,
     pause: Pause | None = None,
+    tell: Tell | None = None,
     travelled: Mapping[str, Any] | None = None,
 ) -> Job:
     """Make a job of a described call."""
-    return Job(call, codec or wrap.codec or NoCodec(), wrap=wrap, travelled=travelled or {}, pause=pause)
+    return Job(call, codec or wrap.codec or NoCodec(), wrap=wrap, travelled=travelled or {}, pause=pause, tell=tell)
 
 
 def is_tool(wrap: Wrap) -> bool:

@@ -41,8 +41,9 @@ class ModelCalls:
                 covered = guard.blocking.drive(self.controls.asked(call))
             if covered:
                 made.admitted(guard.blocking.drive(admitted(made.asked())))
-            shown = model_spans.for_others(span, call, guard.config) if guard.config.rules else span
-            entered = model_spans.enter(shown, context)
+            if guard.config.rules:
+                made.shown = model_spans.for_others(span, call, guard.config)
+            entered = model_spans.enter(made.shown, context)
             try:
                 result = function(**made.prepared())
             finally:
@@ -50,8 +51,7 @@ class ModelCalls:
         except BaseException as error:
             made.end(error)
             raise
-        made.answered(result)
-        return result
+        return made.answered(result)
 
     async def ask_awaiting(self, wrap: Wrap, call: Call, function: Callable[..., Any], request: dict[str, Any]) -> Any:
         """Make a model call; it asks the ledger only where something there or in the configuration covers it."""
@@ -66,8 +66,9 @@ class ModelCalls:
                 covered = await guard.awaiting.drive(self.controls.asked(call))
             if covered:
                 made.admitted(await guard.awaiting.drive(admitted(made.asked())))
-            shown = model_spans.for_others(span, call, guard.config) if guard.config.rules else span
-            entered = model_spans.enter(shown, context)
+            if guard.config.rules:
+                made.shown = model_spans.for_others(span, call, guard.config)
+            entered = model_spans.enter(made.shown, context)
             try:
                 result = await function(**made.prepared())
             finally:
@@ -75,5 +76,4 @@ class ModelCalls:
         except BaseException as error:
             await made.end_awaiting(error)
             raise
-        await made.answered_awaiting(result)
-        return result
+        return await made.answered_awaiting(result)

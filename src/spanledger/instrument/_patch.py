@@ -9,31 +9,25 @@ instruments a library, before or after, comes inside ours: what they make of a c
 from __future__ import annotations
 
 import copy
-import functools
-import inspect
 import logging
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import wrapt
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]
 
-from spanledger._guard import current_call
-from spanledger.core.call import INVOKE_AGENT, Call
-from spanledger.errors import SpanledgerError, Undescribable, WrapMissing
-from spanledger.instrument import _deferred, _egress, _registry, _runtime
+from spanledger.errors import WrapMissing
+from spanledger.instrument import _registry
 from spanledger.instrument._engine import Engine
-from spanledger.instrument._job import is_tool, job_for
+from spanledger.instrument._job import is_tool
 from spanledger.instrument._proxies import PROXY
-from spanledger.instrument._travel import received, sent
+from spanledger.instrument._wrapping import DEFER, HIDE, TELL, wrapper_for
 from spanledger.instrument.library import Library, Wrap, no_call
 from spanledger.telemetry import gate
 
 logger = logging.getLogger("spanledger.instrument")
-
-_HIDE, _TELL, _DEFER = "hide", "tell", "defer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,9 +172,9 @@ class Patches:
         if not _registry.is_known(library, version):
             logger.warning("%s %s is not known to spanledger (%s): look whether its calls appear in the trace",
                 library.name, version, library.requires)  # fmt: skip
-        others = [Wrap(target, describe=no_call, operation=_HIDE) for target in library.hides]
-        others += [Wrap(target, describe=no_call, operation=_TELL) for target in library.tells]
-        others += [Wrap(target, describe=no_call, operation=_DEFER) for target in library.defers]
+        others = [Wrap(target, describe=no_call, operation=HIDE) for target in library.hides]
+        others += [Wrap(target, describe=no_call, operation=TELL) for target in library.tells]
+        others += [Wrap(target, describe=no_call, operation=DEFER) for target in library.defers]
         known = [*_registry.wraps_of(library, version), *others]
         for module in dict.fromkeys(wrap.module for wrap in known):
             wraps = [wrap for wrap in known if wrap.module == module]
@@ -255,126 +249,8 @@ class Patches:
                 continue
             if isinstance(original, _Wrapper):
                 # Imported by name from where it was wrapped already.
-                self._places.append(_Place(owner, name, original.__wrapped__, _wrapper(self._engine, wrap, original)))
+                self._places.append(
+                    _Place(owner, name, original.__wrapped__, wrapper_for(self._engine, wrap, original))
+                )
                 continue
-            self._put(_Place(owner, name, original, _wrapper(self._engine, wrap, original)))
-
-
-def _noting(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    # Who was cancelled is not heard here: the call may be over, and the one around it is another.
-    current_call().inside.hidden = _not_refused((instance, *args, *kwargs.values()))
-    return wrapped(*args, **kwargs)
-
-
-def _telling(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    _not_refused((instance, *args, *kwargs.values()))
-    return wrapped(*args, **kwargs)
-
-
-def _not_refused(values: Iterable[Any]) -> Exception | None:
-    """Find the exception among values, and raise it where it is a refusal: its rule says what becomes of it."""
-    hidden = next((value for value in values if isinstance(value, Exception)), None)
-    if isinstance(hidden, SpanledgerError) and hidden._on_refusal:  # noqa: SLF001 - our own class
-        raise hidden
-    return hidden
-
-
-def _wrapper(engine: Engine, wrap: Wrap, original: Any) -> Callable[..., Any]:
-    if wrap.operation == _HIDE:
-        return _noting
-    if wrap.operation == _TELL:
-        return _telling
-    if wrap.operation == _DEFER:
-        return _deferred.deferring
-    if wrap.hands or wrap.gives:
-        return _handing(wrap)
-    # SDKs hide `async def` under plain decorators.
-    awaiting = inspect.iscoroutinefunction(inspect.unwrap(original))
-    if wrap.egress is not None:
-        return _egress.sending(engine, wrap.egress, awaiting=awaiting)
-    if is_tool(wrap):
-        return _tool(engine, wrap, awaiting=awaiting)
-    return _observed(engine, wrap, trace=engine.agents.way(original), awaiting=awaiting)
-
-
-def _handing(wrap: Wrap) -> Callable[..., Any]:
-    def run(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        # What was registered outlives the engine.
-        engine = _runtime.active()
-        if engine is None:
-            return wrapped(*args, **kwargs)
-        return _tool(engine, wrap, awaiting=True)(wrapped, instance, args, kwargs)
-
-    def guarded(function: Any) -> Any:
-        return _FunctionWrapper(function, run)
-
-    def handing(wrapped: Any, _instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        engine = _runtime.active()
-        if wrap.gives is not None and engine is not None:
-            try:
-                kwargs = wrap.gives(kwargs, guarded)
-            except Exception as error:  # noqa: BLE001 - raised again, but in mode "shadow"
-                _undescribed(engine, wrap, error)
-        found = wrapped(*args, **kwargs)
-        return found if wrap.hands is None else wrap.hands(found, guarded)
-
-    return handing
-
-
-def _tool(engine: Engine, wrap: Wrap, *, awaiting: bool) -> Callable[..., Any]:
-    run = engine.run_awaiting if awaiting else engine.run
-
-    def tool(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        try:
-            call = wrap.describe(instance, args, kwargs)
-            codec = wrap.codec_of(instance, args, kwargs) if wrap.codec_of and call else wrap.codec
-            pause = wrap.pause(instance, args, kwargs) if wrap.pause and call else None
-        except Exception as error:  # noqa: BLE001 - raised again, but in mode "shadow"
-            _undescribed(engine, wrap, error)
-            return wrapped(*args, **kwargs)
-        if call is None:
-            return wrapped(*args, **kwargs)
-        job = job_for(wrap, call, codec=codec, pause=pause, travelled=received(wrap, instance, args, kwargs))
-        return run(job, lambda: wrapped(*args, **sent(wrap, kwargs)))
-
-    return tool
-
-
-def _undescribed(engine: Engine, wrap: Wrap, error: Exception) -> None:
-    """Refuse a call that cannot be described: which tool it is cannot even be said, so no rule can be excluded."""
-    if engine.guard.config.mode != "shadow":
-        raise Undescribable(f"a call of {wrap.target} cannot be described: {error}") from error
-    logger.warning("shadow: a call of %s runs; enforced, it would be refused", wrap.target, exc_info=error)
-
-
-def _observed(engine: Engine, wrap: Wrap, *, trace: Callable[..., Any], awaiting: bool) -> Callable[..., Any]:
-    ask_model: Callable[..., Any] = engine.models.ask_awaiting if awaiting else engine.models.ask
-
-    def described(owner: Any, args: tuple[Any, ...], request: dict[str, Any]) -> Call | None:
-        try:
-            return wrap.describe(owner, args, request)
-        except Exception:
-            logger.warning("a call of %s cannot be described and is not traced", wrap.target, exc_info=True)
-            return None
-
-    def observed(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        call = described(instance, args, kwargs)
-        if call is None:
-            return wrapped(*args, **kwargs)
-        if call.operation == INVOKE_AGENT:
-            job = replace(job_for(wrap, call), given=(instance, args, kwargs))
-            return trace(job, lambda: wrapped(*args, **kwargs))
-        return ask_model(wrap, call, functools.partial(wrapped, *args) if args else wrapped, kwargs)
-
-    def entered(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        deferred = _deferred.asked_by(instance)
-        if deferred is None:
-            return observed(wrapped, instance, args, kwargs)
-        owner, request = deferred
-        call = described(owner, args, request)
-        if call is None:
-            return wrapped(*args, **kwargs)
-        asking = ask_model(wrap, call, lambda **_request: wrapped(*args, **kwargs), request)
-        return _deferred.entering(instance, asking) if awaiting else asking
-
-    return entered if wrap.path.endswith("enter__") else observed
+            self._put(_Place(owner, name, original, wrapper_for(self._engine, wrap, original)))

@@ -6,6 +6,7 @@ name. What is wrong with another's library is its own trouble: it is left out, a
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -46,17 +47,28 @@ def names() -> list[str]:
     return list(dict.fromkeys([*LIBRARIES, *sorted(published.names)]))
 
 
+def published() -> Iterator[Library]:
+    """The libraries of other packages that can be used."""
+    for name in names()[len(LIBRARIES) :]:
+        with contextlib.suppress(Exception):  # reported where it is to be attached
+            yield load(name)
+
+
 def load(name: str) -> Library:
     """Return the library of a name.
 
     Raises:
+        LookupError: There is none.
         TypeError: What another package publishes under that name is no library of that name.
         Exception: Whatever importing it raises.
     """
     if name in LIBRARIES:
         library: Library = importlib.import_module(LIBRARIES[name]).LIBRARY
         return library
-    found = next(iter(importlib.metadata.entry_points(group=GROUP, name=name))).load()
+    entries = importlib.metadata.entry_points(group=GROUP, name=name)
+    if not entries:
+        raise LookupError(f"there is no library {name!r}; there are {', '.join(names())}")
+    found = next(iter(entries)).load()
     if not isinstance(found, Library) or found.name != name:
         raise TypeError(f"{found!r:.80} is no Library of the name {name!r}")
     Requirement(found.requires or name)

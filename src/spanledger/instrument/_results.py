@@ -16,7 +16,7 @@ from spanledger.core.values import decode_as, encode
 
 
 class TypedCodec:
-    """Keeps results of an annotated function."""
+    """Keeps results of an annotated function; without an annotation, what JSON and our tags for it give back equal."""
 
     def __init__(self, annotation: Any = None) -> None:
         self._annotation = annotation

@@ -1,18 +1,24 @@
 """Watch a stream without standing in its way.
 
-Rules: the stream object the caller gets is the library's own, with its type and methods; only the iterator inside
-it is replaced by one that looks at each chunk. However the stream ends, drained, broken off, closed, failed, or
-never begun and forgotten, its watcher hears of it exactly once. Nothing here keeps a dropped stream alive.
+Rules: the stream object the caller gets is the library's own, with its type and methods. Where it keeps its iterator as
+the clients of Stainless do, that is replaced by one that looks at each chunk; any other class of streams gets a
+subclass of the same name that does. A generator can only be put into another one: its request may be sent when it
+begins, so the call is the one that runs here whenever it works. However the stream ends, drained, broken off, closed,
+failed, or never begun and forgotten, its watcher hears of it exactly once. Nothing here keeps a dropped stream alive.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import inspect
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from types import AsyncGeneratorType, GeneratorType
 from typing import Any, Protocol
 
 _INNER = "_iterator"
+_WATCHER = "_spanledger_watcher"
 
 
 class Watcher(Protocol):
@@ -34,10 +40,23 @@ class Watcher(Protocol):
         """Hear that nobody has the stream any more; called wherever the interpreter noticed."""
         ...
 
+    def enter(self) -> Any:
+        """Make the call the one that runs here; return what `leave` takes."""
+        ...
+
+    def leave(self, entered: Any) -> None:
+        """Make what was there before run here again."""
+        ...
+
 
 def is_stream(result: Any) -> bool:
-    """Tell whether a result is a stream that can be watched."""
-    return _is_iterator(type(result)) and hasattr(result, _INNER)
+    """Tell whether a result is a stream."""
+    return _is_iterator(type(result))
+
+
+def is_generator(result: Any) -> bool:
+    """Tell whether a result is a stream that another has to stand for."""
+    return isinstance(result, GeneratorType | AsyncGeneratorType)
 
 
 def _iterates(cls: type) -> bool:
@@ -49,8 +68,15 @@ _is_iterator: Callable[[type], bool] = functools.lru_cache(maxsize=256)(_iterate
 
 
 def watch(stream: Any, watcher: Watcher) -> None:
-    """Put a watcher into a stream that has none yet."""
-    inner = getattr(stream, _INNER)
+    """Put a watcher into a stream that has none yet.
+
+    Raises:
+        TypeError: It is of a class that nothing can be put into.
+    """
+    inner = getattr(stream, _INNER, None)
+    if inner is None:
+        _watch_itself(stream, watcher)
+        return
     if _code_of(inner) in _WATCHING:
         return
     awaiting = hasattr(inner, "__anext__")
@@ -65,18 +91,141 @@ def watch(stream: Any, watcher: Watcher) -> None:
     weakref.finalize(stream, watcher.dropped).atexit = False
 
 
+def generated(inner: Any, watcher: Watcher) -> Any:
+    """Return a generator that stands for another, and is watched."""
+    stream = (_generated_awaiting if isinstance(inner, AsyncGeneratorType) else _generated)(inner, watcher)
+    weakref.finalize(stream, watcher.dropped).atexit = False
+    return stream
+
+
+def _generated(inner: Generator[Any, None, None], watcher: Watcher) -> Iterator[Any]:
+    with contextlib.closing(inner), contextlib.closing(_blocking(_Working(inner, watcher), watcher)) as chunks:
+        yield from chunks
+
+
+async def _generated_awaiting(inner: AsyncGenerator[Any, None], watcher: Watcher) -> AsyncIterator[Any]:
+    async with contextlib.aclosing(inner), contextlib.aclosing(_awaiting(_Working(inner, watcher), watcher)) as chunks:
+        async for chunk in chunks:
+            yield chunk
+
+
+class _Working:
+    """Steps of an iterator, each as a part of the call that it belongs to."""
+
+    def __init__(self, inner: Any, watcher: Watcher) -> None:
+        self._inner = inner
+        self._watcher = watcher
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        entered = self._watcher.enter()
+        try:
+            return next(self._inner)
+        finally:
+            self._watcher.leave(entered)
+
+    async def __anext__(self) -> Any:
+        entered = self._watcher.enter()
+        try:
+            return await anext(self._inner)
+        finally:
+            self._watcher.leave(entered)
+
+
+def _watch_itself(stream: Any, watcher: Watcher) -> None:
+    if hasattr(stream, _WATCHER):
+        return
+    stream.__class__ = _watched(type(stream))
+    setattr(stream, _WATCHER, watcher)
+    weakref.finalize(stream, watcher.dropped).atexit = False
+
+
+def _watching(cls: type) -> type:
+    steps = {"__next__": _next, "__anext__": _next_awaiting, "close": _closing, "aclose": _closing}
+    names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+    watched = {name: step(getattr(cls, name)) for name, step in steps.items() if hasattr(cls, name)}
+    return type(cls.__name__, (cls,), {**names, **watched})
+
+
+_watched: Callable[[type], type] = functools.cache(_watching)
+"""Makes a class of streams that are as those of another, and watched."""
+
+
+def _next(step: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def watched(stream: Any) -> Any:
+        watcher: Watcher = getattr(stream, _WATCHER)
+        entered = watcher.enter()
+        try:
+            chunk = step(stream)
+            while not watcher.shows(chunk):
+                chunk = step(stream)
+        except StopIteration:
+            watcher.end()
+            raise
+        except BaseException as error:
+            watcher.end(error)
+            raise
+        finally:
+            watcher.leave(entered)
+        return chunk
+
+    return watched
+
+
+def _next_awaiting(step: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    async def watched(stream: Any) -> Any:
+        watcher: Watcher = getattr(stream, _WATCHER)
+        entered = watcher.enter()
+        try:
+            chunk = await step(stream)
+            while not watcher.shows(chunk):
+                chunk = await step(stream)
+        except StopAsyncIteration:
+            await watcher.end_awaiting()
+            raise
+        except BaseException as error:
+            await watcher.end_awaiting(error)
+            raise
+        finally:
+            watcher.leave(entered)
+        return chunk
+
+    return watched
+
+
+def _closing(close: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def closing(stream: Any) -> Any:
+        try:
+            return close(stream)
+        finally:
+            getattr(stream, _WATCHER).end(early=True)
+
+    async def closing_awaiting(stream: Any) -> Any:
+        try:
+            return await close(stream)
+        finally:
+            await getattr(stream, _WATCHER).end_awaiting(early=True)
+
+    return closing_awaiting if inspect.iscoroutinefunction(close) else closing
+
+
 def _code_of(iterator: Any) -> Any:
     return getattr(iterator, "gi_code", None) or getattr(iterator, "ag_code", None)
 
 
-def _blocking(inner: Iterator[Any], watcher: Watcher) -> Iterator[Any]:
+def _blocking(inner: Iterator[Any], watcher: Watcher) -> Generator[Any, None, None]:
     shows = watcher.shows
     try:
         for chunk in inner:
             if shows(chunk):
                 yield chunk
     except GeneratorExit:
-        # Nobody closes this iterator by hand: it was dropped.
+        # Whoever has closed it by hand does not wait for us either.
         watcher.dropped()
         raise
     except BaseException as error:
@@ -85,7 +234,7 @@ def _blocking(inner: Iterator[Any], watcher: Watcher) -> Iterator[Any]:
     watcher.end()
 
 
-async def _awaiting(inner: AsyncIterator[Any], watcher: Watcher) -> AsyncIterator[Any]:
+async def _awaiting(inner: AsyncIterator[Any], watcher: Watcher) -> AsyncGenerator[Any, None]:
     shows = watcher.shows
     try:
         async for chunk in inner:

@@ -19,6 +19,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
+from opentelemetry import context as otel_context
 from opentelemetry.trace import Span
 
 from spanledger._guard import Guard, ambient
@@ -34,7 +35,7 @@ from spanledger.instrument._messages import Heard
 from spanledger.instrument._prices import price_text
 from spanledger.instrument._proxies import innermost
 from spanledger.instrument._reserve import ESTIMATED, REPORTED, RESERVED, Reserved, charged, estimated, reserved
-from spanledger.instrument._stream import is_stream, watch
+from spanledger.instrument._stream import generated, is_generator, is_stream, watch
 from spanledger.instrument.library import HiddenChunk, Wrap
 from spanledger.placing import Ambient
 from spanledger.telemetry import inference, metering, metrics, model_spans, record, semconv
@@ -47,6 +48,7 @@ class UnderWay:
 
     Attributes:
         request: The keyword arguments of the call, as they will be sent.
+        shown: The span, as others see it.
     """
 
     _asking: Asking | None = None
@@ -68,7 +70,7 @@ class UnderWay:
         self._guard = guard
         self._wrap = wrap
         self._call = call
-        self._span = span
+        self._span = self.shown = span
         # Where it ends, in another thread perhaps, nothing is around it.
         self._around = ambient()
 
@@ -113,32 +115,38 @@ class UnderWay:
 
     # --- the answer
 
-    def answered(self, result: Any) -> None:
-        """Look at what the function returned."""
+    def answered(self, result: Any) -> Any:
+        """Look at what the function returned; return what the caller gets."""
+        if is_generator(result):
+            return generated(result, self)
         self._answered = True
         try:
             if _raw.is_plain(type(result)):
                 self._read(result)
             elif self._look(self._wrap.parsed(result) if self._wrap.parsed else result):
-                return
+                return result
         except Exception as error:  # noqa: BLE001 - logged
             self._unreadable(error)
         self.end()
+        return result
 
-    async def answered_awaiting(self, result: Any) -> None:
-        """Look at what the coroutine function returned."""
+    async def answered_awaiting(self, result: Any) -> Any:
+        """Look at what the coroutine function returned; return what the caller gets."""
+        if is_generator(result):
+            return generated(result, self)
         self._answered = True
         try:
             if _raw.is_plain(type(result)):
                 self._read(result)
                 await self.end_awaiting()
-                return
+                return result
             seen = self._wrap.parsed(result) if self._wrap.parsed else result
             if self._look(await seen if inspect.isawaitable(seen) else seen):
-                return
+                return result
         except Exception as error:  # noqa: BLE001 - logged
             self._unreadable(error)
         await self.end_awaiting()
+        return result
 
     def _look(self, seen: Any) -> bool:
         """Look at an answer; whether it will say itself when it is over."""
@@ -162,6 +170,8 @@ class UnderWay:
     def shows(self, chunk: Any) -> bool:
         """Look at a chunk of a stream; tell whether the caller may see it."""
         if self._first_chunk_s is None:
+            # A generator may have sent nothing before.
+            self._answered = True
             self._first_chunk_s = time.perf_counter() - self._begun_s
         wrap = self._wrap
         if self._heard is not None:
@@ -176,6 +186,14 @@ class UnderWay:
             # What we cannot read, the caller can.
             logger.warning("a chunk of a stream could not be read", exc_info=True)
             return True
+
+    def enter(self) -> Any:
+        """Make the call the one that runs here; return what `leave` takes."""
+        return model_spans.enter(self.shown, otel_context.get_current())
+
+    def leave(self, entered: Any) -> None:
+        """Make what was there before run here again."""
+        model_spans.leave(entered)
 
     # --- the end
 

@@ -2,7 +2,8 @@
 
 Rules: a library file only describes. It says which functions run tools or ask models, and how to read a call,
 a usage or a chunk; the engine does the rest, for sync and async alike. Extractors are pure. The file is imported when
-its library is, and imports it inside functions.
+its library is, and imports it inside functions. A library of another package needs nothing but what `spanledger` and
+this module export. Where a function asks a model, "keyword arguments" are all of its arguments, by their names.
 """
 
 from __future__ import annotations
@@ -12,14 +13,39 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from spanledger.core.call import EXECUTE_TOOL, Call, Codec, Usage
+from spanledger.core.call import EXECUTE_TOOL, INVOKE_AGENT, Call, Codec, ScopeSource, Usage
 from spanledger.core.egress import Change, Request
 from spanledger.core.messages import Asked, Message
 from spanledger.core.prices import Bound
 from spanledger.errors import ApprovalPending, SpanledgerError
+from spanledger.instrument._bounds import input_tokens
+from spanledger.instrument._results import TypedCodec
+
+__all__ = [
+    "EGRESS",
+    "EXECUTE_TOOL",
+    "INVOKE_AGENT",
+    "Asked",
+    "Bound",
+    "Change",
+    "Conversation",
+    "Egress",
+    "Library",
+    "Message",
+    "Messages",
+    "Pause",
+    "Request",
+    "ScopeSource",
+    "TypedCodec",
+    "Wrap",
+    "also",
+    "input_tokens",
+    "no_call",
+]
 
 Arguments = tuple[Any, ...]
 Describe = Callable[[Any, Arguments, Mapping[str, Any]], Call | None]
+Tell = Callable[[Call, Exception], Any]
 EGRESS: Final = "egress"
 HiddenChunk = Callable[[Any], bool]
 
@@ -116,9 +142,12 @@ class Wrap:
             has the model ask again. They are neither success nor failure.
         asks_back: A result → whether it only asks for more, so that the call will be made again.
         tell: (call, error) → what to return to the model instead of raising a refusal.
+        tell_of: (instance, args, kwargs) → how the model is told by this very tool; instead of `tell`.
         pause: (instance, args, kwargs) → how to suspend the run where a person has to approve the call; None: this run
             cannot be resumed, so that the caller is told by `ApprovalPending`.
-        stop: A refusal → the same as an exception that the framework lets through; None: it lets every one through.
+        stop: A refusal → the same as an exception that the framework lets through: `also` makes it one of the
+            framework's own kind; where every `Exception` is swallowed, `errors.CallStopped` is none. None: it lets
+            every one through.
         sends: (keyword arguments, what travels with the call) → changed ones, where the tool may be in another process.
         receives: (instance, args, kwargs) → what travelled with the call from another process.
         hands: (what the target returned, how to guard a coroutine function) → what it returns instead, where the target
@@ -145,9 +174,10 @@ class Wrap:
     failure: Callable[[Any], str | BaseException | None] | None = None
     pauses: tuple[str, ...] = ()
     asks_back: Callable[[Any], bool] | None = None
-    tell: Callable[[Call, Exception], Any] | None = None
+    tell: Tell | None = None
+    tell_of: Callable[[Any, Arguments, Mapping[str, Any]], Tell] | None = None
     pause: Callable[[Any, Arguments, Mapping[str, Any]], Pause | None] | None = None
-    stop: Callable[[SpanledgerError], SpanledgerError] | None = None
+    stop: Callable[[SpanledgerError], BaseException] | None = None
     sends: Callable[[dict[str, Any], Mapping[str, Any]], dict[str, Any]] | None = None
     receives: Callable[[Any, Arguments, Mapping[str, Any]], Mapping[str, Any]] | None = None
     hands: Callable[[Any, Callable[[Any], Any]], Any] | None = None
@@ -187,8 +217,12 @@ class Library:
             that as ``spanledger_request``, where a wrap of the function that makes it finds it.
         hides: Targets of functions that take a tool's exception first and make a value of it for the model.
         tells: Targets of functions that do so when the call is over already; a refusal is raised instead.
-        own_spans: Beginnings of the names of spans, or attributes of spans, that the library itself makes of calls that
-            are wrapped: they are not decided a second time, and what we have to say is said on them.
+        own_spans: How spans are known that the library itself makes of calls that are wrapped: by their instrumentation
+            scope, by an attribute they start with, or by how their names begin. They are not decided a second time, and
+            where they are around the wrapped function, what we have to say is said on them.
+
+    Raises:
+        ValueError: It says by `own_spans` what spans of tools are called everywhere, which would leave all unguarded.
     """
 
     name: str
@@ -198,6 +232,14 @@ class Library:
     tells: tuple[str, ...] = ()
     defers: tuple[str, ...] = ()
     own_spans: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for mark in self.own_spans:
+            if f"{EXECUTE_TOOL} ".startswith(mark) or mark.startswith(("gen_ai.tool.", "gen_ai.operation.")):
+                raise ValueError(
+                    f"own_spans of the library {self.name!r}: {mark!r} is on the spans of everybody's tools, none of "
+                    "which would be guarded; name the instrumentation scope of the library's own tracer"
+                )
 
 
 def also(error: SpanledgerError, kind: type[Exception]) -> SpanledgerError:

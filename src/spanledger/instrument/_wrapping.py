@@ -1,0 +1,221 @@
+"""What a wrapper does, for each kind of function there is to wrap.
+
+Rules: a wrapper is of the form of what it wraps: a function, a coroutine function or a generator of either kind. A
+generator function is asked about when it begins, which is when it would send. Of a call of a model all arguments are
+given by their names, as far as the function takes them so; a call that cannot be described is refused where it may be
+a tool's, and else not traced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import wrapt
+
+from spanledger._guard import current_call
+from spanledger.core.call import INVOKE_AGENT, Call
+from spanledger.errors import SpanledgerError, Undescribable
+from spanledger.instrument import _deferred, _egress, _runtime, _yielding
+from spanledger.instrument._engine import Engine
+from spanledger.instrument._job import is_tool, job_for
+from spanledger.instrument._travel import received, sent
+from spanledger.instrument.library import Wrap
+
+if TYPE_CHECKING:
+    _FunctionWrapper = wrapt.FunctionWrapper[Any, Any]
+else:  # only their stubs are generic
+    _FunctionWrapper = wrapt.FunctionWrapper
+
+logger = logging.getLogger("spanledger.instrument")
+
+HIDE, TELL, DEFER = "hide", "tell", "defer"
+
+
+def _noting(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    # Who was cancelled is not heard here: the call may be over, and the one around it is another.
+    current_call().inside.hidden = _not_refused((instance, *args, *kwargs.values()))
+    return wrapped(*args, **kwargs)
+
+
+def _telling(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    _not_refused((instance, *args, *kwargs.values()))
+    return wrapped(*args, **kwargs)
+
+
+def _not_refused(values: Iterable[Any]) -> Exception | None:
+    """Find the exception among values, and raise it where it is a refusal: its rule says what becomes of it."""
+    hidden = next((value for value in values if isinstance(value, Exception)), None)
+    if isinstance(hidden, SpanledgerError) and hidden._on_refusal:  # noqa: SLF001 - our own class
+        raise hidden
+    return hidden
+
+
+def wrapper_for(engine: Engine, wrap: Wrap, original: Any) -> Callable[..., Any]:
+    """Return what a wrapper of a function does: (function, instance, args, kwargs) → what the caller gets."""
+    if wrap.operation == HIDE:
+        return _noting
+    if wrap.operation == TELL:
+        return _telling
+    if wrap.operation == DEFER:
+        return _deferred.deferring
+    if wrap.hands or wrap.gives:
+        return _handing(wrap)
+    # SDKs hide `async def` under plain decorators.
+    plain = inspect.unwrap(original)
+    awaiting = inspect.iscoroutinefunction(plain)
+    if wrap.egress is not None:
+        return _egress.sending(engine, wrap.egress, awaiting=awaiting)
+    if is_tool(wrap):
+        if inspect.isasyncgenfunction(plain):
+            return _yielding_tool(_tool(engine, wrap, awaiting=True))
+        return _tool(engine, wrap, awaiting=awaiting)
+    if wrap.operation != INVOKE_AGENT and inspect.isasyncgenfunction(plain):
+        return _beginning_awaiting(_observed(engine, wrap, trace=engine.agents.way(original), awaiting=True))
+    observed = _observed(engine, wrap, trace=engine.agents.way(original), awaiting=awaiting)
+    return _beginning(observed) if wrap.operation != INVOKE_AGENT and inspect.isgeneratorfunction(plain) else observed
+
+
+def _beginning(observed: Callable[..., Any]) -> Callable[..., Any]:
+    """Of a generator function: what it would send when it begins is asked about then."""
+
+    def beginning(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
+        yield from observed(wrapped, instance, args, kwargs)
+
+    return beginning
+
+
+def _beginning_awaiting(observed: Callable[..., Any]) -> Callable[..., Any]:
+    async def beginning(
+        wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> AsyncIterator[Any]:
+        @functools.wraps(wrapped)
+        async def begun(*args: Any, **kwargs: Any) -> Any:
+            return wrapped(*args, **kwargs)
+
+        async with contextlib.aclosing(await observed(begun, instance, args, kwargs)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    return beginning
+
+
+def _handing(wrap: Wrap) -> Callable[..., Any]:
+    def run(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        # What was registered outlives the engine.
+        engine = _runtime.active()
+        if engine is None:
+            return wrapped(*args, **kwargs)
+        return _tool(engine, wrap, awaiting=True)(wrapped, instance, args, kwargs)
+
+    def guarded(function: Any) -> Any:
+        return _FunctionWrapper(function, run)
+
+    def handing(wrapped: Any, _instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        engine = _runtime.active()
+        if wrap.gives is not None and engine is not None:
+            try:
+                kwargs = wrap.gives(kwargs, guarded)
+            except Exception as error:  # noqa: BLE001 - raised again, but in mode "shadow"
+                _undescribed(engine, wrap, error)
+        found = wrapped(*args, **kwargs)
+        return found if wrap.hands is None else wrap.hands(found, guarded)
+
+    return handing
+
+
+def _tool(engine: Engine, wrap: Wrap, *, awaiting: bool) -> Callable[..., Any]:
+    run = engine.run_awaiting if awaiting else engine.run
+
+    def tool(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        try:
+            call = wrap.describe(instance, args, kwargs)
+            codec = wrap.codec_of(instance, args, kwargs) if wrap.codec_of and call else wrap.codec
+            pause = wrap.pause(instance, args, kwargs) if wrap.pause and call else None
+            tell = wrap.tell_of(instance, args, kwargs) if wrap.tell_of and call else wrap.tell
+        except Exception as error:  # noqa: BLE001 - raised again, but in mode "shadow"
+            _undescribed(engine, wrap, error)
+            return wrapped(*args, **kwargs)
+        if call is None:
+            return wrapped(*args, **kwargs)
+        travelled = received(wrap, instance, args, kwargs)
+        job = job_for(wrap, call, codec=codec, pause=pause, tell=tell, travelled=travelled)
+        return run(job, lambda: wrapped(*args, **sent(wrap, kwargs)))
+
+    return tool
+
+
+def _undescribed(engine: Engine, wrap: Wrap, error: Exception) -> None:
+    """Refuse a call that cannot be described: which tool it is cannot even be said, so no rule can be excluded."""
+    if engine.guard.config.mode != "shadow":
+        raise Undescribable(f"a call of {wrap.target} cannot be described: {error}") from error
+    logger.warning("shadow: a call of %s runs; enforced, it would be refused", wrap.target, exc_info=error)
+
+
+def _yielding_tool(tool: Callable[..., Any]) -> Callable[..., Any]:
+    def yielding(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        def last(*args: Any, **kwargs: Any) -> Any:
+            return _yielding.last_of(wrapped(*args, **kwargs))
+
+        return _yielding.passing(_awaited(tool, last, instance, args, kwargs))
+
+    return yielding
+
+
+async def _awaited(function: Callable[..., Any], *args: Any) -> Any:
+    return await function(*args)
+
+
+def _by_name(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Give all arguments by their names, where the function takes them so; else as they are."""
+    try:
+        signature = inspect.signature(function)
+        given = signature.bind(*args, **kwargs)
+    except (TypeError, ValueError):
+        return args, kwargs
+    parameters = list(signature.parameters.values())[: len(args)]
+    if any(parameter.kind is not parameter.POSITIONAL_OR_KEYWORD for parameter in parameters):
+        return args, kwargs
+    return (), {**{parameter.name: given.arguments[parameter.name] for parameter in parameters}, **kwargs}
+
+
+def _observed(engine: Engine, wrap: Wrap, *, trace: Callable[..., Any], awaiting: bool) -> Callable[..., Any]:
+    ask_model: Callable[..., Any] = engine.models.ask_awaiting if awaiting else engine.models.ask
+
+    def described(owner: Any, args: tuple[Any, ...], request: dict[str, Any]) -> Call | None:
+        try:
+            return wrap.describe(owner, args, request)
+        except Exception:
+            logger.warning("a call of %s cannot be described and is not traced", wrap.target, exc_info=True)
+            return None
+
+    def observed(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args and wrap.operation != INVOKE_AGENT:
+            args, kwargs = _by_name(wrapped, args, kwargs)
+        call = described(instance, args, kwargs)
+        if call is None:
+            return wrapped(*args, **kwargs)
+        if call.operation == INVOKE_AGENT:
+            job = replace(job_for(wrap, call), given=(instance, args, kwargs))
+            return trace(job, lambda: wrapped(*args, **kwargs))
+        return ask_model(wrap, call, functools.partial(wrapped, *args) if args else wrapped, kwargs)
+
+    def entered(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        deferred = _deferred.asked_by(instance)
+        if deferred is None:
+            return observed(wrapped, instance, args, kwargs)
+        owner, request = deferred
+        call = described(owner, args, request)
+        if call is None:
+            return wrapped(*args, **kwargs)
+        asking = ask_model(wrap, call, lambda **_request: wrapped(*args, **kwargs), request)
+        return _deferred.entering(instance, asking) if awaiting else asking
+
+    return entered if wrap.path.endswith("enter__") else observed
