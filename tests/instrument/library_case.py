@@ -3,7 +3,8 @@
 Rules: a case lives in `library_cases/NAME.py` and is called `CASE`; it says how to make a tool and how to have the
 framework run it, and tests nothing. The tests are in `test_every_library.py`. The tool is always "refund"; its function
 takes an order id and an amount. A list `NEEDS` of requirements at the top of the file names what must be installed
-besides the library itself.
+besides the library itself. The case of a library that another package publishes lies in a folder `library_cases` of
+that package's own, whose parent is on `PYTHONPATH`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.metadata
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,6 +86,7 @@ class Case:
         threads: The framework knows an id of the conversation.
         text_arguments: Arguments of the model that are no JSON reach the tool's funnel.
         told_error: The exception by which a tool tells the model of a failure without stopping the run.
+        warns: Filters, in pytest's words, for warnings that the framework itself gives; all others are errors.
         copied: A tool → objects of the framework that programs copy and pickle; by default, the tool.
     """
 
@@ -94,6 +97,7 @@ class Case:
     threads: bool = False
     text_arguments: bool = False
     told_error: Callable[[str], BaseException] | None = None
+    warns: tuple[str, ...] = ()
     copied: Callable[[Any], Sequence[Any]] = lambda tool: [tool]
 
 
@@ -105,9 +109,24 @@ def cased() -> list[str]:
     return sorted(path.stem for path in CASES.glob("[!_]*.py"))
 
 
+def place(name: str) -> Path:
+    """Return the file of a case.
+
+    Raises:
+        LookupError: Nobody has written it.
+    """
+    found = importlib.util.find_spec(f"library_cases.{name}")
+    if found is None or found.origin is None:
+        wanted = f"tests/instrument/library_cases/{name}.py"
+        if name not in _registry.LIBRARIES:
+            wanted = f"library_cases/{name}.py in a folder on PYTHONPATH"
+        raise LookupError(f"the library {name!r} has no case: write {wanted}")
+    return Path(found.origin)
+
+
 def needs(name: str) -> list[str]:
     """What has to be installed for a case besides the library, read without importing it."""
-    for node in ast.parse((CASES / f"{name}.py").read_text()).body:
+    for node in ast.parse(place(name).read_text()).body:
         if isinstance(node, ast.Assign) and [getattr(t, "id", None) for t in node.targets] == ["NEEDS"]:
             return list(ast.literal_eval(node.value))
     return []
@@ -115,7 +134,8 @@ def needs(name: str) -> list[str]:
 
 def lacking(name: str) -> str | None:
     """Say what is not installed of what a case needs; None: nothing."""
-    for wanted in [_registry.load(name).requires, *needs(name)]:
+    requires = _registry.load(name).requires
+    for wanted in [*([requires] if requires else []), *needs(name)]:
         requirement = Requirement(wanted)
         try:
             version = importlib.metadata.version(requirement.name)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import logging
 import subprocess
 import sys
+import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from opentelemetry import trace
 
 import spanledger
 from spanledger import Budget, Call, Calls, Config, Library, Rule, Wrap, errors, workflow
 from spanledger.instrument import _registry
+from spanledger.instrument import library as library_module
 
 FRAMEWORK = '''
 class Desk:
@@ -263,3 +267,49 @@ def test_the_example_of_a_new_library_sends_one_parcel(dsn, tmp_path):
     )
     assert done.stdout.count("a parcel of o-1 leaves the house") == 1
     assert done.stdout.count("o-1 is on its way") == 2
+
+
+# --- what they may say
+
+
+@pytest.mark.parametrize("mark", ["execute_tool", "execute_tool ", "", "gen_ai.tool.name", "gen_ai.operation.name"])
+def test_no_library_can_take_the_spans_of_everybody_s_tools_for_its_own(mark):
+    with pytest.raises(ValueError, match="name the instrumentation scope"):
+        Library("desk", "", (), own_spans=(mark,))
+
+
+@pytest.mark.parametrize("tracer", [lambda: trace.get_tracer("desk.tracer"), trace.NoOpTracer], ids=["sdk", "none"])
+def test_spans_of_a_scope_that_a_library_names_are_not_decided_a_second_time_and_others_are(
+    tracer, dsn, ledger, spans, monkeypatch
+):
+    monkeypatch.setitem(globals(), "__name__", "desk.tracer")  # who opens a span that nothing records
+    spanledger.instrument(
+        Config(dsn=dsn, rules=[Rule("refund", identity="arguments")]),
+        libraries=[Library("desk", "", (), own_spans=("desk.tracer",))],
+    )
+    attributes = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "refund"}
+    with tracer().start_as_current_span("execute_tool refund", attributes=attributes):
+        assert ledger.calls() == []
+    monkeypatch.undo()
+    with (
+        pytest.raises(errors.Undescribable),
+        trace.get_tracer("mine").start_as_current_span("execute_tool refund", attributes=attributes),
+    ):
+        pass
+
+
+def test_all_that_a_library_is_made_of_is_public():
+    exported = [getattr(library_module, name) for name in library_module.__all__]
+    public = {one for one in (*vars(spanledger).values(), *vars(errors).values(), *exported) if isinstance(one, type)}
+    needed = {kind for one in exported if isinstance(one, type) for kind in kinds_in(one)}
+    assert {kind.__name__ for kind in needed - public} == set()
+
+
+def kinds_in(described: type) -> Iterator[type]:
+    """The classes of ours that the fields of a class are annotated with."""
+    left = list(typing.get_type_hints(described).values()) if dataclasses.is_dataclass(described) else []
+    while left:
+        hint = left.pop()
+        left += [*typing.get_args(hint), *(hint if isinstance(hint, list) else ())]
+        if isinstance(hint, type) and hint.__module__.startswith("spanledger."):
+            yield hint

@@ -18,8 +18,11 @@ def of_spans(config: Config) -> Iterator[Finding]:
     """Say what holds for each scope whose package is installed and that no library of ours stands for."""
     if config.mode == "off":
         return
+    stood_for = set(_registry.LIBRARIES)
+    for library in _registry.published():
+        stood_for |= {library.name, *library.own_spans}
     for scope in scopes.installed():
-        if scope.library not in _registry.LIBRARIES:
+        if stood_for.isdisjoint((scope.library, scope.name)):
             yield _of(scope)
 
 

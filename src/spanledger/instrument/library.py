@@ -218,8 +218,9 @@ class Library:
         hides: Targets of functions that take a tool's exception first and make a value of it for the model.
         tells: Targets of functions that do so when the call is over already; a refusal is raised instead.
         own_spans: How spans are known that the library itself makes of calls that are wrapped: by their instrumentation
-            scope, by an attribute they start with, or by how their names begin. They are not decided a second time, and
-            where they are around the wrapped function, what we have to say is said on them.
+            scope (and, where nothing records them, the module that starts them), by an attribute they start with, or by
+            how their names begin. They are not decided a second time, and where they are around the wrapped function,
+            what we have to say is said on them.
 
     Raises:
         ValueError: It says by `own_spans` what spans of tools are called everywhere, which would leave all unguarded.

@@ -84,7 +84,7 @@ def remove() -> None:
 
 
 def leave(own_spans: Iterable[str]) -> None:
-    """Decide no spans whose names begin so, or that have such an attribute: libraries make them of wrapped calls."""
+    """Decide no spans of such a scope, name or attribute: libraries make them of wrapped calls."""
     global _own_spans  # noqa: PLW0603 - see install
     _own_spans = tuple(own_spans)
 
@@ -215,7 +215,8 @@ def _through(start: Start, name: str, context: Context | None, attributes: Any) 
     redactor = guard.config.content(call).redactor
     seen = redacted(redactor, attributes) if redactor.redact else attributes
     span = start(otel_context.set_value(record.OWN_SPAN, value=True, context=context), seen)
-    asked = None if _own_spans and _is_own(name, attributes or {}) else decide(guard, call, span)
+    own = bool(_own_spans) and (_is_own(name, attributes or {}) or scopes.is_of(span, _own_spans))
+    asked = None if own else decide(guard, call, span)
     # A proxy is a span to everybody but the type checker.
     proxy: Any = RedactingSpan(span, redactor) if redactor.redact else span
     if asked is not None:

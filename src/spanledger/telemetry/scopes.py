@@ -175,6 +175,13 @@ def scope_of(span: Span) -> Scope:
     return _HAND_WRITTEN if sys.modules.keys().isdisjoint(_MODULES) else _of_module(_opener())
 
 
+def is_of(span: Span, marks: Iterable[str]) -> bool:
+    """Tell whether the scope of a span, or else the module that opened it, is one of these; called while it starts."""
+    recorded = getattr(getattr(span, "instrumentation_scope", None), "name", None)
+    names = scope_of(span).name, recorded if isinstance(recorded, str) else _opener()
+    return any(f"{name}.".startswith(f"{mark}.") for name in names for mark in marks)
+
+
 def is_ours_to_decide(scope: Scope) -> bool:
     """Tell whether the spans of a scope are to be decided; says once why not, where nobody else decides."""
     if scope.library in _wrapped:
