@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import threading
+from collections.abc import Iterator
 
 import openai
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
-from openai_world import ASK, SPAN
+from openai_world import ASK, SPAN, hung_up
 from opentelemetry.trace import StatusCode
+
+from spanledger.testing import ModelServer, Raw
 
 
 def texts(chunks: list[ChatCompletionChunk]) -> str:
@@ -142,6 +146,33 @@ def test_an_awaited_stream_that_is_closed_ends_its_span_at_once(awaited, spans):
         assert stream.response.is_closed
 
     awaited(close)
+    assert len(spans.all(SPAN)) == 1
+
+
+@pytest.mark.usefixtures("instrumented_client")
+def test_a_stream_that_another_thread_closes_while_it_is_read_ends_its_span_at_once(spans):
+    first, closed = threading.Event(), threading.Event()
+
+    def body() -> Iterator[bytes]:
+        yield next(hung_up())
+        closed.wait(30)
+
+    def read() -> None:
+        with contextlib.suppress(openai.APIConnectionError):
+            for _ in stream:
+                first.set()
+
+    with ModelServer(lambda _request: Raw(body())) as server:
+        client = openai.OpenAI(base_url=server.url, api_key="offline", max_retries=0)
+        stream = client.chat.completions.create(**ASK, stream=True)
+        reader = threading.Thread(target=read)
+        reader.start()
+        assert first.wait(30)
+        stream.close()
+        assert spans.one(SPAN).attributes["gen_ai.response.id"] == "c-1"
+        closed.set()
+    reader.join(30)
+    assert not reader.is_alive()
     assert len(spans.all(SPAN)) == 1
 
 

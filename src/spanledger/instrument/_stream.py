@@ -253,13 +253,15 @@ _WATCHING = (_blocking.__code__, _awaiting.__code__)
 
 
 def _is_left(watching: Any) -> bool:
-    """Tell whether an iterator waits for whoever reads it; else it was dropped or is being read, and says how it ends.
+    """Tell whether a response is closed by somebody else than the iterator that reads it, which does so at its end.
 
-    A response is closed by its reader as well, at the end.
+    That, and one that was dropped, says by itself how it ends.
     """
-    return watching is not None and not (
-        getattr(watching, "gi_running", False) or getattr(watching, "ag_running", False)
-    )
+    reader = getattr(watching, "gi_frame", None) or getattr(watching, "ag_frame", None)
+    frame = inspect.currentframe() if reader else None
+    while frame is not None and frame is not reader:
+        frame = frame.f_back
+    return watching is not None and frame is None
 
 
 def _close(response: Any, watching: Any, watcher: Watcher) -> Callable[[], Any]:
