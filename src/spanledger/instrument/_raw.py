@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
+from spanledger.instrument._open import goes_on
 from spanledger.instrument._proxies import PROXY
 from spanledger.instrument._stream import Watcher
 
@@ -67,7 +68,7 @@ def watch_unread(response: Any, watcher: Watcher, look: Callable[[Any], bool]) -
         response.parse, response.close = _awaiting(cls, alive, watcher, look)
     else:
         response.parse, response.close = _blocking(cls, alive, watcher, look)
-    weakref.finalize(response, watcher.dropped).atexit = False
+    goes_on(watcher, response)
 
 
 def _blocking(

@@ -17,11 +17,13 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, 
 from types import AsyncGeneratorType, GeneratorType
 from typing import Any, Protocol
 
+from spanledger.instrument._open import GoingOn, goes_on
+
 _INNER = "_iterator"
 _WATCHER = "_spanledger_watcher"
 
 
-class Watcher(Protocol):
+class Watcher(GoingOn, Protocol):
     """Looks at a stream; the first of its ends counts."""
 
     def shows(self, chunk: Any) -> bool:
@@ -34,10 +36,6 @@ class Watcher(Protocol):
 
     async def end_awaiting(self, error: BaseException | None = None, *, early: bool = False) -> None:
         """Hear how the stream ended, in its event loop."""
-        ...
-
-    def dropped(self) -> None:
-        """Hear that nobody has the stream any more; called wherever the interpreter noticed."""
         ...
 
     def enter(self) -> Any:
@@ -87,14 +85,13 @@ def watch(stream: Any, watcher: Watcher) -> None:
     response, name = getattr(stream, "response", None), "aclose" if awaiting else "close"
     if hasattr(response, name):
         setattr(response, name, (_close_awaiting if awaiting else _close)(response, watching, watcher))
-    # A generator that was never begun does not run its `finally`.
-    weakref.finalize(stream, watcher.dropped).atexit = False
+    goes_on(watcher, stream)
 
 
 def generated(inner: Any, watcher: Watcher) -> Any:
     """Return a generator that stands for another, and is watched."""
     stream = (_generated_awaiting if isinstance(inner, AsyncGeneratorType) else _generated)(inner, watcher)
-    weakref.finalize(stream, watcher.dropped).atexit = False
+    goes_on(watcher, stream)
     return stream
 
 
@@ -142,7 +139,7 @@ def _watch_itself(stream: Any, watcher: Watcher) -> None:
         return
     stream.__class__ = _watched(type(stream))
     setattr(stream, _WATCHER, watcher)
-    weakref.finalize(stream, watcher.dropped).atexit = False
+    goes_on(watcher, stream)
 
 
 def _watching(cls: type) -> type:

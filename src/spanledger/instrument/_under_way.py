@@ -236,6 +236,10 @@ class UnderWay:
         """Settle the call, of which nothing more will be heard."""
         self.end(early=True)
 
+    def is_elsewhere(self) -> None:
+        """Hear that another process ends the call."""
+        self._over = True
+
     def _ending(self, error: BaseException | None, *, early: bool) -> Steps[Outcome] | None:
         """Record what is known, and say what to tell the ledger; None where it was not asked."""
         self._took_s = time.perf_counter() - self._begun_s
