@@ -25,7 +25,7 @@ from spanledger.core.call import EXECUTE_TOOL, Begun, Call, Ended, Outcome
 from spanledger.core.frozen import changed, value
 from spanledger.core.ids import new_id
 from spanledger.core.keys import passes_on
-from spanledger.core.money import Amount, Calls, Money, Tokens
+from spanledger.core.money import AMOUNT_MAX, Amount, Calls, Money, Tokens
 from spanledger.core.occurrences import Occurrence, Occurrences
 from spanledger.core.outcomes import is_ambiguous
 from spanledger.core.rules import Rule, Terms, reserved_amounts, usable_call_id
@@ -117,7 +117,7 @@ class RunningCall:
         total = {**spent, **inside.booked}
         charged: dict[str, int] = {}
         for amount in self._charged:
-            charged[amount.unit] = charged.get(amount.unit, 0) + amount.steps
+            charged[amount.unit] = min(charged.get(amount.unit, 0) + amount.steps, AMOUNT_MAX)  # more is not counted
         return total | charged
 
     def was_passed_on(self, outcome: Outcome) -> None:

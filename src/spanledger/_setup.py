@@ -9,10 +9,11 @@ and is not. An SDK that cannot be configured ends nothing: the program runs guar
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,13 +21,16 @@ from opentelemetry import trace
 from opentelemetry.instrumentation.environment_variables import OTEL_PYTHON_DISABLED_INSTRUMENTATIONS
 from opentelemetry.sdk.trace import TracerProvider
 
-from spanledger._guard import Guard
+from spanledger._guard import Guard, running
 from spanledger.config import Config, checked, shown
+from spanledger.core.asking import Asking
+from spanledger.core.call import Begun, Ended
 from spanledger.errors import ConfigError, SpanledgerError
 from spanledger.instrument import _executors, _registry, _runtime
 from spanledger.instrument._engine import Engine
 from spanledger.instrument._patch import Patches, Report
 from spanledger.instrument.library import Library
+from spanledger.ledger import _by_hand
 from spanledger.ledger._database import Database
 from spanledger.ledger._drivers import AwaitingDriver, BlockingDriver, LaterDriver
 from spanledger.ledger._opening import open_database
@@ -291,6 +295,19 @@ def _default_engine() -> tuple[Engine | None, Config]:
     return Engine(guard), config
 
 
+@contextlib.contextmanager
+def _current(asking: Asking, begun: Begun) -> Iterator[_by_hand.Ends]:
+    """Make a call of a program's own the current one, while its handler runs."""
+    with running(asking, begun) as call:
+
+        def ended(value: object, error: BaseException | None) -> Ended:
+            cost, inside = call.cost(succeeded=error is None), call.inside
+            return inside.told_by(Ended(value, error=error, doubtful=inside.doubtful, cost=cost))
+
+        yield ended
+
+
+_by_hand.run_in(_current)
 _runtime.made_by(_default_engine)
 trail.made_by(_runtime.engine)
 decision.carried_by(_executors.install)

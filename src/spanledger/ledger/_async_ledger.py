@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -15,7 +14,7 @@ from typing import Any, Self
 from spanledger.config import Config, Dsn, checked
 from spanledger.core.approvals import Approval
 from spanledger.core.budgets import Balance
-from spanledger.core.call import Begun, Ended, ToolCall
+from spanledger.core.call import Begun, ToolCall
 from spanledger.core.grants import Authorization, Grant
 from spanledger.core.money import Amount
 from spanledger.core.settling import told_by_hand
@@ -69,16 +68,9 @@ class AsyncLedger:
 
     async def run(self, call: ToolCall, handler: Callable[[], Awaitable[Any] | Any]) -> Any:
         """As `Ledger.run`; the handler may be a coroutine function."""
-
-        async def invoke(begun: Begun) -> Ended:  # noqa: ARG001 - the handler needs nothing of it
-            try:
-                value = handler()
-                return Ended(await value if inspect.isawaitable(value) else value)
-            except BaseException as error:  # noqa: BLE001 - raised again below
-                return Ended(error=error)
-
         await _set_out()
-        return requests.result_of(await self._driver.drive(self._by_hand.run(call), invoke))
+        run = self._by_hand.run(call, handler)
+        return requests.result_of(await self._driver.drive(run.steps, run.invoke_awaiting))
 
     async def begin(self, call: ToolCall) -> Begun:
         """As `Ledger.begin`."""

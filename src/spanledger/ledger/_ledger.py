@@ -15,10 +15,9 @@ from typing import Any, Self
 from spanledger.config import Config, Dsn, checked
 from spanledger.core.approvals import Approval
 from spanledger.core.budgets import Balance
-from spanledger.core.call import Begun, Ended, ToolCall
+from spanledger.core.call import Begun, ToolCall
 from spanledger.core.grants import Authorization, Grant
 from spanledger.core.money import Amount
-from spanledger.core.outcomes import no_coroutine
 from spanledger.core.settling import told_by_hand
 from spanledger.errors import ConfigError
 from spanledger.ledger import _requests as requests
@@ -81,19 +80,16 @@ class Ledger:
     def run(self, call: ToolCall, handler: Callable[[], Any]) -> Any:
         """Run `handler` at most once for this call and return its result, recorded or fresh.
 
+        While it runs, `current_call()` has the call's key, to pass downstream, and takes what it costs.
+
         Raises:
             SpanledgerError: The call may not run; errors of the handler pass through.
         """
         if inspect.iscoroutinefunction(handler):
             raise ConfigError("Ledger.run takes a plain function; a coroutine function goes to AsyncLedger.run")
 
-        def invoke(begun: Begun) -> Ended:  # noqa: ARG001 - the handler needs nothing of it
-            try:
-                return Ended(no_coroutine(call.tool, handler()))
-            except BaseException as error:  # noqa: BLE001 - raised again below
-                return Ended(error=error)
-
-        return requests.result_of(self._driver.drive(self._by_hand.run(call), invoke))
+        run = self._by_hand.run(call, handler)
+        return requests.result_of(self._driver.drive(run.steps, run.invoke))
 
     def begin(self, call: ToolCall) -> Begun:
         """Ask once whether a call may run, and claim it if so; refusals are verdicts here, not exceptions."""
