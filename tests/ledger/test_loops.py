@@ -89,6 +89,29 @@ def test_a_loop_that_ends_in_an_error_or_is_cancelled_leaves_no_connection_behin
     wait_until_nobody_is_connected(sql)
 
 
+def test_a_connection_whose_caller_is_cancelled_before_it_is_used_is_closed(shared, sql) -> None:
+    def waits_in(task: asyncio.Task[object], name: str) -> bool:
+        inner = task.get_coro()
+        while inner is not None and getattr(inner, "__name__", "") != name:
+            inner = getattr(inner, "cr_await", None)
+        return inner is not None
+
+    async def main() -> None:
+        task = asyncio.create_task(shared.calls())
+        while not waits_in(task, "execute"):  # noqa: ASYNC110 - it is looked at in every turn of the loop
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        asyncio.run(main())
+        gc.collect()
+    assert [str(warning.message) for warning in caught] == []
+    shared._database.close()
+    wait_until_nobody_is_connected(sql)
+
+
 def test_a_ledger_for_every_loop_warns_of_nothing_that_was_left_open(dsn: str, sql) -> None:
     async def main(number: int) -> object:
         async with AsyncLedger(dsn) as ledger:

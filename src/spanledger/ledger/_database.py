@@ -50,14 +50,13 @@ from spanledger.ledger._sightings import saw
 from spanledger.ledger._silence import Silence
 from spanledger.ledger._spool import Spool, SpoolStatus, ledger_name
 from spanledger.ledger._wakeups import Wakeups
-from spanledger.ledger._wire import AwaitingWire
+from spanledger.ledger._wire import BACKEND, AwaitingWire
 
 if TYPE_CHECKING:  # it tells by this module
     from spanledger.ledger._trail import Trail
 
 logger = logging.getLogger("spanledger.ledger")
 
-_BACKEND = "select pg_backend_pid()"
 # Fails within seconds where libpq's defaults would hang: a blackholed peer is noticed by tcp_user_timeout only.
 CONNECT_TIMEOUT_S_MAX = 5
 _DEFAULTS = {"tcp_user_timeout": "10000", "application_name": "spanledger"}
@@ -68,7 +67,7 @@ def is_pooled(connection: psycopg.Connection[Any]) -> bool:
 
     In transaction mode every statement may go to another server process, which knows nothing of what was prepared.
     """
-    return connection.execute(_BACKEND).fetchone() != (connection.info.backend_pid,)
+    return connection.execute(BACKEND).fetchone() != (connection.info.backend_pid,)
 
 
 class Database:
@@ -294,10 +293,7 @@ class Database:
         return self.reply(Run("peek", (tenant, [{"key": key} for key in keys])))  # type: ignore[no-any-return]
 
     async def _connect_awaiting(self) -> AwaitingWire:
-        conninfo = await asyncio.to_thread(self.conninfo)
-        connection = await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
-        backend = await (await connection.execute(_BACKEND)).fetchone()
-        return AwaitingWire(connection, prepares=backend == (connection.info.backend_pid,))
+        return await AwaitingWire.connected(await asyncio.to_thread(self.conninfo))
 
     def _address(self) -> str:
         if isinstance(self._dsn, EmbeddedPostgres):

@@ -18,7 +18,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import psycopg
 from psycopg.adapt import Transformer
@@ -29,6 +29,7 @@ from spanledger.core.frozen import value
 from spanledger.errors import LedgerUnavailable
 from spanledger.ledger._functions import Question, no_answer
 
+BACKEND = "select pg_backend_pid()"
 CANCEL_TIMEOUT_S = 1.0
 _ANSWERS = (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK)
 # By its place in the server's source, because its text is in the server's language.
@@ -221,6 +222,17 @@ class AwaitingWire(_Wire):
         if self._worth_preparing(question):
             return self._prepare_and_ask(question, timeout_s, wanted)
         return self._exchange(question, timeout_s, wanted)
+
+    @classmethod
+    async def connected(cls, conninfo: str) -> Self:
+        """Open a connection; where the caller is cancelled meanwhile, none stays open."""
+        connection = await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
+        try:
+            backend = await (await connection.execute(BACKEND)).fetchone()
+        except BaseException:
+            await connection.close()
+            raise
+        return cls(connection, prepares=backend == (connection.info.backend_pid,))
 
     async def close(self) -> None:
         """Close the connection."""
