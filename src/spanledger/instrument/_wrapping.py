@@ -116,11 +116,11 @@ def _handing(wrap: Wrap) -> Callable[..., Any]:
     def guarded(function: Any) -> Any:
         return _FunctionWrapper(function, run)
 
-    def handing(wrapped: Any, _instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def handing(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         engine = _runtime.active()
         if wrap.gives is not None and engine is not None:
             try:
-                kwargs = wrap.gives(kwargs, guarded)
+                args, kwargs = wrap.gives(instance, args, kwargs, guarded)
             except Exception as error:  # noqa: BLE001 - raised again, but in mode "shadow"
                 _undescribed(engine, wrap, error)
         found = wrapped(*args, **kwargs)

@@ -15,7 +15,7 @@ from typing import Any
 
 from spanledger.core.call import Call
 from spanledger.instrument._results import TypedCodec, also_returned
-from spanledger.instrument.library import Wrap
+from spanledger.instrument.library import Arguments, Given, Wrap
 
 _ACTIONS = "agents.run_internal.tool_actions"
 _Guarded = Callable[[Any], Any]
@@ -50,17 +50,19 @@ async def _run(asked: Asked, *args: Any) -> Any:
     return await result if inspect.isawaitable(result) else result
 
 
-def _one(tool: str, function: str, arguments: _ReadArguments) -> Callable[[dict[str, Any], _Guarded], dict[str, Any]]:
+def _one(tool: str, function: str, arguments: _ReadArguments) -> Callable[..., Given]:
     """Guard the function of a tool, which is an attribute of it."""
 
-    def gives(given: dict[str, Any], guarded: _Guarded) -> dict[str, Any]:
+    def gives(_action: Any, args: Arguments, given: dict[str, Any], guarded: _Guarded) -> Given:
         own = getattr(getattr(given["call"], tool), function)
-        return given if own is None else _given(given, tool, **{function: _with(given, tool, own, arguments, guarded)})
+        if own is None:
+            return args, given
+        return args, _given(given, tool, **{function: _with(given, tool, own, arguments, guarded)})
 
     return gives
 
 
-def _editor(given: dict[str, Any], guarded: _Guarded) -> dict[str, Any]:
+def _editor(_action: Any, args: Arguments, given: dict[str, Any], guarded: _Guarded) -> Given:
     """Guard what an editor does."""
     tool = "apply_patch_tool"
     editor = getattr(given["call"], tool).editor
@@ -68,7 +70,7 @@ def _editor(given: dict[str, Any], guarded: _Guarded) -> dict[str, Any]:
         name: _with(given, tool, getattr(editor, name), _operation, guarded)
         for name in ("create_file", "update_file", "delete_file")
     }
-    return _given(given, tool, editor=_Editor(**functions))
+    return args, _given(given, tool, editor=_Editor(**functions))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from spanledger.core.call import Call, Usage
 from spanledger.core.frozen import changed
 from spanledger.core.prices import Bound
 from spanledger.instrument import _bounds, _raw
+from spanledger.instrument.libraries import _anthropic_sessions as sessions
 from spanledger.instrument.libraries import _anthropic_tools as tools
 from spanledger.instrument.libraries._anthropic_messages import MESSAGES
 from spanledger.instrument.libraries._asked import call_of, provider_named, sent
@@ -125,8 +126,10 @@ LIBRARY = Library(
     wraps=(
         *map(_wrap, (*(f"{cls}.{method}" for cls in _CLASSES for method in ("create", "parse")), *_HELPERS)),
         *tools.WRAPS,
+        *sessions.WRAPS,
     ),
     hides=tools.HIDES,
+    tells=sessions.TELLS,
     own_spans=tools.OWN_SPANS,
     defers=tuple(f"{cls}.stream" for cls in _CLASSES),
 )
