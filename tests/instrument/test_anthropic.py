@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
+import json
 import operator
 import re
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from settled import until_nothing_is_held
 import spanledger
 from spanledger import Balance, Budget, Config, Ledger, Money, Tokens, errors, workflow
 from spanledger.core.money import Amount
-from spanledger.testing import ModelServer
+from spanledger.testing import ModelServer, Raw
 
 SPANS_ITSELF = "open_telemetry" in inspect.signature(anthropic.Anthropic).parameters
 
@@ -93,6 +94,43 @@ ALL_USED = {
 
 
 # --- spans
+
+
+KEPT = {"cache_creation_input_tokens": 0, "cache_read_input_tokens": 20}
+COMPACTED = {
+    "input_tokens": 100,
+    "output_tokens": 10,
+    **KEPT,
+    "iterations": [
+        {"type": "compaction", "input_tokens": 5000, "output_tokens": 700, **KEPT},
+        {"type": "message", "input_tokens": 100, "output_tokens": 10, **KEPT},
+    ],
+}
+
+
+def compacting(request: dict[str, Any]) -> Raw:
+    message = {"id": "m-1", "type": "message", "role": "assistant", "model": request["model"], "content": []}
+    if not request.get("stream"):
+        return Raw(json.dumps(message | {"stop_reason": "end_turn", "usage": COMPACTED}).encode(), "application/json")
+    events: list[dict[str, Any]] = [
+        {"type": "message_start", "message": message | {"usage": {"input_tokens": 100, "output_tokens": 1, **KEPT}}},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": COMPACTED},
+        {"type": "message_stop"},
+    ]
+    return Raw("".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events).encode())
+
+
+@pytest.mark.usefixtures("instrumented")
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_it_took_to_sum_up_a_conversation_is_counted(stream, spans):
+    with ModelServer(compacting) as model:
+        client = anthropic.Anthropic(base_url=model.anthropic_url, api_key="offline", max_retries=0)
+        answer = client.beta.messages.create(**asking(), stream=stream)
+        if stream:
+            list(answer)
+    assert {"input_tokens": 5140, "output_tokens": 710, "cache_read.input_tokens": 40}.items() <= used(
+        spans.one(SPAN)
+    ).items()
 
 
 @pytest.mark.usefixtures("instrumented")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import operator
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 import spanledger
 from spanledger import workflow
+from spanledger.testing import ModelServer, Raw
 
 # --- spans
 
@@ -54,6 +56,21 @@ def test_an_awaited_completion_is_a_span_too(awaited, spans):
     answer = awaited(lambda client: client.chat.completions.create(**ASK))
     assert type(answer) is ChatCompletion
     assert spans.one(SPAN).attributes["gen_ai.response.id"] == answer.id
+
+
+@pytest.mark.usefixtures("instrumented_client")
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_without_what_was_said_tells_its_tokens(stream, spans):
+    usage = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
+    answer = {"id": "c-1", "model": "gpt-5", "choices": [{"index": 0, "finish_reason": "stop"}], "usage": usage}
+    body = json.dumps(answer).encode()
+    said = Raw(b"data: " + body + b"\n\ndata: [DONE]\n\n") if stream else Raw(body, "application/json")
+    with ModelServer(lambda _request: said) as model:
+        client = openai.OpenAI(base_url=model.url, api_key="offline", max_retries=0)
+        given = client.chat.completions.create(**ASK, stream=stream)
+        assert len([*given]) == 1 if stream else given.id == "c-1"
+    attributes = spans.one(SPAN).attributes
+    assert (attributes["gen_ai.usage.input_tokens"], attributes["gen_ai.usage.output_tokens"]) == (3, 4)
 
 
 @pytest.mark.usefixtures("instrumented_client")

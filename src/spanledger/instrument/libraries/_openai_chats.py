@@ -58,7 +58,8 @@ def measure(completion: Any) -> Usage:
     for choice in completion.choices or ():
         if choice.finish_reason:
             reasons += (choice.finish_reason,)
-        for call in choice.message.tool_calls or ():
+        # Some servers leave out even what the client's types promise.
+        for call in getattr(choice.message, "tool_calls", None) or ():
             if call.type == "function":
                 names += (call.function.name,)
     read, written, cached, thought, kept = counts(completion.usage)
@@ -72,7 +73,7 @@ def fold(usage: Usage, chunk: Any) -> Usage:
     for choice in chunk.choices or ():
         if choice.finish_reason:
             reasons += (choice.finish_reason,)
-        for call in choice.delta.tool_calls or ():
+        for call in getattr(choice.delta, "tool_calls", None) or ():
             if call.function and call.function.name:
                 names += (call.function.name,)
     if usage.response_id is not None and not (reasons or names or chunk.usage):

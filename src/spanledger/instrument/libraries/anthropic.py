@@ -80,9 +80,10 @@ def said(event: Any) -> str:
 
 def _with_usage(usage: Usage, reported: Any) -> Usage:
     """Take what is reported; later reports may leave out what does not change."""
-    cached, written = count(reported, "cache_read_input_tokens"), count(reported, "cache_creation_input_tokens")
-    fresh = count(reported, "input_tokens")
-    output = count(reported, "output_tokens")
+    told = [reported, *_compactions(reported)]
+    cached, written = _sum(told, "cache_read_input_tokens"), _sum(told, "cache_creation_input_tokens")
+    fresh = _sum(told, "input_tokens")
+    output = _sum(told, "output_tokens")
     kept = count(getattr(reported, "cache_creation", None), "ephemeral_1h_input_tokens")
     thought = count(getattr(reported, "output_tokens_details", None), "thinking_tokens")
     return changed(
@@ -94,6 +95,18 @@ def _with_usage(usage: Usage, reported: Any) -> Usage:
         cache_written_1h_tokens=usage.cache_written_1h_tokens if kept is None else kept,
         reasoning_tokens=usage.reasoning_tokens if thought is None else thought,
     )
+
+
+def _compactions(reported: Any) -> list[Any]:
+    """What was used to sum up a conversation that had become too long; the other figures are without it."""
+    iterations = getattr(reported, "iterations", None)
+    return [one for one in iterations if one.type == "compaction"] if isinstance(iterations, list) else []
+
+
+def _sum(told: list[Any], name: str) -> int | None:
+    """Add figures up, where the first of them is reported."""
+    first = count(told[0], name)
+    return first if first is None or len(told) == 1 else sum(count(one, name) or 0 for one in told)
 
 
 _SHAPE = Wrap(
