@@ -1,7 +1,6 @@
 """Pydantic AI: every function tool, of whatever toolset, ends in one method of the tool manager.
 
-Rules: arguments are taken after validation and after the hooks, as they reach the tool. A conversation is narrowed to
-the run in which the model asked for the call, which a run that resumes it finds in the messages so far. Retries,
+Rules: arguments are taken after validation and after the hooks, as they reach the tool. Retries,
 deferrals and requests for approval are the framework's own ways to go on. What stops a run is any exception, so ours
 are raised as they are. Where the agent gives requests for approval back as its output, a call that waits for a person
 is one of them. Where the framework makes spans of its own, of a run or a call, these are the spans.
@@ -12,31 +11,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from spanledger.core.call import INVOKE_AGENT, Call, ScopeSource
+from spanledger.core.call import INVOKE_AGENT, Call
 from spanledger.instrument._results import also_returned
+from spanledger.instrument.libraries import _pydantic_ai_calls as calls
 from spanledger.instrument.libraries._pydantic_ai_messages import CONVERSATION
 from spanledger.instrument.libraries._pydantic_ai_results import ReturnCodec
 from spanledger.instrument.library import Library, Pause, Wrap
 from spanledger.telemetry import semconv
 
-_ERRORS = "pydantic_ai.exceptions"
 _DEFAULT_NAME = "agent"
-
-
-def describe(_manager: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
-    """Read a call of a function tool."""
-    validated = _validated(args, kwargs)
-    context, asked = validated.ctx, validated.call
-    conversation = context.conversation_id
-    return Call(
-        name=asked.tool_name,
-        arguments=validated.validated_args,
-        call_id=asked.tool_call_id,
-        workflow_id=conversation,
-        workflow_source=ScopeSource.TRACE if conversation is None else ScopeSource.FRAMEWORK,
-        turn=_run_that_asked(context, asked.tool_call_id),
-        agent=context.agent.name if context.agent else None,
-    )
+_PAUSES = tuple(
+    f"pydantic_ai.exceptions.{name}"
+    for name in ("ModelRetry", "ToolRetryError", "CallDeferred", "ApprovalRequired", "SkipToolExecution")
+)
 
 
 def describe_run(agent: Any, _args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call | None:
@@ -55,7 +42,7 @@ def codec_of(_manager: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
     """Say how the results of a tool are kept."""
     from pydantic_ai.messages import AudioUrl, BinaryContent, BinaryImage, DocumentUrl, ImageUrl, VideoUrl
 
-    tool = _validated(args, kwargs).tool
+    tool = calls.validated(args, kwargs).tool
     while hasattr(tool, "source_tool"):
         tool = tool.source_tool
     function = getattr(getattr(getattr(tool, "call_func", None), "__self__", None), "function", None)
@@ -73,15 +60,11 @@ def pause(_manager: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Pa
     from pydantic_ai.exceptions import ApprovalRequired
     from pydantic_ai.tools import DeferredToolRequests
 
-    agent = _validated(args, kwargs).ctx.agent
+    agent = calls.validated(args, kwargs).ctx.agent
     outputs = agent.output_type if agent else ()
     if DeferredToolRequests not in (outputs if isinstance(outputs, Sequence) else get_args(outputs) or (outputs,)):
         return None
     return Pause(lambda error: ApprovalRequired({"approval_id": error.approval_id, "reason": str(error)}))
-
-
-def _validated(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    return args[0] if args else kwargs["validated"]
 
 
 def _traces_itself(agent: Any, given: Sequence[Any] | None) -> bool:
@@ -95,28 +78,23 @@ def _traces_itself(agent: Any, given: Sequence[Any] | None) -> bool:
     return named or bool(everywhere if set_there is None else set_there)
 
 
-def _run_that_asked(context: Any, call_id: str) -> str | None:
-    for message in reversed(context.messages):
-        if any(getattr(part, "tool_call_id", None) == call_id for part in message.parts):
-            run_id: str | None = getattr(message, "run_id", None)
-            return run_id or context.run_id
-    return context.run_id  # type: ignore[no-any-return]
-
-
 LIBRARY = Library(
     name="pydantic_ai",
     requires="pydantic-ai-slim>=2.3,<3",
     wraps=(
         Wrap(
             target="pydantic_ai.tool_manager:ToolManager._raw_execute",
-            describe=describe,
+            describe=calls.describe,
             codec_of=codec_of,
             tell=tell,
             pause=pause,
-            pauses=tuple(
-                f"{_ERRORS}.{name}"
-                for name in ("ModelRetry", "ToolRetryError", "CallDeferred", "ApprovalRequired", "SkipToolExecution")
-            ),
+            pauses=_PAUSES,
+        ),
+        Wrap(
+            target="pydantic_ai._output:execute_output_function",
+            describe=calls.describe_output,
+            codec_of=calls.codec_of_output,
+            pauses=_PAUSES,
         ),
         Wrap(
             target="pydantic_ai.agent:Agent.iter",
