@@ -303,3 +303,10 @@ def test_what_is_plain_json_is_its_own_tree():
 def test_what_is_not_plain_json_has_a_tree_of_its_own_at_any_depth(value):
     assert decode(encode(value, exact=True)) == value
     assert json.loads(serialize(encode(value, exact=True))) == encode(value, exact=True)
+
+
+def test_a_time_that_is_kept_comes_back_at_the_hour_and_on_the_day_that_it_was_given() -> None:
+    at = datetime(2026, 1, 1, 0, 30, tzinfo=timezone(timedelta(hours=2)))
+    back = decode(encode(at, exact=True))
+    assert (back, back.isoformat()) == (at, at.isoformat())
+    assert encode(at) == encode(at.astimezone(UTC))

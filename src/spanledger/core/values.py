@@ -270,6 +270,8 @@ def _encode_object(value: Any, inner: Callable[[Any], Any], *, exact: bool) -> A
     if isinstance(value, set | frozenset):
         tag = "$frozenset" if isinstance(value, frozenset) else "$set"
         return {tag: sorted((inner(item) for item in value), key=canonical)}
+    if exact and isinstance(value, datetime):
+        return {"$datetime": value.isoformat()}  # at its own hour, which may be of another day
     for kind, (tag, write) in _TAGS_OUT.items():
         if isinstance(value, kind):
             return {tag: _written(write, value)}
