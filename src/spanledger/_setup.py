@@ -143,6 +143,9 @@ def instrument(config: Config | None = None, *, libraries: Iterable[str | Librar
         gate.install(guard)
         gate.prove()
         report = patches.attach(wanted)
+        if libraries is None:
+            for words in _registry.passed_over():
+                logger.warning("library %s", words)
     except BaseException:
         uninstrument()
         raise

@@ -47,6 +47,8 @@ DESK = Library(
     (Wrap("desk_framework:Desk.call", lambda desk, args, kwargs: Call(args[0], arguments=args[1]), codec=Plain()),),
 )
 NO_LIBRARY = "something else"
+GONE_FROM_THERE = Library("moved", "", (Wrap("desk_framework:Desk.gone", lambda *_: None, "chat"),))
+NO_TARGET = Library("dotted", "", (Wrap("desk_framework.Desk.call", lambda *_: None),))
 """
 
 
@@ -55,6 +57,10 @@ PUBLISHED = """
 desk = "spanledger_desk:DESK"
 gone = "spanledger_desk:GONE"
 other = "spanledger_desk:NO_LIBRARY"
+renamed = "spanledger_desk:DESK"
+moved = "spanledger_desk:GONE_FROM_THERE"
+dotted = "spanledger_desk:NO_TARGET"
+ends = "spanledger_desk_ending:DESK"
 openai = "spanledger_desk:DESK"
 """
 
@@ -195,10 +201,11 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder = project / name
         folder.mkdir()
         (folder / f"{module}.py").write_text(text)
+        (folder / f"{module}_ending.py").write_text("raise SystemExit(3)")
         (folder / "pyproject.toml").write_text(
             '[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n'
             f'[project]\nname = "{name}"\nversion = "1.0"\n{more}'
-            f'[tool.hatch.build.targets.wheel]\ninclude = ["{module}.py"]\n'
+            f'[tool.hatch.build.targets.wheel]\ninclude = ["{module}*.py"]\n'
         )
         pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-build-isolation"]
         subprocess.run([*pip, "--target", str(target), str(folder)], check=True, capture_output=True)
@@ -236,11 +243,23 @@ def test_a_library_that_another_package_publishes_guards(libraries, dsn, publish
     assert "desk" in attached
 
 
+WHY = {
+    "has no attribute 'GONE'": "gone",
+    "spanledger_desk:NO_LIBRARY is no spanledger.Library but a str": "other",
+    "is named 'desk': name its entry point so": "renamed",
+    "a target is 'module:Class.method'": "dotted",
+    "would end the program": "ends",
+}
+
+
 def test_broken_libraries_of_other_packages_are_reported_and_harm_nobody(dsn, published):
     _, _, attached, broken = run(PROGRAM.replace("LIBRARIES", "None"), dsn, published)
-    assert [words.partition(":")[0] for words in broken] == ["gone", "other"]
-    assert "is no Library of the name 'other'" in broken[1]
-    assert "gone" not in attached
+    said = {words.partition(":")[0]: words for words in broken}
+    assert {name: next((why for why in WHY if why in words), words) for name, words in said.items()} == {
+        name: why for why, name in WHY.items()
+    }
+    assert all("published by spanledger-desk" in words for words in broken)
+    assert not set(attached) & said.keys()
 
 
 def test_the_doctor_names_them(dsn, published, tmp_path):
@@ -254,6 +273,8 @@ def test_the_doctor_names_them(dsn, published, tmp_path):
     says = [found["says"] for found in json.loads(done.stdout) if found["about"] == "libraries"]
     assert any(words.startswith("desk 1.0: 1 functions guarded or traced, 0 of them private") for words in says)
     assert any(words.startswith("cannot be used: gone") for words in says)
+    assert "moved: desk_framework:Desk.gone is not where it should be" in says
+    assert "openai: that of spanledger-desk is not used, because spanledger itself has one of the same name" in says
 
 
 def test_the_example_of_a_new_library_sends_one_parcel(dsn, tmp_path):
@@ -313,3 +334,19 @@ def kinds_in(described: type) -> Iterator[type]:
         left += [*typing.get_args(hint), *(hint if isinstance(hint, list) else ())]
         if isinstance(hint, type) and hint.__module__.startswith("spanledger."):
             yield hint
+
+
+def test_a_tool_that_a_library_describes_as_something_else_than_a_call_is_refused_and_a_model_call_goes_on(
+    framework, dsn, caplog
+):
+    framework("1.0")
+    desk = importlib.import_module("desk_framework").Desk()
+    target = "desk_framework:Desk.call"
+    for operation, refused in (("execute_tool", True), ("chat", False)):
+        wrong = Library("desk", "", (Wrap(target, lambda *_: "refund", operation),))
+        spanledger.instrument(Config(dsn=dsn), libraries=[wrong])
+        if refused:
+            with pytest.raises(errors.Undescribable, match="describes it as a str, which is no"):
+                desk.call("refund", {"order_id": "o-1"})
+        else:
+            assert desk.call("refund", {"order_id": "o-1"}) == "refund 1"

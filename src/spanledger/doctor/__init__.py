@@ -12,6 +12,8 @@ import importlib
 import importlib.metadata
 from collections.abc import Callable, Iterator
 
+import wrapt
+
 from spanledger.config import Config, shown
 from spanledger.doctor.connectors import of_connectors
 from spanledger.doctor.finding import BAD, OK, WARN, Finding
@@ -101,26 +103,52 @@ def _libraries(config: Config) -> Iterator[Finding]:
     try:
         yield Finding("spans", OK, "a refused tool span was tried, and its body did not run")
         for library in map(_registry.load, report.attached):
-            yield _of_library(library, _registry.installed(library) or "")
+            yield from _of_library(library, _registry.installed(library) or "")
         if not report.attached:
             others = ", ".join(_registry.names())
             yield Finding(
                 "libraries", OK, f"none installed that spanledger knows ({others}); @tool and spans are guarded"
             )
-        for target in report.missing:
-            yield Finding("libraries", WARN, f"{target} is not where it should be", "its calls pass unseen")
+        for passed_over in _registry.passed_over():
+            yield Finding("libraries", WARN, passed_over, "give one of them another name, or take one away")
         for broken in report.broken:
             yield Finding("libraries", WARN, f"cannot be used: {broken}", "ask the package that publishes it")
     finally:
         uninstrument()
 
 
-def _of_library(library: Library, version: str) -> Finding:
-    wraps = list(_registry.wraps_of(library, version))
-    for module in dict.fromkeys(wrap.module for wrap in wraps):
-        importlib.import_module(module)
-    private = sum(any(part.startswith("_") for part in wrap.target.replace(":", ".").split(".")) for wrap in wraps)
-    says = f"{library.name} {version}: {len(wraps)} functions guarded or traced, {private} of them private"
+def _of_library(library: Library, version: str) -> Iterator[Finding]:
+    targets = [wrap.target for wrap in _registry.wraps_of(library, version)]
+    try:
+        there = [target for target in targets if _is_there(target)]
+    except SpanledgerError as error:
+        yield Finding("libraries", BAD, f"{library.name} {version}: {error}")
+        return
+    private = sum(any(part.startswith("_") for part in target.replace(":", ".").split(".")) for target in there)
+    says = f"{library.name} {version}: {len(there)} functions guarded or traced, {private} of them private"
     if _registry.is_known(library, version):
-        return Finding("libraries", OK, says)
-    return Finding("libraries", WARN, says, f"known is {library.requires}: look whether its calls appear in the trace")
+        yield Finding("libraries", OK, says)
+    else:
+        known = f"known is {library.requires}: look whether its calls appear in the trace"
+        yield Finding("libraries", WARN, says, known)
+    for target in (*targets, *library.hides, *library.tells, *library.defers):
+        if not _is_there(target):
+            yield Finding(
+                "libraries", WARN, f"{library.name}: {target} is not where it should be", "its calls pass unseen"
+            )
+
+
+def _is_there(target: str) -> bool:
+    """Tell whether a function is where a library says; importing its module wraps it.
+
+    Raises:
+        WrapMissing: It runs tools that something is about, and is not there.
+    """
+    module, _, path = target.partition(":")
+    try:
+        wrapt.resolve_path(importlib.import_module(module), path)
+    except SpanledgerError:
+        raise
+    except Exception:  # noqa: BLE001 - whatever its import raises
+        return False
+    return True

@@ -156,8 +156,9 @@ class Patches:
             except Exception as error:
                 if name in _registry.LIBRARIES:
                     raise
-                logger.warning("the library %s that another package publishes cannot be used", name, exc_info=True)
-                broken.append(f"{name}: {error}")
+                by = ", ".join(_registry.publishers(str(name)))
+                logger.warning("the library %s that %s publishes cannot be used", name, by, exc_info=True)
+                broken.append(f"{name}: {type(error).__name__}: {error} (published by {by})")
                 continue
             version = _registry.installed(library)
             if version is not None:

@@ -60,6 +60,7 @@ def load(name: str) -> Library:
     Raises:
         LookupError: There is none.
         TypeError: What another package publishes under that name is no library of that name.
+        ValueError: It says of a target or of versions what cannot be read.
         Exception: Whatever importing it raises.
     """
     if name in LIBRARIES:
@@ -68,13 +69,37 @@ def load(name: str) -> Library:
     entries = importlib.metadata.entry_points(group=GROUP, name=name)
     if not entries:
         raise LookupError(f"there is no library {name!r}; there are {', '.join(names())}")
-    found = next(iter(entries)).load()
-    if not isinstance(found, Library) or found.name != name:
-        raise TypeError(f"{found!r:.80} is no Library of the name {name!r}")
-    Requirement(found.requires or name)
+    entry = next(iter(entries))
+    try:
+        found = entry.load()
+    except SystemExit as error:
+        raise ImportError(f"importing {entry.value} would end the program") from error
+    if not isinstance(found, Library):
+        raise TypeError(f"{entry.value} is no spanledger.Library but a {type(found).__name__}")
+    if found.name != name:
+        raise TypeError(f"the Library at {entry.value} is named {found.name!r}: name its entry point so")
+    if found.requires:
+        Requirement(found.requires)
     for wrap in found.wraps:
         SpecifierSet(wrap.versions)
+        if not (wrap.module and wrap.path):
+            raise ValueError(f"a target is 'module:Class.method' or 'module:function', not {wrap.target!r}")
     return found
+
+
+def publishers(name: str) -> list[str]:
+    """The packages that publish a library under a name, as people know them."""
+    entries = importlib.metadata.entry_points(group=GROUP, name=name)
+    return sorted({entry.dist.name if entry.dist else entry.value for entry in entries})
+
+
+def passed_over() -> Iterator[str]:
+    """Say which published libraries another one of the same name stands before."""
+    for name in sorted(importlib.metadata.entry_points(group=GROUP).names):
+        before = "spanledger itself" if name in LIBRARIES else publishers(name)[0]
+        left = publishers(name)[0 if name in LIBRARIES else 1 :]
+        if left:
+            yield f"{name}: that of {', '.join(left)} is not used, because {before} has one of the same name"
 
 
 def installed(library: Library) -> str | None:

@@ -134,7 +134,7 @@ def _tool(engine: Engine, wrap: Wrap, *, awaiting: bool) -> Callable[..., Any]:
 
     def tool(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
-            call = wrap.describe(instance, args, kwargs)
+            call = _call_of(wrap.describe(instance, args, kwargs))
             codec = wrap.codec_of(instance, args, kwargs) if wrap.codec_of and call else wrap.codec
             pause = wrap.pause(instance, args, kwargs) if wrap.pause and call else None
             tell = wrap.tell_of(instance, args, kwargs) if wrap.tell_of and call else wrap.tell
@@ -148,6 +148,12 @@ def _tool(engine: Engine, wrap: Wrap, *, awaiting: bool) -> Callable[..., Any]:
         return run(job, lambda: wrapped(*args, **sent(wrap, kwargs)))
 
     return tool
+
+
+def _call_of(described: Any) -> Call | None:
+    if described is not None and not isinstance(described, Call):
+        raise TypeError(f"its library describes it as a {type(described).__name__}, which is no spanledger.Call")
+    return described
 
 
 def _undescribed(engine: Engine, wrap: Wrap, error: Exception) -> None:
@@ -191,7 +197,7 @@ def _observed(engine: Engine, wrap: Wrap, *, trace: Callable[..., Any], awaiting
 
     def described(owner: Any, args: tuple[Any, ...], request: dict[str, Any]) -> Call | None:
         try:
-            return wrap.describe(owner, args, request)
+            return _call_of(wrap.describe(owner, args, request))
         except Exception:
             logger.warning("a call of %s cannot be described and is not traced", wrap.target, exc_info=True)
             return None
