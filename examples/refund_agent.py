@@ -1,5 +1,6 @@
 """A LangGraph agent that refunds money. It knows nothing of spanledger.
 
+    pip install -e '.[embedded]' langgraph openai
     opentelemetry-instrument --traces_exporter console python examples/refund_agent.py
 
 `spanledger.toml` beside this file names its side-effecting tool. Run it twice with the same

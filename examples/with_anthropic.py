@@ -1,5 +1,6 @@
 """An agent made of the Anthropic client and its tool runner, which runs a tool that is guarded by a decorator.
 
+    pip install -e '.[embedded]' anthropic
     opentelemetry-instrument --traces_exporter console python examples/with_anthropic.py
 
 The client's calls are spans, and count against budgets of tokens or money. `workflow` is the root of the trace and the
@@ -25,7 +26,7 @@ def refund(order_id: str, amount: str) -> str:
 
 def main() -> None:
     """Refund one order."""
-    model = os.environ.get("MODEL", "claude-sonnet-4-5")
+    model = os.environ.get("MODEL", "claude-sonnet-4-6")
     request = os.environ.get("REQUEST", "Please refund 10.00 EUR for order o-123.")
     with spanledger.workflow(os.environ.get("SPANLEDGER_WORKFLOW_ID", "order-123"), agent="support", goal=request):
         runner = Anthropic().beta.messages.tool_runner(

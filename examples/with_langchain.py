@@ -1,5 +1,6 @@
 """An agent of LangChain, which is a graph of LangGraph, that refunds money. It knows nothing of spanledger.
 
+    pip install -e '.[embedded]' langchain langchain-openai
     opentelemetry-instrument --traces_exporter console python examples/with_langchain.py
 
 `spanledger.toml` beside this file names its side-effecting tool. A run is a span, streamed or not. The thread is the

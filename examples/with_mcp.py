@@ -1,5 +1,6 @@
 """A client of MCP that has a tool of a server refund money. Both know nothing of spanledger.
 
+    pip install -e '.[embedded]' 'mcp>=2'
     opentelemetry-instrument --traces_exporter console python examples/with_mcp.py
 
 `spanledger.toml` beside this file names the side-effecting tool. The server is a process of its own, which this file

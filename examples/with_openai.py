@@ -1,5 +1,6 @@
 """An agent without a framework: the OpenAI client asks, and the program runs the tool, guarded by a decorator.
 
+    pip install -e '.[embedded]' openai
     opentelemetry-instrument --traces_exporter console python examples/with_openai.py
 
 The client's calls are spans, and count against budgets of tokens or money. `workflow` is the root of the trace and the

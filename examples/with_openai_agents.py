@@ -1,5 +1,6 @@
 """An agent of the OpenAI Agents SDK that refunds money. It knows nothing of spanledger.
 
+    pip install -e '.[embedded]' openai-agents
     opentelemetry-instrument --traces_exporter console python examples/with_openai_agents.py
 
 `spanledger.toml` beside this file names its side-effecting tool. A run is a span; a refusal stops it as an

@@ -1,5 +1,6 @@
 """An agent of Pydantic AI that refunds money. It knows nothing of spanledger.
 
+    pip install -e '.[embedded]' 'pydantic-ai-slim[openai]'
     opentelemetry-instrument --traces_exporter console python examples/with_pydantic_ai.py
 
 `spanledger.toml` beside this file names its side-effecting tool. A run is a span. Where `DeferredToolRequests` is one

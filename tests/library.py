@@ -113,7 +113,7 @@ def files(name: str) -> list[Path]:
     """The tests that a library has: those of every library, and those that begin with its name."""
 
     own = [path for path in sorted(INSTRUMENT.glob("test_*.py")) if owner(path.stem.removeprefix("test_")) == name]
-    return [INSTRUMENT / "test_every_library.py", *own]
+    return [INSTRUMENT / "test_every_library.py", INSTRUMENT / "test_every_model.py", *own]
 
 
 def releases(requirement: Requirement) -> list[Version]:

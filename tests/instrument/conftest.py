@@ -28,7 +28,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _is_empty(item: Any) -> bool:
-    return "entry" in getattr(getattr(item, "callspec", None), "params", {}) and item.name.endswith("[NOTSET]")
+    made_with = getattr(getattr(item, "callspec", None), "params", {})
+    return not made_with.keys().isdisjoint(("entry", "asking")) and "NOTSET" in item.name
 
 
 # Tests of libraries that are not installed here.

@@ -1,10 +1,10 @@
 """What the author of one more library supplies for the tests that every library passes: a `Case` of a dozen lines.
 
 Rules: a case lives in `library_cases/NAME.py` and is called `CASE`; it says how to make a tool and how to have the
-framework run it, and tests nothing. The tests are in `test_every_library.py`. The tool is always "refund"; its function
-takes an order id and an amount. A list `NEEDS` of requirements at the top of the file names what must be installed
-besides the library itself. The case of a library that another package publishes lies in a folder `library_cases` of
-that package's own, whose parent is on `PYTHONPATH`.
+framework run it, or how its client asks a model, and tests nothing. The tests are in `test_every_library.py` and
+`test_every_model.py`. The tool is always "refund"; its function takes an order id and an amount. A list `NEEDS` of
+requirements at the top of the file names what must be installed besides the library itself. The case of a library that
+another package publishes lies in a folder `library_cases` of that package's own, whose parent is on `PYTHONPATH`.
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ import ast
 import importlib
 import importlib.metadata
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 from packaging.requirements import Requirement
 
 from spanledger.instrument import _registry
+from spanledger.testing import ModelServer
 
 CASES = Path(__file__).with_name("library_cases")
 REFUND: Mapping[str, Any] = {"order_id": "o-1", "amount": 10}
@@ -75,6 +78,22 @@ class Way:
 
 
 @dataclass(frozen=True)
+class Ask:
+    """One way in which a client asks a model.
+
+    Attributes:
+        run: A server → the answer, an awaitable of it, or what its chunks are read from: an iterator of either kind. It
+            lets the client repeat nothing, and a generator can close what it opened.
+        streamed: The answer comes in chunks.
+        libraries: Further libraries that have to be instrumented, for a way through several.
+    """
+
+    run: Callable[[Any], Any]
+    streamed: bool = False
+    libraries: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Case:
     """One library in the tests that every library passes.
 
@@ -82,6 +101,9 @@ class Case:
         library: Its name in the registry.
         tool: A function, plain or coroutine, → the framework's tool "refund" that runs it. None: it runs no tools.
         ways: Name → a way to have tools run.
+        asks: Name → a way to ask a model.
+        server: A script → a server of that model on loopback, as `spanledger.testing.ModelServer` is one: it says what
+            `Say` and `Fail` mean, and has the `requests` that it was sent.
         call_ids: The framework passes on the model's id of a call.
         threads: The framework knows an id of the conversation.
         text_arguments: Arguments of the model that are no JSON reach the tool's funnel.
@@ -93,6 +115,8 @@ class Case:
     library: str
     tool: Callable[[Callable[..., Any]], Any] | None = None
     ways: Mapping[str, Way] = field(default_factory=dict)
+    asks: Mapping[str, Ask] = field(default_factory=dict)
+    server: Callable[[Any], AbstractContextManager[Any]] = ModelServer
     call_ids: bool = True
     threads: bool = False
     text_arguments: bool = False
@@ -101,6 +125,7 @@ class Case:
     copied: Callable[[Any], Sequence[Any]] = lambda tool: [tool]
 
 
+Asking = tuple[Case, Ask]
 Entry = tuple[Case, Way | None, str | None]
 
 
@@ -158,3 +183,27 @@ def entries(name: str, *, all_ways: bool) -> dict[str, Entry]:
     if not all_ways:
         return {name: (case, None, None)}
     return {f"{name}: {title}, {body}": (case, way, body) for title, way in case.ways.items() for body in way.bodies}
+
+
+def asks(name: str) -> dict[str, Asking]:
+    """Return the case of a library with each of its ways to ask a model."""
+    case = load(name)
+    return {f"{name}: {title}": (case, ask) for title, ask in case.asks.items()}
+
+
+def parameters(asked_for: Sequence[str], entries_of: Callable[[str], Mapping[str, Any]]) -> Iterator[Any]:
+    """What a test is made with for each library, of which those that are asked for have to be installed.
+
+    Args:
+        asked_for: Their names; none: all that have a case.
+        entries_of: A name → title → parameter, whose first item is the case.
+    """
+    for name in asked_for or cased():
+        missing = lacking(name)
+        if missing:
+            assert not asked_for, missing
+            yield pytest.param(None, id=name, marks=pytest.mark.skip(reason=missing))
+            continue
+        for title, entry in entries_of(name).items():
+            # A framework may give warnings of its own.
+            yield pytest.param(entry, id=title, marks=[pytest.mark.filterwarnings(w) for w in entry[0].warns])

@@ -39,21 +39,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "entry" not in metafunc.fixturenames:
         return
     applies = getattr(metafunc.function, "applies", lambda *_entry: True)
-    parameters = []
-    for name in metafunc.config.getoption("library") or library_case.cased():
-        lacking = library_case.lacking(name)
-        if lacking:
-            assert not metafunc.config.getoption("library"), lacking
-            parameters.append(pytest.param(None, id=name, marks=pytest.mark.skip(reason=lacking)))
-            continue
-        entries = library_case.entries(name, all_ways="world" in metafunc.fixturenames)
-        parameters += [marked(entry, title) for title, entry in entries.items() if applies(*entry)]
+    all_ways = "world" in metafunc.fixturenames
+
+    def entries_of(name: str) -> dict[str, Entry]:
+        entries = library_case.entries(name, all_ways=all_ways)
+        return {title: entry for title, entry in entries.items() if applies(*entry)}
+
+    parameters = list(library_case.parameters(metafunc.config.getoption("library"), entries_of))
     metafunc.parametrize("entry", parameters)
-
-
-def marked(entry: Entry, title: str) -> Any:
-    """A parameter for one entry, with the warnings of its framework let through."""
-    return pytest.param(entry, id=title, marks=[pytest.mark.filterwarnings(one) for one in entry[0].warns])
 
 
 @dataclass
@@ -442,3 +435,8 @@ def _works(function: Callable[[Any], Any], value: Any) -> bool:
 
 def test_every_registered_library_has_a_case():
     assert library_case.cased() == sorted(_registry.LIBRARIES), "write tests/instrument/library_cases/NAME.py"
+
+
+def test_a_library_that_asks_models_shows_how(case):
+    asking = [wrap.target for wrap in _registry.load(case.library).wraps if wrap.measure or wrap.fold]
+    assert bool(case.asks) == bool(asking), "write `asks` in its case"

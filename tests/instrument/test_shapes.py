@@ -37,10 +37,18 @@ class Stream:
         return self
 
     def __next__(self) -> str:
-        return next(self.source)
+        try:
+            return next(self.source)
+        except StopIteration:
+            self.close()
+            raise
 
     async def __anext__(self) -> str:
-        return await anext(self.source)
+        try:
+            return await anext(self.source)
+        except StopAsyncIteration:
+            self.close()
+            raise
 
     def close(self) -> None:
         self.closed = True

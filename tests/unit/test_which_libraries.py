@@ -24,6 +24,7 @@ from spanledger.instrument import _registry
         ("tests/instrument/test_openai_agents.py", {"openai_agents"}),
         ("tests/instrument/anthropic_world.py", {"anthropic"}),
         ("tests/instrument/test_every_library.py", set(_registry.LIBRARIES)),
+        ("tests/instrument/test_every_model.py", set(_registry.LIBRARIES)),
         ("tests/instrument/conftest.py", set(_registry.LIBRARIES)),
         ("src/spanledger/instrument/library.py", set(_registry.LIBRARIES)),
         ("src/spanledger/_setup.py", set(_registry.LIBRARIES)),
@@ -73,3 +74,10 @@ def test_the_main_branch_changes_what_differs_from_the_last_tag(git):
 def test_outside_of_a_repository_nobody_can_tell(tmp_path, monkeypatch):
     monkeypatch.setattr(library, "ROOT", tmp_path)
     assert library.changed() is None
+
+
+def test_a_library_without_a_case_is_told_where_to_write_one():
+    with pytest.raises(
+        LookupError, match=r"write tests/instrument/library_cases/nothing\.py|library_cases/nothing\.py in a folder"
+    ):
+        library.needs("nothing")

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from spanledger.instrument._open import GoingOn, goes_on
 
 _INNER = "_iterator"
-_WATCHER = "_spanledger_watcher"
+_READING = "_spanledger_reading"
 
 
 class Watcher(GoingOn, Protocol):
@@ -134,11 +134,21 @@ class _Working:
             self._watcher.leave(entered)
 
 
+class _Reading:
+    """How far a stream is that is watched from inside: while it makes a step, it closes itself at its end."""
+
+    __slots__ = ("steps", "watcher")
+
+    def __init__(self, watcher: Watcher) -> None:
+        self.watcher = watcher
+        self.steps = False
+
+
 def _watch_itself(stream: Any, watcher: Watcher) -> None:
-    if hasattr(stream, _WATCHER):
+    if hasattr(stream, _READING):
         return
     stream.__class__ = _watched(type(stream))
-    setattr(stream, _WATCHER, watcher)
+    setattr(stream, _READING, _Reading(watcher))
     goes_on(watcher, stream)
 
 
@@ -155,8 +165,9 @@ _watched: Callable[[type], type] = functools.cache(_watching)
 
 def _next(step: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def watched(stream: Any) -> Any:
-        watcher: Watcher = getattr(stream, _WATCHER)
-        entered = watcher.enter()
+        reading: _Reading = getattr(stream, _READING)
+        watcher = reading.watcher
+        entered, reading.steps = watcher.enter(), True
         try:
             chunk = step(stream)
             while not watcher.shows(chunk):
@@ -168,6 +179,7 @@ def _next(step: Callable[[Any], Any]) -> Callable[[Any], Any]:
             watcher.end(error)
             raise
         finally:
+            reading.steps = False
             watcher.leave(entered)
         return chunk
 
@@ -176,8 +188,9 @@ def _next(step: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 def _next_awaiting(step: Callable[[Any], Any]) -> Callable[[Any], Any]:
     async def watched(stream: Any) -> Any:
-        watcher: Watcher = getattr(stream, _WATCHER)
-        entered = watcher.enter()
+        reading: _Reading = getattr(stream, _READING)
+        watcher = reading.watcher
+        entered, reading.steps = watcher.enter(), True
         try:
             chunk = await step(stream)
             while not watcher.shows(chunk):
@@ -189,6 +202,7 @@ def _next_awaiting(step: Callable[[Any], Any]) -> Callable[[Any], Any]:
             await watcher.end_awaiting(error)
             raise
         finally:
+            reading.steps = False
             watcher.leave(entered)
         return chunk
 
@@ -200,13 +214,17 @@ def _closing(close: Callable[[Any], Any]) -> Callable[[Any], Any]:
         try:
             return close(stream)
         finally:
-            getattr(stream, _WATCHER).end(early=True)
+            reading: _Reading = getattr(stream, _READING)
+            if not reading.steps:
+                reading.watcher.end(early=True)
 
     async def closing_awaiting(stream: Any) -> Any:
         try:
             return await close(stream)
         finally:
-            await getattr(stream, _WATCHER).end_awaiting(early=True)
+            reading: _Reading = getattr(stream, _READING)
+            if not reading.steps:
+                await reading.watcher.end_awaiting(early=True)
 
     return closing_awaiting if inspect.iscoroutinefunction(close) else closing
 

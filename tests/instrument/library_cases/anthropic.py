@@ -8,7 +8,7 @@ import json
 
 import anthropic
 from anthropic import beta_async_tool, beta_tool
-from library_case import Answer, Case, Way
+from library_case import Answer, Ask, Case, Way
 
 from spanledger.testing import CallTool, ModelServer, Say
 
@@ -60,12 +60,38 @@ def awaiting(options, tool):
     asyncio.run(main())
 
 
+def messages(**more):
+    def ask(server):
+        with anthropic.Anthropic(base_url=server.anthropic_url, api_key="offline", max_retries=0) as client:
+            found = client.messages.create(**REQUEST, **more)
+            yield from found if more else ()
+
+    return ask
+
+
+def messages_awaiting(**more):
+    async def ask(server):
+        async with anthropic.AsyncAnthropic(base_url=server.anthropic_url, api_key="offline", max_retries=0) as client:
+            found = await client.messages.create(**REQUEST, **more)
+            if more:
+                async for event in found:
+                    yield event
+
+    return ask
+
+
 CASE = Case(
     "anthropic",
     tool,
     ways={
         "runner": Way(turn(blocking), bodies=("plain",)),
         "runner, awaiting": Way(turn(awaiting), bodies=("coroutine",)),
+    },
+    asks={
+        "message": Ask(messages()),
+        "message, streamed": Ask(messages(stream=True), streamed=True),
+        "message, awaiting": Ask(messages_awaiting()),
+        "message, streamed, awaiting": Ask(messages_awaiting(stream=True), streamed=True),
     },
     call_ids=SHOWS_CALLS,
     told_error=ValueError,

@@ -8,7 +8,7 @@ import inspect
 import json
 
 import openai
-from library_case import Answer, Case, Way
+from library_case import Answer, Ask, Case, Way
 
 from spanledger.testing import CallTool, ModelServer, Say
 
@@ -67,8 +67,41 @@ def awaiting(options, tool):
     asyncio.run(main())
 
 
+def chats(**more):
+    def ask(server):
+        with openai.OpenAI(base_url=server.url, api_key="offline", max_retries=0) as client:
+            found = client.chat.completions.create(**CHAT, **more)
+            yield from found if more else ()
+
+    return ask
+
+
+def chats_awaiting(**more):
+    async def ask(server):
+        async with openai.AsyncOpenAI(base_url=server.url, api_key="offline", max_retries=0) as client:
+            found = await client.chat.completions.create(**CHAT, **more)
+            if more:
+                async for chunk in found:
+                    yield chunk
+
+    return ask
+
+
+def responds(server):
+    with openai.OpenAI(base_url=server.url, api_key="offline", max_retries=0) as client:
+        return client.responses.create(model="gpt-5", input="say it", max_output_tokens=100)
+
+
+CHAT = {"model": "gpt-5", "messages": [{"role": "user", "content": "say it"}], "max_completion_tokens": 100}
+ASKS = {
+    "chat": Ask(chats()),
+    "chat, streamed": Ask(chats(stream=True), streamed=True),
+    "chat, awaiting": Ask(chats_awaiting()),
+    "chat, streamed, awaiting": Ask(chats_awaiting(stream=True), streamed=True),
+    "response": Ask(responds),
+}
 RUNNER = {
     "runner": Way(turn(blocking), bodies=("plain",)),
     "runner, awaiting": Way(turn(awaiting), bodies=("coroutine",)),
 }
-CASE = Case("openai", tool if HAS_RUNNER else None, ways=RUNNER if HAS_RUNNER else {})
+CASE = Case("openai", tool if HAS_RUNNER else None, ways=RUNNER if HAS_RUNNER else {}, asks=ASKS)
