@@ -11,6 +11,7 @@ import pickle
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import library_case
@@ -431,6 +432,12 @@ def _works(function: Callable[[Any], Any], value: Any) -> bool:
     except Exception:
         return False
     return True
+
+
+def test_every_file_of_a_library_is_registered():
+    folder = Path(spanledger.__file__).parent / "instrument" / "libraries"
+    files = sorted(path.stem for path in folder.glob("[!_]*.py"))
+    assert files == sorted(_registry.LIBRARIES), "add a line to src/spanledger/instrument/_registry.py"
 
 
 def test_every_registered_library_has_a_case():
