@@ -155,6 +155,7 @@ class Call:
         passed_on: Whoever makes it can leave something out of its arguments.
         delegation: The token of the delegation that it acts under.
         occurrence: Which of the equal calls of its execution it is, where its rule tells them apart by that.
+        memo: What others have worked out of it, by their own names; a library may describe many calls by one.
     """
 
     name: str
@@ -180,6 +181,7 @@ class Call:
     passed_on: bool = False
     delegation: str | None = field(default=None, repr=False)
     occurrence: Occurrence = FIRST
+    memo: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
 
 @value

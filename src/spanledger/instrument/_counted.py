@@ -19,7 +19,6 @@ from spanledger.config import Config
 from spanledger.core.asking import Asking
 from spanledger.core.call import Call, Usage
 from spanledger.core.keys import report_of
-from spanledger.core.locks import ProcessLock
 from spanledger.errors import Undescribable
 from spanledger.instrument._reserve import charged
 from spanledger.placing import Ambient, placed_in
@@ -29,8 +28,8 @@ from spanledger.telemetry.quiet import quietly
 REMEMBERED_MAX: Final = 10_000
 
 _Told = tuple[str | None, int | None, int | None]
+# Without a lock: each of its operations is one, and which of two threads is the first says nothing.
 _calls: OrderedDict[_Told, None] = OrderedDict()
-_lock = ProcessLock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +46,15 @@ def note(usage: Usage) -> None:
     if usage.response_id is None:
         return
     told = usage.response_id, usage.input_tokens, usage.output_tokens
-    with _lock:
-        _calls[told] = None
-        if len(_calls) > REMEMBERED_MAX:
-            _calls.popitem(last=False)
+    _calls[told] = None
+    if len(_calls) > REMEMBERED_MAX:
+        _calls.popitem(last=False)
 
 
 def take(usage: Usage) -> bool:
     """Tell whether a call was counted, and forget it."""
     told = usage.response_id, usage.input_tokens, usage.output_tokens
-    with _lock:
-        return _calls.pop(told, False) is None
+    return _calls.pop(told, False) is None
 
 
 @quietly

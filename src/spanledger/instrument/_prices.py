@@ -30,6 +30,7 @@ T = TypeVar("T")
 
 # Some prices depend on the time of day; they change on the quarter hour.
 _PRICES_LAST_S = 900
+_TARIFF = "instrument.prices.tariff"
 _PROVIDERS = {"azure.ai.openai": "azure", "aws.bedrock": "aws", "gcp.vertex_ai": "google"}
 
 # So many parts of a millionth are the unit that prices are read in; lists have up to 18 decimal places.
@@ -103,17 +104,27 @@ class Tariff:
 
 
 def tariff_of(call: Call, prices: Iterable[Price], model: str | None = None) -> Tariff | None:
-    """Find what a model costs.
+    """Find what a model costs; what was found is kept with the call for as long as prices last.
 
     Args:
         call: The call.
         prices: What the configuration says.
         model: The model that answered, which public lists may know better than the name it was asked for by.
     """
+    quarter = time.time() // _PRICES_LAST_S
+    known = call.memo.get(_TARIFF)
+    if known is not None and known[0] == quarter and known[1] == model and known[2] is prices:
+        return known[3]  # type: ignore[no-any-return]
+    found = _found(call, prices, model, int(quarter))
+    call.memo[_TARIFF] = quarter, model, prices, found
+    return found
+
+
+def _found(call: Call, prices: Iterable[Price], model: str | None, quarter: int) -> Tariff | None:
     said = price_for(prices, call.name) if prices else None
     if said is not None and said.input is not None and said.output is not None:
         return _configured(said)
-    attributes, quarter = call.attributes, int(time.time() // _PRICES_LAST_S)
+    attributes = call.attributes
     provider, address = attributes.get(semconv.PROVIDER_NAME), attributes.get(semconv.SERVER_ADDRESS)
     if said is not None and said.same_as:
         return _public(provider, address, said.same_as, quarter)

@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Any
 
 from opentelemetry import context as otel_context
@@ -51,13 +50,13 @@ class UnderWay:
         shown: The span, as others see it.
     """
 
-    _asking: Asking | None = None
+    # What is there once the ledger was asked; and its answer, without which it knows nothing of the call.
+    _asking: Asking
     _begun: Begun | None = None
     _reserve = Reserved()
     _hidden: HiddenChunk | None = None
     _usage = Usage()
     _heard: Heard | None = None
-    _used: Mapping[str, Any] = MappingProxyType({})
     _seen_bytes = 0
     _answered = False
     _over = False
@@ -202,9 +201,10 @@ class UnderWay:
         if self._over:
             return
         self._over = True
-        steps = self._ending(error, early=early)
+        self._took_s = time.perf_counter() - self._begun_s
         try:
-            if steps is not None:
+            if self._begun is not None:
+                steps = self._settling(self._begun, error, early=early)
                 record.finished(self._span, self._guard.blocking.drive(steps))
         except Exception as failed:  # noqa: BLE001 - logged
             self._unreadable(failed)
@@ -216,9 +216,10 @@ class UnderWay:
         if self._over:
             return
         self._over = True
-        steps = self._ending(error, early=early)
+        self._took_s = time.perf_counter() - self._begun_s
         try:
-            if steps is not None:
+            if self._begun is not None:
+                steps = self._settling(self._begun, error, early=early)
                 record.finished(self._span, await self._guard.awaiting.drive(steps))
         except Exception as failed:  # noqa: BLE001 - logged
             self._unreadable(failed)
@@ -240,39 +241,42 @@ class UnderWay:
         """Hear that another process ends the call."""
         self._over = True
 
-    def _ending(self, error: BaseException | None, *, early: bool) -> Steps[Outcome] | None:
-        """Record what is known, and say what to tell the ledger; None where it was not asked."""
-        self._took_s = time.perf_counter() - self._begun_s
-        try:
-            cost = price_text(self._call, self._usage, self._guard.config.prices)
-            self._used = inference.used(self._usage, cost=cost, first_chunk_s=self._first_chunk_s)
-            record.known(self._span, self._used)
-            if self._asking is not None and self._begun is not None:
-                return finished(self._asking, self._begun, self._ended(error, early=early), NoCodec())
-        except Exception as failed:  # noqa: BLE001 - logged
-            self._unreadable(failed)
-        return None
+    def _settling(self, begun: Begun, error: BaseException | None, *, early: bool) -> Steps[Outcome]:
+        """Say what to tell the ledger, which was asked."""
+        return finished(self._asking, begun, self._ended(error, early=early), NoCodec())
 
     def _ended_by(self, error: BaseException | None) -> None:
-        """Say on the span how the call ended, and end it."""
-        if error is not None and self._begun is None and isinstance(error, SpanledgerError):
-            record.refused(self._span, error)
-            self._explain(error)
-        elif error is not None:
-            record.failed(self._span, error)
-        # Whoever has made the span counts what it used, and tells of it.
-        if self._begun_s:
-            ours = not model_spans.is_counted(self._span)
-            # An event tells of the call, which was made, though nobody may have looked at what was said.
-            told = ours and self._guard.config.tells_model_calls and self._wrap.messages is not None
+        """Say on the span what the call used and how it ended, tell of it elsewhere, and end the span."""
+        span, usage, config = self._span, self._usage, self._guard.config
+        try:
+            cost = price_text(self._call, usage, config.prices)
+            used = inference.used(usage, cost=cost, first_chunk_s=self._first_chunk_s)
+            record.known(span, used)
+            if error is not None:
+                self._failed(error)
+            if not self._begun_s:
+                return
+            _counted.note(usage)
+            # An event tells of the call, which was made, though nobody may have looked at what was said. Whoever else
+            # has made the span counts what the call used, and tells of it.
+            told = config.tells_model_calls and self._wrap.messages is not None and not model_spans.is_counted(span)
             if told or self._heard is not None:
-                self._tell(self._heard, error)
-            if ours and metrics.recorded():
-                metering.of_model_call(self._call, self._usage, error, self._took_s, self._first_chunk_s)
-            _counted.note(self._usage)
+                self._tell(used, error)
+            if metrics.recorded() and not model_spans.is_counted(span):
+                metering.of_model_call(self._call, usage, error, self._took_s, self._first_chunk_s)
             if self._around is not None and self._around.session_id is not None:
                 self._count(error, self._around)
-        record.end(self._span)
+        except Exception as failed:  # noqa: BLE001 - logged
+            self._unreadable(failed)
+        finally:
+            record.end(span)
+
+    def _failed(self, error: BaseException) -> None:
+        if self._begun is None and isinstance(error, SpanledgerError):
+            record.refused(self._span, error)
+            self._explain(error)
+        else:
+            record.failed(self._span, error)
 
     def _count(self, error: BaseException | None, around: Ambient) -> None:
         """Count the call in its session, where the ledger was not asked."""
@@ -280,17 +284,17 @@ class UnderWay:
             answered = _counted.Answered(self._usage, self._took_s, error)
             _counted.tell(self._guard.config, self._call, answered, self._span, around)
 
-    def _tell(self, heard: Heard | None, error: BaseException | None) -> None:
+    def _tell(self, used: Mapping[str, Any], error: BaseException | None) -> None:
         """Record what was said."""
         call, config = self._call, self._guard.config
         try:
-            said = None if heard is None else heard.said(call, config)
+            said = None if self._heard is None else self._heard.said(call, config)
         except Exception as failed:  # noqa: BLE001 - logged
             # What it says may be what nobody is to see, so nothing is recorded.
             logger.error("what was said in a model call cannot be recorded: %s", type(failed).__name__)  # noqa: TRY400
             return
         failure = {} if error is None else {semconv.ERROR_TYPE: record.type_of(error)}
-        known = {**self._used, **failure}
+        known = {**used, **failure}
         inference.told(self._span, call, known, said, config.message_capture, event=config.tells_model_calls)
 
     def _explain(self, error: SpanledgerError) -> None:
@@ -304,7 +308,7 @@ class UnderWay:
         call, config = self._call, self._guard.config
         costs: dict[str, int] = {}
         if not self._answered and error is not None:
-            if is_ambiguous(error, self._terms()) and not was_never_sent(error):
+            if is_ambiguous(error, self._asking.terms) and not was_never_sent(error):
                 costs = estimated(call, self._usage, 0, self._reserve, config)
         elif error is None and not early:
             costs = charged(call, self._usage, config)
@@ -313,9 +317,6 @@ class UnderWay:
             costs = estimated(call, self._usage, self._seen_bytes, self._reserve, config)
             record.known(self._span, {semconv.USAGE_SOURCE: ESTIMATED if costs else RESERVED})
         return Ended(error=error, cost=costs, usage=self._usage.by_kind)
-
-    def _terms(self) -> Any:
-        return self._asking.terms if self._asking is not None else self._guard.config.terms(self._call)
 
     def _unreadable(self, error: Exception) -> None:
         # The provider has answered and will be paid: whatever we cannot read, the caller can.

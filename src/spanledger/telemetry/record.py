@@ -13,7 +13,7 @@ import contextlib
 import functools
 import logging
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -37,6 +37,7 @@ logger = logging.getLogger("spanledger.telemetry")
 SCOPE = "spanledger"
 # A span we open ourselves is not asked about by the gate: whoever opened it asks.
 OWN_SPAN = otel_context.create_key("spanledger-own-span")
+_START: Final = "telemetry.record.start"
 
 # By these a program is told to stop; what the span is about has not gone wrong.
 INTERRUPTIONS = (KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError)
@@ -61,10 +62,11 @@ def start(call: Call, around: Context | None = None) -> Span:
         around: The current context, where the caller has looked it up.
     """
     context = Context({**(otel_context.get_current() if around is None else around), OWN_SPAN: True})
-    kind = SpanKind.INTERNAL if call.operation in (EXECUTE_TOOL, INVOKE_AGENT) else SpanKind.CLIENT
     try:
-        tracing = _tracer_of(trace.get_tracer_provider())
-        return tracing.start_span(f"{call.operation} {call.name}", context, kind, start_attributes(call))
+        name, kind, attributes = call.memo.get(_START) or _start_of(call)
+        if ambient() is not None:
+            attributes = attributes | trail.conversation()
+        return _tracer_of(trace.get_tracer_provider()).start_span(name, context, kind, attributes)
     except Exception:
         logger.exception("no span for %s; the call is not affected", call.name)
         return trace.INVALID_SPAN
@@ -94,6 +96,12 @@ def called(span: Span, call: Call, content: Content) -> None:
 
 def start_attributes(call: Call) -> dict[str, Any]:
     """Say what is known of a call before it runs."""
+    _name, _kind, said = call.memo.get(_START) or _start_of(call)
+    return said if ambient() is None else said | trail.conversation()
+
+
+def _start_of(call: Call) -> tuple[str, SpanKind, dict[str, Any]]:
+    """Say with which name, kind and attributes the span of a call starts, wherever the call is made."""
     said: dict[str, Any] = {semconv.OPERATION_NAME: call.operation}
     if call.operation == EXECUTE_TOOL:
         said |= {semconv.TOOL_NAME: call.name, semconv.TOOL_TYPE: "function"}
@@ -106,9 +114,9 @@ def start_attributes(call: Call) -> dict[str, Any]:
     for name, value in call.attributes.items():
         if value is not None:
             said[name] = value
-    if ambient() is not None:
-        said |= trail.conversation()
-    return said
+    kind = SpanKind.INTERNAL if call.operation in (EXECUTE_TOOL, INVOKE_AGENT) else SpanKind.CLIENT
+    start = call.memo[_START] = f"{call.operation} {call.name}", kind, said
+    return start
 
 
 def _inside(span: Span, name: str, said: Mapping[str, Any]) -> Span:
