@@ -11,7 +11,6 @@ from spanledger import _numbers
 from spanledger._inside import Inside
 from spanledger.core import occurrences
 from spanledger.core.locks import ProcessLock
-from spanledger.instrument import _counted
 from spanledger.telemetry import trail
 
 LOCKS = {
@@ -19,7 +18,6 @@ LOCKS = {
     "inside": Inside._lock,
     "occurrences": occurrences._lock,
     "trail": trail._lock,
-    "counted": _counted._lock,
 }
 
 
