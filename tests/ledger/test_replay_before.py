@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime as dt
+import functools
+import json
 import uuid
+from decimal import Decimal
 from typing import Any
 
 import psycopg
@@ -331,6 +334,33 @@ def test_what_succeeded_late_is_spent_once(ledger_with, sql):
 
     assert verdicts(ledger, since, Budget("b", Money(17, "EUR")), rules=rules) == ["run"]
     assert verdicts(ledger, since, Budget("b", Money(16, "EUR")), rules=rules) == ["budget_exceeded"]
+
+
+@pytest.mark.parametrize("how", ["after the next", "after it was ruled out", "before it was cancelled"])
+def test_what_a_failure_cost_counts_whenever_that_was_told(ledger_with, sql, how):
+    rules = [Rule("*", identity="arguments", reserve=price, on_unknown="retry")]
+    ledger = ledger_with(rules=rules, budgets=[Budget("real", Money(100, "EUR"))])
+    first = ledger.begin(call("refund", amount=8))
+    told = {"key": first.key, "attempt_id": first.attempt_id, "error": {"type": "E"}, "cost": {"EUR": 5_000_000}}
+    tell = functools.partial(sql.execute, "select spanledger_v1.fail('default', %s::jsonb)", (json.dumps([told]),))
+    if how == "before it was cancelled":
+        tell()
+        ledger.cancel(first.key, by="ops", reason="enough")
+    else:
+        ledger.fail(first, ValueError(), outcome_unknown=True)
+        if how == "after the next":
+            ledger.settle(ledger.begin(call("refund", amount=8)), "paid")
+        else:
+            ledger.resolve(first.key, by="ops", outcome="failed")
+        tell()
+    spent = ledger.budget("real").spent
+    assert spent == Money(13 if how == "after the next" else 5, "EUR")
+    spend(ledger, 1)
+    since = sql.execute("select max(started_at) from spanledger.call").fetchone()[0]
+
+    for limit, verdict in ((spent.steps + 10**6, "run"), (spent.steps + 10**6 - 1, "budget_exceeded")):
+        budget = Budget("b", Money(Decimal(limit) / 10**6, "EUR"))
+        assert verdicts(ledger, since, budget, rules=rules) == [verdict]
 
 
 # --- what else people did, and what was made before

@@ -26,10 +26,12 @@ order by r.started_at, r.attempt, r.key limit $3
 """
 # What ran before, as far back as budgets reach; under the delegations that calls act under, and with the keys that they
 # have, whenever it was. An attempt of unknown outcome holds nothing any more once the next one has begun, unless it has
-# told since how it ended. Whatever has no payload any more was pruned.
+# told since how it ended; a failure that it told has cost what it said. Whatever has no payload any more was pruned.
 _BEFORE = """
 declare spanledger_before no scroll cursor for
-select to_jsonb(r) || coalesce(l.late, '{}'), r.latest
+select to_jsonb(r) || coalesce(l.late, '{}')
+        || case when l.late is not null and not r.latest and r.state in ('unknown', 'reopened')
+            then jsonb_build_object('state', coalesce(l.late ->> 'state', 'failed')) else '{}' end, r.latest
 from (
     select r.*, lead(r.attempt_id) over (partition by r.key order by r.started_at, r.attempt) is null as latest,
         bool_or(r.state = 'succeeded') over (partition by r.key, r.attempt_id) as succeeded
@@ -38,10 +40,13 @@ from (
         and (r.started_at >= $3 or r.delegation = any ($4) or r.key = any ($5))
 ) r
 left join (
-    select h.key, h.attempt_id, jsonb_build_object('state', 'succeeded', 'cost', min(h.detail ->> 'cost')::jsonb,
-        'ended_at', min(h.at)) as late
-    from spanledger_v1.history h where h.tenant = $1 and h.event = 'late_success' and h.at < $2
-    group by h.key, h.attempt_id
+    select distinct on (h.key, h.attempt_id) h.key, h.attempt_id,
+        jsonb_build_object('cost', h.detail -> 'cost', 'ended_at', h.at)
+            || case h.event when 'late_success' then '{"state": "succeeded"}'::jsonb else '{}' end as late
+    from spanledger_v1.history h
+    where h.tenant = $1 and h.at < $2 and (h.event = 'late_success'
+        or (h.event in ('late_failure', 'failure_spent') and h.detail -> 'cost' <> '{}'))
+    order by h.key, h.attempt_id, h.event <> 'late_success', h.id
 ) l on l.key = r.key and l.attempt_id = r.attempt_id and not r.succeeded
 where r.latest or l.late is not null or r.state not in ('unknown', 'reopened')
 order by r.state <> 'succeeded'

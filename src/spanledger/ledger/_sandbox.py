@@ -163,7 +163,7 @@ with r as materialized (
             where r.item ? 'delegation'
         ) v offset 0
     ) w
-    where r.holds or r.state in ('succeeded', 'failed')
+    where r.holds or r.state in ('succeeded', 'failed') or r.cost <> '{}'
 ), booked as (
     insert into pg_temp.account as a (tenant, budget, scope, window_start, spent, held)
     select $1, w.budget, w.scope, w.window_start, sum(w.spent),
