@@ -362,10 +362,13 @@ def test_interrupted_before_the_function_ran_the_claim_is_given_back(interruptio
 
 @pytest.mark.parametrize("on_ledger_down", ["refuse", "continue"])
 @pytest.mark.parametrize("error", [LedgerUnavailable("no answer"), RuntimeError()])
-def test_an_interruption_goes_on_even_if_the_claim_cannot_be_given_back(on_ledger_down: str, error: Exception) -> None:
+def test_an_interruption_goes_on_even_if_the_claim_can_only_be_given_back_later(
+    on_ledger_down: str, error: Exception
+) -> None:
     made = asking(Rule("refund", on_ledger_down=on_ledger_down))
-    asked, _ = refused(asyncio.CancelledError, guarded(made, Exact()), asyncio.CancelledError(), error)
-    assert functions(asked) == ["begin", "fail"]
+    asked, _ = refused(asyncio.CancelledError, guarded(made, Exact()), asyncio.CancelledError(), error, True)
+    assert functions(asked) == ["begin", "fail", "Keep"]
+    assert asked[2].ask == asked[1]
 
 
 def test_interrupted_while_waiting_there_is_no_claim_to_give_back() -> None:

@@ -204,7 +204,8 @@ def claimed(asking: Asking, wait_s: float | None = None, *, or_unguarded: bool =
         try:
             yield _unclaim(asking)
         except Exception:  # the interruption goes on, whatever becomes of the claim
-            logger.exception("%s was interrupted, and its claim could not be given back", asking.call.name)
+            logger.exception("%s was interrupted, and its claim could not be given back yet", asking.call.name)
+            yield Keep(_unclaim(asking))
         raise
 
 
