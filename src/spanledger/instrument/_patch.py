@@ -23,8 +23,8 @@ from spanledger.instrument import _registry
 from spanledger.instrument._engine import Engine
 from spanledger.instrument._job import is_tool
 from spanledger.instrument._proxies import PROXY
-from spanledger.instrument._wrapping import DEFER, HIDE, TELL, wrapper_for
-from spanledger.instrument.library import Library, Wrap, no_call
+from spanledger.instrument._wrapping import DEFER, HIDE, wrapper_for
+from spanledger.instrument.library import TELL, Library, Wrap, no_call
 from spanledger.telemetry import gate
 
 logger = logging.getLogger("spanledger.instrument")

@@ -12,6 +12,7 @@ import contextlib
 import functools
 import inspect
 import logging
+import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from spanledger.instrument import _deferred, _egress, _runtime, _yielding
 from spanledger.instrument._engine import Engine
 from spanledger.instrument._job import is_tool, job_for
 from spanledger.instrument._travel import received, sent
-from spanledger.instrument.library import Wrap
+from spanledger.instrument.library import TELL, Wrap
 
 if TYPE_CHECKING:
     _FunctionWrapper = wrapt.FunctionWrapper[Any, Any]
@@ -34,7 +35,7 @@ else:  # only their stubs are generic
 
 logger = logging.getLogger("spanledger.instrument")
 
-HIDE, TELL, DEFER = "hide", "tell", "defer"
+HIDE, DEFER = "hide", "defer"
 
 
 def _noting(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -43,8 +44,8 @@ def _noting(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str
     return wrapped(*args, **kwargs)
 
 
-def _telling(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    _not_refused((instance, *args, *kwargs.values()))
+def _telling(wrapped: Any, _instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    _not_refused((sys.exception(),))
     return wrapped(*args, **kwargs)
 
 

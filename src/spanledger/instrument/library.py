@@ -48,6 +48,7 @@ Given = tuple[Arguments, dict[str, Any]]
 Describe = Callable[[Any, Arguments, Mapping[str, Any]], Call | None]
 Tell = Callable[[Call, Exception], Any]
 EGRESS: Final = "egress"
+TELL: Final = "tell"
 HiddenChunk = Callable[[Any], bool]
 
 
@@ -217,7 +218,8 @@ class Library:
         defers: Targets of functions that only prepare a request and return what will make it; the request is kept on
             that as ``spanledger_request``, where a wrap of the function that makes it finds it.
         hides: Targets of functions that take a tool's exception first and make a value of it for the model.
-        tells: Targets of functions that do so when the call is over already; a refusal is raised instead.
+        tells: Targets of functions that make something else of an exception when the call is over already; of a
+            refusal nothing else is made.
         own_spans: How spans are known that the library itself makes of calls that are wrapped: by their instrumentation
             scope (and, where nothing records them, the module that starts them), by an attribute they start with, or by
             how their names begin. They are not decided a second time, and where they are around the wrapped function,

@@ -1,6 +1,7 @@
 """OpenAI's tool runner: `openai.lib.responses_tool_runner`.
 
-Rules: what a function raises ends the run, and so does a refusal. A run with a ledger of the SDK's own has an id, which
+Rules: what a function raises ends the run, as an error of the runner's own that does not say why; a refusal ends it as
+what it is. A run with a ledger of the SDK's own has an id, which
 is the scope; a replayed result goes to the id that asks now.
 """
 
@@ -11,7 +12,7 @@ from typing import Any
 
 from spanledger.core.call import Call, ScopeSource
 from spanledger.core.values import decode, exactly
-from spanledger.instrument.library import Wrap
+from spanledger.instrument.library import TELL, Wrap, no_call
 
 _RUNNER = "openai.lib.responses_tool_runner"
 
@@ -49,7 +50,10 @@ class OutputCodec:
         return {"type": "function_call_output", "call_id": call.call_id, "output": output}
 
 
-WRAPS = tuple(
-    Wrap(f"{_RUNNER}:{cls}._execute_function", describe, codec=OutputCodec(), tell=tell, versions=">=3.31")
-    for cls in ("ResponsesToolRunner", "AsyncResponsesToolRunner")
+WRAPS = (
+    *(
+        Wrap(f"{_RUNNER}:{cls}._execute_function", describe, codec=OutputCodec(), tell=tell, versions=">=3.31")
+        for cls in ("ResponsesToolRunner", "AsyncResponsesToolRunner")
+    ),
+    Wrap(f"{_RUNNER}:_Run.error", no_call, TELL, versions=">=3.31"),
 )
