@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import openai
 import pytest
@@ -13,7 +15,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai_world import ASK, SPAN, hung_up
 from opentelemetry.trace import StatusCode
 
-from spanledger.testing import ModelServer, Raw
+from spanledger.testing import Fail, ModelServer, Raw, Say
 
 
 def texts(chunks: list[ChatCompletionChunk]) -> str:
@@ -55,6 +57,39 @@ def test_a_caller_who_asks_for_usage_in_the_body_gets_it(client, spans):
     asked = {"extra_body": {"stream_options": {"include_usage": True}}}
     chunks = list(client.chat.completions.create(**ASK, stream=True, **asked))
     assert chunks[-1].usage.completion_tokens == spans.one(SPAN).attributes["gen_ai.usage.output_tokens"]
+
+
+STRICT = "Extra inputs are not permitted: stream_options"
+
+
+def strict(request: dict[str, Any]) -> Say | Fail:
+    """A server that refuses what it does not know."""
+    return (
+        Fail(422, STRICT) if "stream_options" in request or request.get("user") == "refused" else Say("one two three")
+    )
+
+
+@pytest.mark.usefixtures("instrumented_client")
+def test_a_server_that_refuses_what_we_add_is_asked_as_the_caller_wrote_it(spans):
+    with ModelServer(strict) as model:
+        client = openai.OpenAI(base_url=model.url, api_key="offline", max_retries=0)
+        for _ in range(2):
+            assert texts(list(client.chat.completions.create(**ASK, stream=True))) == "one two three"
+        assert ["stream_options" in request for request in model.requests] == [True, False, False]
+
+        async def ask() -> str:
+            async with openai.AsyncOpenAI(base_url=model.url, api_key="offline", max_retries=0) as client:
+                stream = await client.chat.completions.create(**ASK | {"model": "gpt-5-mini"}, stream=True)
+                return texts([chunk async for chunk in stream])
+
+        assert asyncio.run(ask()) == "one two three"
+        with pytest.raises(openai.UnprocessableEntityError, match=STRICT):
+            client.chat.completions.create(**ASK, stream=True, stream_options={"include_usage": True})
+        with pytest.raises(openai.UnprocessableEntityError, match=STRICT):
+            client.chat.completions.create(**ASK, user="refused")
+        assert len(model.requests) == 7
+    assert [span.attributes["gen_ai.response.model"] for span in spans.all(SPAN)[:2]] == ["gpt-5-2025-08-07"] * 2
+    assert len(spans.all()) == 5
 
 
 @pytest.mark.usefixtures("instrumented_client")

@@ -46,6 +46,10 @@ class ModelCalls:
             entered = model_spans.enter(made.shown, context)
             try:
                 result = function(**made.prepared())
+            except Exception as error:
+                if (again := made.plain(error)) is None:
+                    raise
+                result = function(**again)
             finally:
                 model_spans.leave(entered)
         except BaseException as error:
@@ -71,6 +75,10 @@ class ModelCalls:
             entered = model_spans.enter(made.shown, context)
             try:
                 result = await function(**made.prepared())
+            except Exception as error:
+                if (again := made.plain(error)) is None:
+                    raise
+                result = await function(**again)
             finally:
                 model_spans.leave(entered)
         except BaseException as error:

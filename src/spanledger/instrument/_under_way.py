@@ -28,7 +28,7 @@ from spanledger.core.content import Capture
 from spanledger.core.outcomes import is_ambiguous, was_never_sent
 from spanledger.core.settling import finished
 from spanledger.errors import BudgetExceeded, SpanledgerError
-from spanledger.instrument import _bounds, _counted, _raw
+from spanledger.instrument import _added, _bounds, _counted, _raw
 from spanledger.instrument._job import NoCodec
 from spanledger.instrument._messages import Heard
 from spanledger.instrument._prices import price_text
@@ -55,6 +55,7 @@ class UnderWay:
     _begun: Begun | None = None
     _reserve = Reserved()
     _hidden: HiddenChunk | None = None
+    _plain: Mapping[str, Any] | None = None
     _usage = Usage()
     _heard: Heard | None = None
     _seen_bytes = 0
@@ -98,11 +99,30 @@ class UnderWay:
     def prepared(self) -> dict[str, Any]:
         """Return what to call the function with; the clock starts now."""
         if self._wrap.prepare is not None:
-            self.request, self._hidden = self._wrap.prepare(self.request)
+            asked = self.request
+            self.request, self._hidden = self._wrap.prepare(asked)
+            if self._hidden is not None:
+                self._changed(asked)
         if self._guard.config.content_capture is not Capture.NO_CONTENT:
             self._hear()
         self._begun_s = time.perf_counter()
         return self.request
+
+    def _changed(self, asked: dict[str, Any]) -> None:
+        """Remember what was asked before, or go back to it."""
+        if _added.is_wanted(self._call):
+            self._plain = {
+                name: asked.get(name) for name, value in self.request.items() if asked.get(name) is not value
+            }
+        else:
+            self.request, self._hidden = asked, None
+
+    def plain(self, error: Exception) -> dict[str, Any] | None:
+        """Return what to call the function with once more, where what we have added was refused; None elsewhere."""
+        again = _added.without(self.request, self._plain, self._call, error) if self._plain else None
+        if again is not None:
+            self.request, self._hidden = again, None
+        return again
 
     def _hear(self) -> None:
         """Read what is asked, where anybody takes it and whoever has made the span does not record it."""

@@ -47,8 +47,8 @@ def prepare(kwargs: dict[str, Any]) -> tuple[dict[str, Any], HiddenChunk | None]
     asked = isinstance(options, Mapping) and "include_usage" in options
     if asked or "stream_options" in (kwargs.get("extra_body") or ()) or _raw.is_left_unread(kwargs):
         return kwargs, None
-    kwargs["stream_options"] = {**(options if isinstance(options, Mapping) else {}), "include_usage": True}
-    return kwargs, lambda chunk: not chunk.choices and chunk.usage is not None
+    added = {**(options if isinstance(options, Mapping) else {}), "include_usage": True}
+    return kwargs | {"stream_options": added}, lambda chunk: not chunk.choices and chunk.usage is not None
 
 
 def measure(completion: Any) -> Usage:
