@@ -301,6 +301,25 @@ def test_a_call_that_certainly_failed_costs_nothing(amount, limited, client, awa
         assert (balance().spent.steps, balance().held.steps) == (0, 0)
 
 
+def test_an_answer_that_is_not_what_was_wanted_is_paid_for(limited, client, spans):
+    balance = limited(Tokens(10_000))
+    with pytest.raises(pydantic.ValidationError):
+        client.chat.completions.parse(**LIMITED, response_format=Number)
+    reserved = reserved_tokens(spans.one(SPAN))
+    assert (balance().held, balance().spent) == (Tokens(0), Tokens(reserved))
+    assert spans.one(SPAN).attributes["spanledger.usage.source"] == "reserved"
+
+
+def test_an_answer_that_was_cut_off_before_it_could_be_parsed_costs_what_it_used(limited, client, spans):
+    balance = limited(Tokens(10_000))
+    with pytest.raises(openai.LengthFinishReasonError):
+        client.chat.completions.parse(**ASK, max_completion_tokens=1, response_format=Number, user="json")
+    span = spans.one(SPAN)
+    assert span.attributes["gen_ai.response.finish_reasons"] == ("length",)
+    used = span.attributes["gen_ai.usage.input_tokens"] + span.attributes["gen_ai.usage.output_tokens"]
+    assert (balance().held, balance().spent) == (Tokens(0), Tokens(used))
+
+
 def test_a_call_whose_answer_never_came_costs_what_it_had_the_model_read(limited, client, spans):
     """Whether a server that does not answer in time has done its work, nobody knows; input it has had."""
     balance = limited(Tokens(1000))

@@ -56,6 +56,15 @@ _DEFINITE = frozenset(
     """.split()  # noqa: SIM905 - a table, to be read
 )
 
+# Of what came back: a model has answered, and will be paid, though its answer is not what was wanted.
+_UNREADABLE = frozenset(
+    """
+    json.decoder.JSONDecodeError pydantic_core._pydantic_core.ValidationError
+    openai.LengthFinishReasonError openai.ContentFilterFinishReasonError
+    openai.APIResponseValidationError anthropic.APIResponseValidationError
+    """.split()  # noqa: SIM905 - a table, to be read
+)
+
 # Some say by a number what happened: the connection closed, the time was over, an answer that nobody can read.
 _AMBIGUOUS_CODES = dict.fromkeys(
     ("mcp.shared.exceptions.McpError", "mcp.shared.exceptions.MCPError"), frozenset({-32000, -32001, -32700, 408})
@@ -77,6 +86,11 @@ def was_never_sent(error: BaseException) -> bool:
         seen.append(link)
         link = link.__cause__ or link.__context__
     return False
+
+
+def was_unreadable(error: BaseException) -> bool:
+    """Tell whether an error is about an answer that could not be made what was wanted."""
+    return not _UNREADABLE.isdisjoint(map(_name, type(error).__mro__))
 
 
 def links(error: BaseException) -> Iterator[BaseException]:

@@ -25,7 +25,8 @@ from spanledger._guard import Guard, ambient
 from spanledger.core.asking import Asking, Steps
 from spanledger.core.call import Begun, Call, Ended, Outcome, Usage
 from spanledger.core.content import Capture
-from spanledger.core.outcomes import is_ambiguous, was_never_sent
+from spanledger.core.money import CALLS
+from spanledger.core.outcomes import is_ambiguous, was_never_sent, was_unreadable
 from spanledger.core.settling import finished
 from spanledger.errors import BudgetExceeded, SpanledgerError
 from spanledger.instrument import _added, _bounds, _counted, _raw
@@ -222,6 +223,8 @@ class UnderWay:
             return
         self._over = True
         self._took_s = time.perf_counter() - self._begun_s
+        if error is not None and self._wrap.held is not None:
+            self._told_by(error, self._wrap.held)
         try:
             if self._begun is not None:
                 steps = self._settling(self._begun, error, early=early)
@@ -237,6 +240,8 @@ class UnderWay:
             return
         self._over = True
         self._took_s = time.perf_counter() - self._begun_s
+        if error is not None and self._wrap.held is not None:
+            self._told_by(error, self._wrap.held)
         try:
             if self._begun is not None:
                 steps = self._settling(self._begun, error, early=early)
@@ -264,6 +269,16 @@ class UnderWay:
     def _settling(self, begun: Begun, error: BaseException | None, *, early: bool) -> Steps[Outcome]:
         """Say what to tell the ledger, which was asked."""
         return finished(self._asking, begun, self._ended(error, early=early), NoCodec())
+
+    def _told_by(self, error: BaseException, held: Callable[[BaseException], Any]) -> None:
+        """Read the answer that an error holds."""
+        try:
+            answer = None if self._answered else held(error)
+            if answer is not None:
+                self._answered = True
+                self._read(answer)
+        except Exception as failed:  # noqa: BLE001 - logged
+            self._unreadable(failed)
 
     def _ended_by(self, error: BaseException | None) -> None:
         """Say on the span what the call used and how it ended, tell of it elsewhere, and end the span."""
@@ -330,6 +345,9 @@ class UnderWay:
         if not self._answered and error is not None:
             if is_ambiguous(error, self._asking.terms) and not was_never_sent(error):
                 costs = estimated(call, self._usage, 0, self._reserve, config)
+            elif was_unreadable(error):
+                costs = {unit: steps for unit, steps in self._reserve.amounts.items() if unit != CALLS}
+                record.known(self._span, {semconv.USAGE_SOURCE: RESERVED})
         elif error is None and not early:
             costs = charged(call, self._usage, config)
             record.known(self._span, {semconv.USAGE_SOURCE: REPORTED if costs else RESERVED})

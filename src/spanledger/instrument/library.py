@@ -160,6 +160,7 @@ class Wrap:
         prepare: Keyword arguments → changed ones, and which chunks the change adds that the caller must not see.
         parsed: A result → the object to measure, where the library returns something raw.
         measure: A result → what it used.
+        held: An error → the answer that it holds, which was not what was wanted; None: it holds none.
         fold: (usage so far, chunk) → usage.
         said: A chunk → what it holds of the model's answer, as text, by which an answer that ends early is charged.
         bound: Keyword arguments → the most that the request can use.
@@ -188,6 +189,7 @@ class Wrap:
     prepare: Callable[[dict[str, Any]], tuple[dict[str, Any], HiddenChunk | None]] | None = None
     parsed: Callable[[Any], Any] | None = None
     measure: Callable[[Any], Usage] | None = None
+    held: Callable[[BaseException], Any] | None = None
     fold: Callable[[Usage, Any], Usage] | None = None
     said: Callable[[Any], str] | None = None
     bound: Callable[[Mapping[str, Any]], Bound] | None = None

@@ -99,6 +99,11 @@ def said(chunk: Any) -> str:
     return "".join(parts)
 
 
+def held(error: BaseException) -> Any:
+    """Return the completion that was cut off before it could be parsed."""
+    return getattr(error, "completion", None)
+
+
 # In the order of their fields.
 KINDS: Final = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens", "cache_written_tokens")
 _NONE_REPORTED: Final = (None,) * len(KINDS)
@@ -120,5 +125,12 @@ def counts(reported: Any) -> tuple[int | None, ...]:
 
 
 WRAP = Wrap(
-    *("", describe, "chat"), prepare=prepare, measure=measure, fold=fold, said=said, bound=bound, messages=MESSAGES
+    *("", describe, "chat"),
+    prepare=prepare,
+    measure=measure,
+    held=held,
+    fold=fold,
+    said=said,
+    bound=bound,
+    messages=MESSAGES,
 )
