@@ -421,6 +421,21 @@ def test_what_could_be_copied_and_pickled_still_can(case, instrument):
     assert [(_works(copy.deepcopy, o), _works(pickle.dumps, o)) for o in objects] == plain
 
 
+def test_a_method_that_is_wrapped_can_be_copied_and_pickled_where_it_is_looked_up_at_its_class(case, instrument):
+    library = _registry.load(case.library)
+    owners = [(owner, name) for owner, name, _ in targets(library).values() if isinstance(owner, type)]
+
+    def found() -> list[Any]:
+        held = [getattr(owner, name) for owner, name in owners]
+        return [(_works(copy.deepcopy, one), _works(pickle.dumps, one)) for one in held]
+
+    plain = found()
+    instrument()
+    assert found() == plain
+    again = [pickle.loads(pickle.dumps(getattr(owner, name))) for owner, name in owners]
+    assert again == [getattr(owner, name) for owner, name in owners]
+
+
 def plain_refund(order_id: str, amount: int) -> str:
     """Refund an order."""
     return f"{order_id}: {amount}"

@@ -9,6 +9,7 @@ instruments a library, before or after, comes inside ours: what they make of a c
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import sys
 from collections.abc import Callable, Iterable
@@ -56,13 +57,19 @@ class _BoundWrapper(_BoundFunctionWrapper):
     """A bound method that can be copied and pickled as the plain one can."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return getattr(copy.deepcopy(self.__self__, memo), self.__name__)
+        # Looked up at the class it is a function, of which there is one.
+        owner = getattr(self, "__self__", None)
+        return self if owner is None else getattr(copy.deepcopy(owner, memo), self.__name__)
 
     def __copy__(self) -> Any:
         return self
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return getattr, (self.__self__, self.__name__)
+        owner = getattr(self, "__self__", None)
+        if owner is None:
+            *path, name = self.__qualname__.split(".")
+            return getattr, (functools.reduce(getattr, path, sys.modules[self.__module__]), name)
+        return getattr, (owner, self.__name__)
 
 
 class _Wrapper(_FunctionWrapper):
