@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import openai
 import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import Decision, StaticSampler
 
 from spanledger.instrument.libraries import _asked
 from spanledger.instrument.libraries import _openai_chats as chats
 from spanledger.instrument.libraries._openai_common import provider_of
+from spanledger.telemetry import record
 
 
 @pytest.fixture
@@ -22,6 +26,25 @@ def described(client, **asked):
 
 def test_who_asks_in_the_same_way_is_described_once(client):
     assert described(client, temperature=0.5) is described(client, temperature=0.5, user="another")
+
+
+class Marking(StaticSampler):
+    """A sampler that writes into what it is given."""
+
+    def should_sample(self, parent_context, trace_id, name, kind=None, attributes=None, *more, **others):
+        attributes["marks"] = attributes.get("marks", 0) + 1
+        return super().should_sample(parent_context, trace_id, name, kind, attributes, *more, **others)
+
+
+def test_what_a_sampler_writes_for_one_call_is_not_said_of_another(client, monkeypatch):
+    marking = TracerProvider(sampler=Marking(Decision.RECORD_AND_SAMPLE), shutdown_on_exit=False)
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: marking)
+    for _ in range(2):
+        span = record.start(described(client))
+        assert (span.attributes["marks"], span.attributes["gen_ai.request.model"]) == (1, "gpt-5")
+        span.end()
+    record.start_attributes(described(client))["marks"] = 1
+    assert "marks" not in record.start_attributes(described(client))
 
 
 def test_a_figure_is_said_as_it_was_given(client):

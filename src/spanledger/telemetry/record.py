@@ -64,8 +64,8 @@ def start(call: Call, around: Context | None = None) -> Span:
     context = Context({**(otel_context.get_current() if around is None else around), OWN_SPAN: True})
     try:
         name, kind, attributes = call.memo.get(_START) or _start_of(call)
-        if ambient() is not None:
-            attributes = attributes | trail.conversation()
+        # Never the one that is kept: a sampler may change what it is given.
+        attributes = attributes.copy() if ambient() is None else attributes | trail.conversation()
         return _tracer_of(trace.get_tracer_provider()).start_span(name, context, kind, attributes)
     except Exception:
         logger.exception("no span for %s; the call is not affected", call.name)
@@ -97,7 +97,7 @@ def called(span: Span, call: Call, content: Content) -> None:
 def start_attributes(call: Call) -> dict[str, Any]:
     """Say what is known of a call before it runs."""
     _name, _kind, said = call.memo.get(_START) or _start_of(call)
-    return said if ambient() is None else said | trail.conversation()
+    return said.copy() if ambient() is None else said | trail.conversation()
 
 
 def _start_of(call: Call) -> tuple[str, SpanKind, dict[str, Any]]:
