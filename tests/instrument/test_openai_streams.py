@@ -93,6 +93,39 @@ def test_a_server_that_refuses_what_we_add_is_asked_as_the_caller_wrote_it(spans
 
 
 @pytest.mark.usefixtures("instrumented_client")
+@pytest.mark.parametrize("more", [{}, {"stream_options": None}], ids=["absent", "null"])
+def test_what_is_asked_again_is_what_the_caller_wrote(more):
+    with ModelServer(strict) as model:
+        client = openai.OpenAI(base_url=model.url, api_key="offline", max_retries=0)
+        wanted = {"model": "gpt-5-nano" if more else "gpt-5-mini", "messages": iter(ASK["messages"])}
+        if more:
+            with pytest.raises(openai.UnprocessableEntityError):
+                list(client.chat.completions.create(**wanted, **more, stream=True))
+        else:
+            assert texts(list(client.chat.completions.create(**wanted, stream=True))) == "one two three"
+        first, second = model.requests
+    added = {"stream_options": {"include_usage": True}}
+    assert second["messages"] == ASK["messages"]
+    assert (first, second) == (second | added, second | more)
+
+
+def picky(request: dict[str, Any]) -> Say | Fail:
+    """A server that repeats what it was sent whatever it minds."""
+    return Fail(400, f"no such user: {request}") if request.get("user") == "refused" else Say("one two three")
+
+
+@pytest.mark.usefixtures("instrumented_client")
+def test_a_server_that_speaks_of_what_we_add_and_minds_something_else_is_asked_for_usage_as_before(spans):
+    with ModelServer(picky) as model:
+        client = openai.OpenAI(base_url=model.url, api_key="offline", max_retries=0)
+        with pytest.raises(openai.BadRequestError):
+            client.chat.completions.create(**ASK, stream=True, user="refused")
+        list(client.chat.completions.create(**ASK, stream=True))
+        assert "stream_options" in model.requests[-1]
+    assert spans.all(SPAN)[-1].attributes["gen_ai.usage.output_tokens"] > 0
+
+
+@pytest.mark.usefixtures("instrumented_client")
 def test_an_awaited_stream_is_measured(awaited, spans):
     async def drain(client: openai.AsyncOpenAI) -> list[ChatCompletionChunk]:
         stream = await client.chat.completions.create(**ASK, stream=True)
@@ -260,6 +293,23 @@ def test_a_stream_that_the_caller_asks_for_twice_is_counted_once(client, spans):
         assert response.parse() is response.parse()
         assert texts(list(response.parse())) == "one two three"
     assert spans.one(SPAN).attributes["gen_ai.response.finish_reasons"] == ("stop",)
+
+
+@pytest.mark.usefixtures("instrumented_client")
+@pytest.mark.parametrize("read", ["read", "parse"])
+def test_garbage_that_the_caller_reads_is_the_caller_s_alone(read, spans):
+    with ModelServer(lambda _request: Raw(b'[1, {"choices": 1}]', "application/json")) as model:
+        client = openai.OpenAI(base_url=model.url, api_key="offline", max_retries=0)
+        with client.chat.completions.with_streaming_response.create(**ASK) as response:
+            assert getattr(response, read)()
+
+        async def ask() -> None:
+            client = openai.AsyncOpenAI(base_url=model.url, api_key="offline", max_retries=0)
+            async with client, client.chat.completions.with_streaming_response.create(**ASK) as response:
+                assert await getattr(response, read)()
+
+        asyncio.run(ask())
+    assert len(spans.all(SPAN)) == 2
 
 
 READ_WHOLE = {

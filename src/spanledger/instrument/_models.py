@@ -50,6 +50,7 @@ class ModelCalls:
                 if (again := made.plain(error)) is None:
                     raise
                 result = function(**again)
+                made.taken_plain()
             finally:
                 model_spans.leave(entered)
         except BaseException as error:
@@ -79,6 +80,7 @@ class ModelCalls:
                 if (again := made.plain(error)) is None:
                     raise
                 result = await function(**again)
+                made.taken_plain()
             finally:
                 model_spans.leave(entered)
         except BaseException as error:

@@ -55,13 +55,13 @@ is_plain: Callable[[type], bool] = functools.lru_cache(maxsize=256)(_has_all)
 """Tells of a class of results whether they are answers: no streams, no raw responses, and nothing around one."""
 
 
-def watch_unread(response: Any, watcher: Watcher, look: Callable[[Any], bool]) -> None:
+def watch_unread(response: Any, watcher: Watcher, look: Callable[[Any], None]) -> None:
     """Look at what the caller reads of a response.
 
     Args:
         response: The response.
         watcher: Hears how it ended.
-        look: Looks at an answer; whether it is a stream, which then says itself when it is over.
+        look: Looks at an answer, or at a stream, which then says itself when it is over; it raises nothing.
     """
     cls, alive = type(response), weakref.ref(response)
     if hasattr(cls, "__aenter__") or _is_coroutine_method(cls, "parse"):
@@ -72,7 +72,7 @@ def watch_unread(response: Any, watcher: Watcher, look: Callable[[Any], bool]) -
 
 
 def _blocking(
-    cls: type[Any], alive: Callable[[], Any], watcher: Watcher, look: Callable[[Any], bool]
+    cls: type[Any], alive: Callable[[], Any], watcher: Watcher, look: Callable[[Any], None]
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     def parse(**options: Any) -> Any:
         found = cls.parse(alive(), **options)
@@ -91,7 +91,7 @@ def _blocking(
 
 
 def _awaiting(
-    cls: type[Any], alive: Callable[[], Any], watcher: Watcher, look: Callable[[Any], bool]
+    cls: type[Any], alive: Callable[[], Any], watcher: Watcher, look: Callable[[Any], None]
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     async def parse(**options: Any) -> Any:
         found = await cls.parse(alive(), **options)
@@ -113,7 +113,7 @@ def _is_coroutine_method(cls: type[Any], name: str) -> bool:
     return inspect.iscoroutinefunction(getattr(cls, name, None))
 
 
-def _look_at_read(response: Any, look: Callable[[Any], bool]) -> None:
+def _look_at_read(response: Any, look: Callable[[Any], None]) -> None:
     """Look at a body that has been read whole: as JSON, as text or in bytes."""
     try:
         body = json.loads(response.http_response.content, object_hook=lambda found: _Fields(**found))

@@ -61,7 +61,6 @@ class UnderWay:
     _heard: Heard | None = None
     _seen_bytes = 0
     _answered = False
-    _over = False
     _begun_s = 0.0
     _took_s = 0.0
     _first_chunk_s: float | None = None
@@ -72,6 +71,7 @@ class UnderWay:
         self._wrap = wrap
         self._call = call
         self._span = self.shown = span
+        self._goes_on = True
         # Where it ends, in another thread perhaps, nothing is around it.
         self._around = ambient()
 
@@ -112,18 +112,22 @@ class UnderWay:
     def _changed(self, asked: dict[str, Any]) -> None:
         """Remember what was asked before, or go back to it."""
         if _added.is_wanted(self._call):
-            self._plain = {
-                name: asked.get(name) for name, value in self.request.items() if asked.get(name) is not value
-            }
+            self._plain = _added.changed(self.request, asked)
+            # It may be sent twice.
+            self.request = _bounds.kept(self.request)
         else:
             self.request, self._hidden = asked, None
 
     def plain(self, error: Exception) -> dict[str, Any] | None:
         """Return what to call the function with once more, where what we have added was refused; None elsewhere."""
-        again = _added.without(self.request, self._plain, self._call, error) if self._plain else None
+        again = _added.without(self.request, self._plain, error) if self._plain else None
         if again is not None:
             self.request, self._hidden = again, None
         return again
+
+    def taken_plain(self) -> None:
+        """Hear that what we have added was all that was wrong."""
+        _added.is_refused(self._call)
 
     def _hear(self) -> None:
         """Read what is asked, where anybody takes it and whoever has made the span does not record it."""
@@ -175,10 +179,17 @@ class UnderWay:
             watch(seen, self)
             return True
         if _raw.is_unread(seen):
-            _raw.watch_unread(seen, self, self._look)
+            _raw.watch_unread(seen, self, self._look_later)
             return True
         self._read(seen)
         return False
+
+    def _look_later(self, seen: Any) -> None:
+        """Look at what the caller reads, who gets it whatever we make of it."""
+        try:
+            self._look(seen)
+        except Exception as error:  # noqa: BLE001 - logged
+            self._unreadable(error)
 
     def _read(self, seen: Any) -> None:
         """Read an answer that is there."""
@@ -219,9 +230,11 @@ class UnderWay:
 
     def end(self, error: BaseException | None = None, *, early: bool = False) -> None:
         """Settle the call and end its span."""
-        if self._over:
+        try:
+            # In one step: of two threads that end it, one finds nothing to take away.
+            del self._goes_on
+        except AttributeError:
             return
-        self._over = True
         self._took_s = time.perf_counter() - self._begun_s
         if error is not None and self._wrap.held is not None:
             self._told_by(error, self._wrap.held)
@@ -236,9 +249,11 @@ class UnderWay:
 
     async def end_awaiting(self, error: BaseException | None = None, *, early: bool = False) -> None:
         """Settle the call and end its span."""
-        if self._over:
+        try:
+            # In one step: of two threads that end it, one finds nothing to take away.
+            del self._goes_on
+        except AttributeError:
             return
-        self._over = True
         self._took_s = time.perf_counter() - self._begun_s
         if error is not None and self._wrap.held is not None:
             self._told_by(error, self._wrap.held)
@@ -253,7 +268,7 @@ class UnderWay:
 
     def dropped(self) -> None:
         """Settle the call somewhere else."""
-        if self._over:
+        if not hasattr(self, "_goes_on"):
             return
         if self._begun is None or not _elsewhere(self.end_dropped):
             self.end_dropped()
@@ -264,7 +279,7 @@ class UnderWay:
 
     def is_elsewhere(self) -> None:
         """Hear that another process ends the call."""
-        self._over = True
+        vars(self).pop("_goes_on", None)
 
     def _settling(self, begun: Begun, error: BaseException | None, *, early: bool) -> Steps[Outcome]:
         """Say what to tell the ledger, which was asked."""
