@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import inspect
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -15,6 +18,7 @@ from settled import until_nothing_is_held
 
 import spanledger
 from spanledger import Budget, Call, Config, Library, Rule, Tokens, Usage, Wrap, errors
+from spanledger.instrument._under_way import UnderWay
 from spanledger.instrument.library import Bound, TypedCodec, input_tokens
 
 # --- a client of a model
@@ -88,6 +92,25 @@ class Client:
     async def gives_generator_awaiting(self, prompt: str, most: int) -> Any:
         return self._chunks_awaiting()
 
+    def talks(self, prompt: str, most: int) -> Any:
+        self.sent += 1
+        heard, told = [], SAID[0]
+        try:
+            while told != SAID[-1]:
+                try:
+                    told = yield told
+                except KeyError as error:
+                    told = str(error.args[0])
+                heard.append(told)
+        finally:
+            self.around.append("over")
+        return heard
+
+    def gives_talk(self, prompt: str, most: int) -> Any:
+        return Client._talks(self, prompt, most)
+
+    _talks = talks
+
     def gives_stream(self, prompt: str, most: int) -> Stream:
         return Stream(self._chunks())
 
@@ -98,6 +121,7 @@ class Client:
 BLOCKING = ["generator", "gives_generator", "gives_stream"]
 AWAITING = [f"{name}_awaiting" for name in BLOCKING]
 EVERY = BLOCKING + AWAITING
+TALKS = ["talks", "gives_talk"]
 ASKED: list[dict[str, Any]] = []
 
 
@@ -111,7 +135,7 @@ def bound(kwargs: Any) -> Bound:
 
 
 MODEL = Wrap("", lambda *_: Call("m", "chat"), "chat", fold=fold, said=lambda chunk: chunk, bound=bound)
-CLIENT = Library("client", "", tuple(replace(MODEL, target=f"{__name__}:Client.{name}") for name in EVERY))
+CLIENT = Library("client", "", tuple(replace(MODEL, target=f"{__name__}:Client.{name}") for name in EVERY + TALKS))
 
 
 @pytest.fixture
@@ -241,6 +265,83 @@ def test_a_stream_that_is_closed_is_over_at_once(client, spans):
     assert len(spans.all()) == 1
 
 
+@pytest.mark.parametrize("name", TALKS)
+def test_a_generator_hears_what_it_is_sent_and_says_what_it_returns(name, client, spans):
+    talk = getattr(client, name)("hello", MOST)
+    assert [next(talk), talk.send("uno"), talk.throw(KeyError("due"))] == [SAID[0], "uno", "due"]
+    assert (client.around, spans.all()) == ([], [])
+    with pytest.raises(StopIteration) as over:
+        talk.send(SAID[-1])
+    assert over.value.value == ["uno", "due", SAID[-1]]
+    assert client.around == ["over"]
+    assert len(spans.all()) == 1
+
+
+@pytest.mark.parametrize("name", TALKS)
+def test_a_generator_that_is_closed_is_over_at_once(name, client, spans, ledger):
+    talk = getattr(client, name)("hello", MOST)
+    next(talk)
+    talk.close()
+    assert client.around == ["over"]
+    until_nothing_is_held(lambda: ledger.budget("b"))
+    assert len(spans.all()) == 1
+
+
+class Picky(Stream):
+    """A stream that is told why it is closed, and takes no attributes but its own."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name.startswith("_") and name != "__class__":
+            raise AttributeError(name)
+        object.__setattr__(self, name, value)
+
+    def close(self, code: int = 1000) -> None:
+        super().close()
+        self.code = code
+
+
+def test_a_stream_that_cannot_be_watched_is_read_as_ever(client, monkeypatch, ledger):
+    monkeypatch.setitem(globals(), "Stream", Picky)
+    stream = client.gives_stream("hello", MOST)
+    assert list(stream) == SAID
+    assert ledger.budget("b").held == Tokens(0)
+
+
+def test_what_a_stream_is_closed_with_is_passed_on(client, monkeypatch, spans):
+    monkeypatch.setattr(Picky, "__setattr__", object.__setattr__)
+    monkeypatch.setitem(globals(), "Stream", Picky)
+    stream = client.gives_stream("hello", MOST)
+    stream.close(1001)
+    assert (stream.code, len(spans.all())) == (1001, 1)
+
+
+def test_a_stream_that_two_threads_end_at_once_ends_once(client, spans, ledger, caplog):
+    stream = client.gives_stream("hello", MOST)
+    next(stream)
+    together = threading.Barrier(2)
+
+    def step(frame: Any, event: str, _arg: Any) -> Any:
+        if frame.f_code is not UnderWay.end.__code__:
+            return None
+        if event == "line":
+            with contextlib.suppress(threading.BrokenBarrierError):
+                together.wait(0.5)
+        return step
+
+    def close() -> None:
+        sys.settrace(step)
+        stream.close()
+
+    threads = [threading.Thread(target=close) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert "ended span" not in caplog.text
+    assert len(spans.all()) == 1
+    assert ledger.budget("b").held == Tokens(0)
+
+
 # --- a framework whose tools yield
 
 
@@ -357,6 +458,15 @@ def test_a_tool_that_is_cancelled_while_it_yields_is_of_unknown_outcome(desk, le
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(main())
     assert [row["state"] for row in ledger.calls()] == ["unknown"]
+
+
+@pytest.mark.usefixtures("in_workflow")
+def test_a_tool_that_yields_and_never_begins_is_no_call(desk, ledger):
+    framework = desk()
+    events = framework.call("refund", "o-1", "c-1")
+    del events
+    gc.collect()
+    assert (framework.ran, ledger.calls()) == ([], [])
 
 
 @pytest.mark.usefixtures("in_workflow")

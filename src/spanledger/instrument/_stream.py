@@ -95,9 +95,38 @@ def generated(inner: Any, watcher: Watcher) -> Any:
     return stream
 
 
-def _generated(inner: Generator[Any, None, None], watcher: Watcher) -> Iterator[Any]:
-    with contextlib.closing(inner), contextlib.closing(_blocking(_Working(inner, watcher), watcher)) as chunks:
-        yield from chunks
+def _generated(inner: Generator[Any, Any, Any], watcher: Watcher) -> Generator[Any, Any, Any]:
+    go_on, given = inner.send, None
+    try:
+        while True:
+            chunk = _worked(watcher, go_on, given)
+            go_on, given = inner.send, None
+            try:
+                given = (yield chunk) if watcher.shows(chunk) else None
+            except GeneratorExit:
+                raise
+            except BaseException as error:  # noqa: BLE001 - thrown where it was meant for
+                go_on, given = inner.throw, error
+    except StopIteration as end:
+        watcher.end()
+        return end.value
+    except GeneratorExit:
+        # Whoever has closed it by hand does not wait for us either.
+        watcher.dropped()
+        inner.close()
+        raise
+    except BaseException as error:
+        watcher.end(error)
+        raise
+
+
+def _worked(watcher: Watcher, step: Callable[..., Any], *given: Any) -> Any:
+    """Make a step of a generator, as a part of the call that it belongs to."""
+    entered = watcher.enter()
+    try:
+        return step(*given)
+    finally:
+        watcher.leave(entered)
 
 
 async def _generated_awaiting(inner: AsyncGenerator[Any, None], watcher: Watcher) -> AsyncIterator[Any]:
@@ -107,24 +136,14 @@ async def _generated_awaiting(inner: AsyncGenerator[Any, None], watcher: Watcher
 
 
 class _Working:
-    """Steps of an iterator, each as a part of the call that it belongs to."""
+    """Steps of an asynchronous generator, each as a part of the call that it belongs to."""
 
     def __init__(self, inner: Any, watcher: Watcher) -> None:
         self._inner = inner
         self._watcher = watcher
 
-    def __iter__(self) -> Iterator[Any]:
-        return self
-
     def __aiter__(self) -> AsyncIterator[Any]:
         return self
-
-    def __next__(self) -> Any:
-        entered = self._watcher.enter()
-        try:
-            return next(self._inner)
-        finally:
-            self._watcher.leave(entered)
 
     async def __anext__(self) -> Any:
         entered = self._watcher.enter()
@@ -147,8 +166,9 @@ class _Reading:
 def _watch_itself(stream: Any, watcher: Watcher) -> None:
     if hasattr(stream, _READING):
         return
-    stream.__class__ = _watched(type(stream))
+    # First what may fail: a stream of the other class is lost without it.
     setattr(stream, _READING, _Reading(watcher))
+    stream.__class__ = _watched(type(stream))
     goes_on(watcher, stream)
 
 
@@ -210,17 +230,19 @@ def _next_awaiting(step: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _closing(close: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    def closing(stream: Any) -> Any:
+    @functools.wraps(close)
+    def closing(stream: Any, *args: Any, **kwargs: Any) -> Any:
         try:
-            return close(stream)
+            return close(stream, *args, **kwargs)
         finally:
             reading: _Reading = getattr(stream, _READING)
             if not reading.steps:
                 reading.watcher.end(early=True)
 
-    async def closing_awaiting(stream: Any) -> Any:
+    @functools.wraps(close)
+    async def closing_awaiting(stream: Any, *args: Any, **kwargs: Any) -> Any:
         try:
-            return await close(stream)
+            return await close(stream, *args, **kwargs)
         finally:
             reading: _Reading = getattr(stream, _READING)
             if not reading.steps:

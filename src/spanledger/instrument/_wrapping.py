@@ -13,7 +13,7 @@ import functools
 import inspect
 import logging
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -85,8 +85,10 @@ def wrapper_for(engine: Engine, wrap: Wrap, original: Any) -> Callable[..., Any]
 def _beginning(observed: Callable[..., Any]) -> Callable[..., Any]:
     """Of a generator function: what it would send when it begins is asked about then."""
 
-    def beginning(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
-        yield from observed(wrapped, instance, args, kwargs)
+    def beginning(
+        wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Generator[Any, Any, Any]:
+        return (yield from observed(wrapped, instance, args, kwargs))
 
     return beginning
 
@@ -107,15 +109,15 @@ def _beginning_awaiting(observed: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _handing(wrap: Wrap) -> Callable[..., Any]:
-    def run(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def run(awaiting: bool, wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         # What was registered outlives the engine.
         engine = _runtime.active()
         if engine is None:
             return wrapped(*args, **kwargs)
-        return _tool(engine, wrap, awaiting=True)(wrapped, instance, args, kwargs)
+        return _tool(engine, wrap, awaiting=awaiting)(wrapped, instance, args, kwargs)
 
-    def guarded(function: Any) -> Any:
-        return _FunctionWrapper(function, run)
+    def guarded(function: Any, *, awaiting: bool = True) -> Any:
+        return _FunctionWrapper(function, functools.partial(run, awaiting))
 
     def handing(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         engine = _runtime.active()
@@ -169,7 +171,7 @@ def _yielding_tool(tool: Callable[..., Any]) -> Callable[..., Any]:
         def last(*args: Any, **kwargs: Any) -> Any:
             return _yielding.last_of(wrapped(*args, **kwargs))
 
-        return _yielding.passing(_awaited(tool, last, instance, args, kwargs))
+        return _yielding.passing(functools.partial(_awaited, tool, last, instance, args, kwargs))
 
     return yielding
 

@@ -40,9 +40,9 @@ async def last_of(generator: AsyncGenerator[Any, None]) -> Any:
     return held.pop() if held else None
 
 
-async def passing(call: Coroutine[Any, Any, Any]) -> AsyncIterator[Any]:
-    """Yield what is passed on inside a call, and then what it returns."""
-    context = contextvars.copy_context()
+async def passing(begin: Callable[[], Coroutine[Any, Any, Any]]) -> AsyncIterator[Any]:
+    """Begin a call; yield what is passed on inside it, and then what it returns."""
+    context, call = contextvars.copy_context(), begin()
     step, empty = await _next(context, call.send, call), False
     while not step.last:
         empty = empty or step is _NOTHING
