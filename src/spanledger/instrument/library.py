@@ -154,8 +154,9 @@ class Wrap:
         receives: (instance, args, kwargs) → what travelled with the call from another process.
         hands: (what the target returned, how to guard a coroutine function) → what it returns instead, where the target
             only hands out or registers the function that runs tools; all else said here is about that function.
-        gives: (instance, args, kwargs, how to guard a coroutine function) → the args and kwargs that it is called with
-            instead, where the target is given the function that runs tools; likewise.
+        gives: (instance, args, kwargs, how to guard a coroutine function, or with ``awaiting=False`` any other) → the
+            args and kwargs that it is called with instead, where the target is given the function that runs tools;
+            likewise.
         versions: The versions of the package that have the target; "" if all that the library knows.
         prepare: Keyword arguments → changed ones, and which chunks the change adds that the caller must not see.
         parsed: A result → the object to measure, where the library returns something raw.
@@ -184,7 +185,7 @@ class Wrap:
     sends: Callable[[dict[str, Any], Mapping[str, Any]], dict[str, Any]] | None = None
     receives: Callable[[Any, Arguments, Mapping[str, Any]], Mapping[str, Any]] | None = None
     hands: Callable[[Any, Callable[[Any], Any]], Any] | None = None
-    gives: Callable[[Any, Arguments, dict[str, Any], Callable[[Any], Any]], Given] | None = None
+    gives: Callable[[Any, Arguments, dict[str, Any], Callable[..., Any]], Given] | None = None
     versions: str = ""
     prepare: Callable[[dict[str, Any]], tuple[dict[str, Any], HiddenChunk | None]] | None = None
     parsed: Callable[[Any], Any] | None = None

@@ -1,8 +1,8 @@
 """OpenAI's tool runner: `openai.lib.responses_tool_runner`.
 
 Rules: what a function raises ends the run, as an error of the runner's own that does not say why; a refusal ends it as
-what it is. A run with a ledger of the SDK's own has an id, which
-is the scope; a replayed result goes to the id that asks now.
+what it is. A run with a ledger of the SDK's own has an id, which is the scope; a replayed result goes to the id that
+asks now.
 """
 
 from __future__ import annotations

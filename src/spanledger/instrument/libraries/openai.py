@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from spanledger.instrument import _raw
 from spanledger.instrument.libraries import _openai_chats as chats
+from spanledger.instrument.libraries import _openai_decisions as decisions
 from spanledger.instrument.libraries import _openai_embeddings as embeddings
 from spanledger.instrument.libraries import _openai_responses as responses
 from spanledger.instrument.libraries import _openai_texts as texts
@@ -38,6 +39,7 @@ LIBRARY = Library(
         *_wraps(responses.WRAP, "beta.responses.responses:Responses", "create", "compact", versions=">=2.45"),
         *_wraps(responses.WRAP, "decisions:Decisions", "create", versions=">=3.27"),
         *tools.WRAPS,
+        *decisions.WRAPS,
         *_wraps(embeddings.WRAP, "embeddings:Embeddings", "create"),
     ),
 )
