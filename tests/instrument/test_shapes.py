@@ -315,6 +315,52 @@ def test_what_a_stream_is_closed_with_is_passed_on(client, monkeypatch, spans):
     assert (stream.code, len(spans.all())) == (1001, 1)
 
 
+def test_a_stream_that_another_thread_closes_while_it_is_read_is_over_at_once(client, spans):
+    waits, goes_on = threading.Event(), threading.Event()
+
+    def slow() -> Iterator[str]:
+        yield SAID[0]
+        waits.set()
+        goes_on.wait(20)
+
+    stream = client.gives_stream("hello", MOST)
+    stream.source = slow()
+    reader = threading.Thread(target=list, args=(stream,))
+    reader.start()
+    assert waits.wait(20)
+    stream.close()
+    ended = len(spans.all())
+    goes_on.set()
+    reader.join()
+    assert (ended, len(spans.all())) == (1, 1)
+
+
+def test_a_stream_that_another_task_closes_while_it_is_read_is_over_at_once(client, spans):
+    async def main() -> int:
+        waits, goes_on = asyncio.Event(), asyncio.Event()
+
+        async def slow() -> Any:
+            yield SAID[0]
+            waits.set()
+            await goes_on.wait()
+
+        async def reading() -> None:
+            async for _ in stream:
+                pass
+
+        stream = await client.gives_stream_awaiting("hello", MOST)
+        stream.source = slow()
+        reader = asyncio.create_task(reading())
+        await waits.wait()
+        stream.close()
+        ended = len(spans.all())
+        goes_on.set()
+        await reader
+        return ended
+
+    assert (asyncio.run(main()), len(spans.all())) == (1, 1)
+
+
 def test_a_stream_that_two_threads_end_at_once_ends_once(client, spans, ledger, caplog):
     stream = client.gives_stream("hello", MOST)
     next(stream)

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from spanledger.instrument._open import GoingOn, goes_on
 
 _INNER = "_iterator"
-_READING = "_spanledger_reading"
+_WATCHER = "_spanledger_watcher"
 
 
 class Watcher(GoingOn, Protocol):
@@ -44,6 +44,10 @@ class Watcher(GoingOn, Protocol):
 
     def leave(self, entered: Any) -> None:
         """Make what was there before run here again."""
+        ...
+
+    def is_entered(self) -> bool:
+        """Tell whether the call runs here: a stream that is closed in a step of its own is closed at its end."""
         ...
 
 
@@ -153,21 +157,11 @@ class _Working:
             self._watcher.leave(entered)
 
 
-class _Reading:
-    """How far a stream is that is watched from inside: while it makes a step, it closes itself at its end."""
-
-    __slots__ = ("steps", "watcher")
-
-    def __init__(self, watcher: Watcher) -> None:
-        self.watcher = watcher
-        self.steps = False
-
-
 def _watch_itself(stream: Any, watcher: Watcher) -> None:
-    if hasattr(stream, _READING):
+    if hasattr(stream, _WATCHER):
         return
     # First what may fail: a stream of the other class is lost without it.
-    setattr(stream, _READING, _Reading(watcher))
+    setattr(stream, _WATCHER, watcher)
     stream.__class__ = _watched(type(stream))
     goes_on(watcher, stream)
 
@@ -185,9 +179,8 @@ _watched: Callable[[type], type] = functools.cache(_watching)
 
 def _next(step: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def watched(stream: Any) -> Any:
-        reading: _Reading = getattr(stream, _READING)
-        watcher = reading.watcher
-        entered, reading.steps = watcher.enter(), True
+        watcher: Watcher = getattr(stream, _WATCHER)
+        entered = watcher.enter()
         try:
             chunk = step(stream)
             while not watcher.shows(chunk):
@@ -199,7 +192,6 @@ def _next(step: Callable[[Any], Any]) -> Callable[[Any], Any]:
             watcher.end(error)
             raise
         finally:
-            reading.steps = False
             watcher.leave(entered)
         return chunk
 
@@ -208,9 +200,8 @@ def _next(step: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 def _next_awaiting(step: Callable[[Any], Any]) -> Callable[[Any], Any]:
     async def watched(stream: Any) -> Any:
-        reading: _Reading = getattr(stream, _READING)
-        watcher = reading.watcher
-        entered, reading.steps = watcher.enter(), True
+        watcher: Watcher = getattr(stream, _WATCHER)
+        entered = watcher.enter()
         try:
             chunk = await step(stream)
             while not watcher.shows(chunk):
@@ -222,7 +213,6 @@ def _next_awaiting(step: Callable[[Any], Any]) -> Callable[[Any], Any]:
             await watcher.end_awaiting(error)
             raise
         finally:
-            reading.steps = False
             watcher.leave(entered)
         return chunk
 
@@ -235,18 +225,18 @@ def _closing(close: Callable[[Any], Any]) -> Callable[[Any], Any]:
         try:
             return close(stream, *args, **kwargs)
         finally:
-            reading: _Reading = getattr(stream, _READING)
-            if not reading.steps:
-                reading.watcher.end(early=True)
+            watcher: Watcher = getattr(stream, _WATCHER)
+            if not watcher.is_entered():
+                watcher.end(early=True)
 
     @functools.wraps(close)
     async def closing_awaiting(stream: Any, *args: Any, **kwargs: Any) -> Any:
         try:
             return await close(stream, *args, **kwargs)
         finally:
-            reading: _Reading = getattr(stream, _READING)
-            if not reading.steps:
-                await reading.watcher.end_awaiting(early=True)
+            watcher: Watcher = getattr(stream, _WATCHER)
+            if not watcher.is_entered():
+                await watcher.end_awaiting(early=True)
 
     return closing_awaiting if inspect.iscoroutinefunction(close) else closing
 

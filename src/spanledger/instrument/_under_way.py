@@ -226,6 +226,10 @@ class UnderWay:
         """Make what was there before run here again."""
         model_spans.leave(entered)
 
+    def is_entered(self) -> bool:
+        """Tell whether the call runs here, and not in another thread or task."""
+        return otel_context.get_current().get(model_spans.INSIDE) is self.shown
+
     # --- the end
 
     def end(self, error: BaseException | None = None, *, early: bool = False) -> None:
