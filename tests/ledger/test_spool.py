@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import subprocess
@@ -203,6 +204,34 @@ def test_what_the_ledger_refuses_for_good_is_set_aside_and_begins_go_on(dsn, cap
         status = ledger._database.spooled()
     assert (status.entries, status.aside) == (0, 1)
     assert "the ledger refused it: invalid input syntax" in caplog.text
+
+
+@either_way
+def test_an_outcome_of_a_call_that_a_restored_ledger_does_not_have_is_set_aside_and_said(dsn, sql, run, caplog) -> None:
+    def restore() -> str:
+        sql.execute("delete from spanledger.call")
+        return "done"
+
+    assert run(Config(dsn=dsn), restore) == "done"
+
+    with Ledger(dsn) as ledger:
+        ledger.calls()
+        until_s = time.monotonic() + 20
+        while (status := ledger._database.spooled()).entries or not status.aside:
+            assert time.monotonic() < until_s
+            time.sleep(0.02)
+        (aside,) = status.path.glob("*.aside")
+        assert json.loads(aside.read_text())["item"]["result"] == '"done"'
+        assert ledger.run(REFUND, lambda: "again") == "again"
+    assert "an outcome was set aside, the ledger has no such call" in caplog.text
+
+
+def test_a_claim_that_others_are_making_while_it_is_given_back_waits_on(spool) -> None:
+    spool.keep(Ask("fail", "acme", {"key": "aa", "attempt_id": "1", "not_invoked": True}))
+    spool.deliver(lambda _: {"owned": False, "known": False}, spool.waiting())
+    assert (spool.status().entries, spool.status().aside) == (1, 0)
+    spool.deliver(lambda _: {"owned": False}, spool.waiting())
+    assert (spool.status().entries, spool.status().aside) == (0, 0)
 
 
 # whose it is

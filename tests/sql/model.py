@@ -343,7 +343,7 @@ class Model:
     def settle(self, item: Mapping[str, Any]) -> dict[str, Any]:
         call, attempt_id = self.calls.get(item["key"]), item["attempt_id"]
         if call is None:
-            return {"owned": False}
+            return {"owned": False, "known": False}
         asked_since = call.attempt_id != attempt_id and call.past.get(attempt_id) == call.fingerprint
         if call.attempt_id == attempt_id and call.state == "succeeded":
             return {"owned": True}
@@ -366,7 +366,7 @@ class Model:
         if item["not_invoked"] and not known:
             return self._forestall(item, call)
         if call is None:
-            return {"owned": False}
+            return {"owned": False, "known": False}
         mine, attempt = call.attempt_id == item["attempt_id"], self.attempts[item["attempt_id"]]
         current = mine and call.state in ("in_flight", "unknown")
         if not current and not item["not_invoked"]:

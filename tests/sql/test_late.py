@@ -463,6 +463,39 @@ def test_a_begin_that_comes_after_it_was_given_back_starts_nothing(acme: Protoco
     assert acme.ask("begin", [delayed])[0]["verdict"] == "failed"
 
 
+def test_a_begin_that_waits_while_it_is_given_back_starts_nothing(acme: Protocol, shared_dsn) -> None:
+    delayed = item("a")
+    with psycopg.connect(shared_dsn, autocommit=True) as one, ThreadPoolExecutor(1) as pool:
+        with psycopg.connect(shared_dsn) as two:
+            assert Protocol(two, acme.tenant).ask("fail", [given_back(delayed)]) == [{"owned": False}]
+            begin = pool.submit(Protocol(one, acme.tenant).ask, "begin", [delayed])
+            until_blocked(acme.sql, one.info.backend_pid)
+        assert begin.result()[0]["verdict"] == "failed"
+    assert acme.call("a")["state"] == "released"
+
+
+def test_a_claim_that_is_given_back_while_others_make_it_is_told_again_and_then_starts_nothing(
+    acme: Protocol, shared_dsn
+) -> None:
+    delayed = item("a")
+    with psycopg.connect(shared_dsn) as busy:
+        busy.execute("select pg_advisory_xact_lock(spanledger.claim_of(%s, %s))", (acme.tenant, delayed["key"]))
+        assert acme.ask("fail", [given_back(delayed)]) == [{"owned": False, "known": False}]
+    assert acme.ask("fail", [given_back(delayed)]) == [{"owned": False}]
+
+    assert acme.ask("begin", [delayed])[0]["verdict"] == "failed"
+    assert acme.begin("a")["verdict"] == "run"
+
+
+def test_of_a_call_that_the_ledger_does_not_have_nothing_can_be_told(acme: Protocol) -> None:
+    told = {"key": key_of("a"), "attempt_id": new_attempt()}
+    others = acme.begin("b"), acme.begin("c")
+    for function, other in zip(("settle", "fail"), others, strict=True):
+        owned = {"key": key_of("b" if other is others[0] else "c"), "attempt_id": other["attempt_id"]}
+        assert acme.ask(function, [told]) == [{"owned": False, "known": False}]
+        assert acme.ask(function, [told, owned]) == [{"owned": False, "known": False}, {"owned": True}]
+
+
 @pytest.mark.parametrize("past", [failed, approved, denied])
 def test_a_begin_of_a_call_with_a_past_that_comes_after_it_was_given_back_starts_nothing(acme: Protocol, past) -> None:
     past(acme)

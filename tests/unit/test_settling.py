@@ -14,7 +14,7 @@ from by_hand import ASKING, RUN, Exact, asking, functions, played, refused
 from spanledger import Rule
 from spanledger.core.asking import Ask, Asking, Keep
 from spanledger.core.call import Ended, Outcome
-from spanledger.core.settling import finished
+from spanledger.core.settling import finished, told_by_hand
 from spanledger.core.values import decode
 from spanledger.errors import ConfigError, LedgerUnavailable
 
@@ -146,3 +146,23 @@ def test_an_error_that_cannot_be_printed_is_recorded_and_reaches_the_caller() ->
 def test_an_outcome_that_comes_too_late_says_so(ended: Ended) -> None:
     _, outcome = played(finished(ASKING, RUN, ended, Exact()), {"owned": False})
     assert (outcome.late, outcome.result_kept, outcome.ended) == (True, False, ended)
+
+
+def test_an_outcome_of_a_call_that_the_ledger_does_not_have_is_kept_and_said(caplog) -> None:
+    asked, outcome = played(finished(ASKING, RUN, Ended("done"), Exact()), {"owned": False, "known": False}, True)
+    assert functions(asked) == ["settle", "Keep"]
+    assert asked[1].ask == asked[0]
+    assert (outcome.recorded, outcome.late, outcome.result_kept, outcome.ended.value) == (
+        "spooled",
+        True,
+        False,
+        "done",
+    )
+    assert "the ledger has no such call" in caplog.text
+
+
+def test_what_was_run_by_hand_is_kept_where_the_ledger_does_not_have_the_call(caplog) -> None:
+    ask = Ask("settle", "acme", {"key": "k", "attempt_id": "a-1"})
+    asked, owned = played(told_by_hand(RUN, ask), {"owned": False, "known": False}, True)
+    assert (functions(asked), owned) == (["settle", "Keep"], False)
+    assert "the ledger has no such call" in caplog.text

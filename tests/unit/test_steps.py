@@ -360,6 +360,14 @@ def test_interrupted_before_the_function_ran_the_claim_is_given_back(interruptio
     assert {name: begin.item.get(name) for name in fail.item} | {"not_invoked": True} == fail.item
 
 
+def test_a_claim_that_others_are_making_while_it_is_given_back_is_given_back_later() -> None:
+    asked, _ = refused(
+        KeyboardInterrupt, guarded(ASKING, Exact()), KeyboardInterrupt(), {"owned": False, "known": False}, True
+    )
+    assert functions(asked) == ["begin", "fail", "Keep"]
+    assert asked[2].ask == asked[1]
+
+
 @pytest.mark.parametrize("on_ledger_down", ["refuse", "continue"])
 @pytest.mark.parametrize("error", [LedgerUnavailable("no answer"), RuntimeError()])
 def test_an_interruption_goes_on_even_if_the_claim_can_only_be_given_back_later(

@@ -47,6 +47,11 @@ class Ask:
         return self.function in ("begin", "shadow")
 
 
+def is_known(answer: Any) -> bool:
+    """Tell whether the ledger has the call that it was told about: one that was restored may not, or not yet."""
+    return not (isinstance(answer, Mapping) and answer.get("known") is False)
+
+
 @value
 class Keep:
     """Keep an outcome on disk that the ledger did not take; answered with whether that was possible.

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from spanledger.core.asking import Ask, Asking, Keep, Steps
+from spanledger.core.asking import Ask, Asking, Keep, Steps, is_known
 from spanledger.core.call import EXECUTE_TOOL, Begun, Codec, Ended, Outcome
 from spanledger.core.content import Content
 from spanledger.core.money import CALLS
@@ -24,6 +24,7 @@ logger = logging.getLogger("spanledger.core")
 
 # What says on which budgets a call is booked, and how much where nothing else is known.
 _BOOKED_BY = ("tool", "operation", "workflow", "workflow_id", "agent", "actor", "reserve")
+_NO_SUCH_CALL = "the ledger has no such call; was it restored, or is it another one?"
 
 
 def finished(asking: Asking, begun: Begun, ended: Ended, codec: Codec) -> Steps[Outcome]:
@@ -61,6 +62,9 @@ def _finished(asking: Asking, begun: Begun, ended: Ended, codec: Codec) -> Steps
         if not isinstance(error, Exception):
             raise  # interrupted; it may have been told all the same, and twice does no harm
         return Outcome(begun, ended, recorded=kept)
+    if not is_known(answer):
+        kept = yield from _spooled(asking.call.name, recorded, ask, LedgerUnavailable(_NO_SUCH_CALL))
+        return Outcome(begun, ended, recorded=kept, late=True)
     late = not answer["owned"]
     return Outcome(begun, ended, recorded=recorded, late=late, result_kept=bool(item.get("result_kept")) and not late)
 
@@ -84,11 +88,14 @@ def told_by_hand(begun: Begun, ask: Ask) -> Steps[bool]:
     if begun.would_have is not None:
         return True
     try:
-        return bool((yield ask)["owned"])
+        answer = yield ask
     except LedgerUnavailable as error:
         if not (yield from _spooled(begun.tool, ask.function, ask, error)):
             raise
         return True
+    if not is_known(answer):
+        yield from _spooled(begun.tool, ask.function, ask, LedgerUnavailable(_NO_SUCH_CALL))
+    return bool(answer["owned"])
 
 
 def _spooled(name: str, recorded: str, ask: Ask, error: BaseException) -> Steps[str | None]:

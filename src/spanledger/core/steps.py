@@ -22,7 +22,7 @@ from dataclasses import replace
 from typing import Any
 
 from spanledger.core.approvals import Approval
-from spanledger.core.asking import Ask, Asking, Invoke, Keep, Listen, Look, Steps, Wait
+from spanledger.core.asking import Ask, Asking, Invoke, Keep, Listen, Look, Steps, Wait, is_known
 from spanledger.core.call import Begun, Codec, Ended, Outcome, Resolution, Verdict
 from spanledger.core.money import amount_of
 from spanledger.core.obliging import answered, asking_again, obliged
@@ -201,11 +201,14 @@ def claimed(asking: Asking, wait_s: float | None = None, *, or_unguarded: bool =
     except (Exception, GeneratorExit):
         raise
     except BaseException:
+        unclaim = _unclaim(asking)
         try:
-            yield _unclaim(asking)
+            given_back = is_known((yield unclaim))
         except Exception:  # the interruption goes on, whatever becomes of the claim
             logger.exception("%s was interrupted, and its claim could not be given back yet", asking.call.name)
-            yield Keep(_unclaim(asking))
+            given_back = False
+        if not given_back:
+            yield Keep(unclaim)
         raise
 
 

@@ -362,11 +362,12 @@ class Database:
             logger.warning("outcomes cannot be kept on disk: %s; set SPANLEDGER_STATE_DIR", error)
             return None
 
-    def _tell(self, ask: Ask) -> None:
+    def _tell(self, ask: Ask) -> Any:
         # Alone, so that what the ledger says of this one is said of nothing else.
         try:
             with self._opened().pool.lent() as wire:
-                wire.ask(together(ask.function, ask.tenant, [json.dumps(ask.item)]), self.timeout_s).rows()
+                asked = together(ask.function, ask.tenant, [json.dumps(ask.item)])
+                return wire.ask(asked, self.timeout_s).rows()[0][0][0]
         except psycopg.OperationalError:
             self.forget_connections()
             raise

@@ -1,6 +1,7 @@
 -- These calls failed. `not_invoked`: claimed, and provably never started; where the claim is not there, its begin may be
 -- on its way, and finds that it is over. `outcome_unknown`: they may have taken effect, so what they hold stays held until
--- somebody finds out. Otherwise it is released.
+-- somebody finds out. Otherwise it is released. Per item: owned is false where another attempt owns the call; known is false
+-- where there is no such call: it has to be told again, of one that never started, and else nobody will hear of it.
 create or replace function spanledger_v1.fail(p_tenant text, p_items jsonb)
 returns jsonb
 language plpgsql volatile security definer
@@ -52,7 +53,8 @@ begin
                 end if;
                 perform spanledger.record_late(p_tenant, v_item, v_call, 'late_failure', clock_timestamp());
             end if;
-            v_answers[v_i] := '{"owned": false}';
+            v_answers[v_i] := case when v_call.tenant is null and not (v_not_invoked and v_alone)
+                then '{"owned": false, "known": false}'::jsonb else '{"owned": false}' end;
         elsif v_call.state = 'failed' and v_call.error ->> 'type' in ('lost', 'resolved') and not v_not_invoked then
             -- Somebody else said so; what it cost, its worker says now.
             if spanledger.is_erased(p_tenant, v_item, v_call) then

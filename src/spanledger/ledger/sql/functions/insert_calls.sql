@@ -30,6 +30,8 @@ begin
     return array(select f.i from unnest(p_fresh) f (i) where exists (
         select from spanledger.call c where c.tenant = p_tenant
             and c.key = decode(p_items -> (f.i - 1) ->> 'key', 'hex')
-            and c.attempt_id = (p_items -> (f.i - 1) ->> 'attempt_id')::uuid));
+            and c.attempt_id = (p_items -> (f.i - 1) ->> 'attempt_id')::uuid
+            -- Its claim may have been given back meanwhile, by a row that says so.
+            and c.state = 'in_flight'));
 end
 $$;

@@ -1,8 +1,9 @@
 -- These calls succeeded. Per item: owned is false where a newer attempt owns the call, or a person said what came of
 -- it; the outcome is then recorded as late and what it cost counts as spent, because money that left is money that
--- left. The attempts that own their calls are written together, and so is what they are booked on. One that comes alone,
--- of a call that took nothing from a budget and that nobody waits for, is one statement and out: hence no variable has a
--- value before. Plans are generic, as in `begin`.
+-- left. known is false where there is no such call, so that nothing was recorded. The attempts that own their calls are
+-- written together, and so is what they are booked on. One that comes alone, of a call that took nothing from a budget
+-- and that nobody waits for, is one statement and out: hence no variable has a value before. Plans are generic, as in
+-- `begin`.
 create or replace function spanledger_v1.settle(p_tenant text, p_items jsonb)
 returns jsonb
 language plpgsql volatile security definer

@@ -15,6 +15,9 @@ begin
     if spanledger.is_erased(p_tenant, p_item, v_call) then
         p_item := spanledger.without_payload(p_item);
     end if;
+    if v_call.tenant is null then
+        return '{"owned": false, "known": false}';
+    end if;
     if v_call.attempt_id = (p_item ->> 'attempt_id')::uuid and v_call.accounts = '{}' and (p_item ? 'ran'
         or v_call.attempt = 0
         or v_call.state not in ('in_flight', 'unknown', 'failed', 'released', 'succeeded')) then
