@@ -381,6 +381,30 @@ def test_the_next_of_the_same_call_is_known_to_be_the_same(ledger_with, sql):
     assert [one.verdict for one in judged_by(ledger, since=middle, rules=once)] == ["run", "failed"]
 
 
+def test_attempts_before_that_provably_never_started_use_nothing_up(ledger_with, sql):
+    rules = [Rule("*", identity="arguments", attempts_max=3)]
+    ledger = ledger_with(rules=rules)
+
+    def given_back() -> None:
+        begun = ledger.begin(call("mail"))
+        told = {"key": begun.key, "attempt_id": begun.attempt_id, "not_invoked": True}
+        sql.execute("select spanledger_v1.fail('default', %s::jsonb)", (json.dumps([told]),))
+
+    given_back()
+    ledger.fail(ledger.begin(call("mail")), ValueError())
+    given_back()
+    since = dt.datetime.now(dt.UTC)
+    ledger.fail(ledger.begin(call("mail")), ValueError())
+    middle = dt.datetime.now(dt.UTC)
+    ledger.fail(ledger.begin(call("mail")), ValueError())
+
+    assert [one.verdict for one in judged_by(ledger, since=since, rules=rules)] == ["run", "run"]
+    assert [one.verdict for one in judged_by(ledger, since=middle, rules=rules)] == ["run"]
+    twice = [Rule("*", identity="arguments", attempts_max=2)]
+    assert [one.verdict for one in judged_by(ledger, since=since, rules=twice)] == ["run", "failed"]
+    assert [one.verdict for one in judged_by(ledger, since=middle, rules=twice)] == ["failed"]
+
+
 @pytest.mark.parametrize("answer", ["approve", "deny"])
 def test_what_a_person_was_asked_before_is_answered_when_it_was(ledger_with, answer):
     rules = [Rule("*", approval=True, wait_timeout_s=0)]

@@ -93,6 +93,24 @@ def test_a_cost_that_cannot_be_converted_counts_as_what_was_reserved(acme: Proto
     assert acme.balance("eur") == (80, 0)
 
 
+def test_a_cost_that_no_budget_can_count_is_in_history_with_what_was_counted_instead(acme: Protocol) -> None:
+    acme.budget("eur", 100)
+    acme.budget("count", 9, "calls")
+    acme.rate("USD", "EUR", "2")
+    begun = acme.begin("a", **usd(40))
+    for _ in range(2):
+        acme.settle("a", begun, cost={"CHF": 7, "tokens": 3})
+    acme.fail("b", acme.begin("b"), cost={"CHF": 5})
+    acme.fail("c", acme.begin("c"), cost={"CHF": 0})
+    acme.settle("d", acme.begin("d", **usd(1)), cost={"USD": 2})
+
+    said = {"budget": "eur", "scope": "", "unit": "EUR"}
+    assert acme.history("unconverted") == [
+        said | {"cost": {"CHF": 7}, "counted": 80}, said | {"cost": {"CHF": 5}, "counted": 0},
+    ]  # fmt: skip
+    assert (acme.events("a"), acme.balance("eur")) == (["unconverted"], (84, 0))
+
+
 def test_an_amount_in_the_budgets_own_currency_is_taken_as_it_is(acme: Protocol) -> None:
     acme.budget("eur", 100)
     acme.rate("USD", "EUR", "2")

@@ -25,6 +25,7 @@ _SAID: Final = {
     "replay": "replayed",
     "lease_over": "unknown",
     "soft_limit": "budget",
+    "unconverted": "budget",
     "late_success": "late",
     "late_failure": "late",
     "failure_spent": "spent",
@@ -261,6 +262,12 @@ def _soft_limit(_row: Row, detail: Mapping[str, Any]) -> str:
     return f"{shown(detail.get('name', '-'))} is past its soft limit, {left} left"
 
 
+def _unconverted(_row: Row, detail: Mapping[str, Any]) -> str:
+    cost = " + ".join(str(amount_of(unit, steps)) for unit, steps in (detail.get("cost") or {}).items())
+    counted = amount_of(detail["unit"], detail["counted"]) if "unit" in detail else "-"
+    return f"{shown(detail.get('budget', '-'))} has no rate for {cost or '-'} that it cost, and counts {counted}"
+
+
 def _unguarded(_row: Row, _detail: Mapping[str, Any]) -> str:
     return "it had run while the ledger did not answer; how it ended was told later"
 
@@ -303,5 +310,6 @@ _WORDS: Final = {
     "not_invoked": lambda _row, _detail: "whoever asked had gone before the answer came",
     "resolved": _resolved,
     "soft_limit": _soft_limit,
+    "unconverted": _unconverted,
     "unguarded": _unguarded,
 }

@@ -34,7 +34,9 @@ _HOLDS: Final = ("in_flight", "unknown", "reopened")
 # States of an attempt that did not run: refused, given a recorded result, or waiting for a person who did not say yes,
 # or whose yes came later.
 _NOT_RUN: Final = ("refused", "pending", "approved", "denied", "expired", "replayed")
-_AS_RECORDED: Final = ("attempt_id", "attempt", "workflow_id", "key_source", "fingerprint", "started_at", "ended_at")
+_AS_RECORDED: Final = (
+    "attempt_id", "attempt", "attempts", "workflow_id", "key_source", "fingerprint", "started_at", "ended_at",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ class Recorded:
     trace_id: str | None = None
     span_id: str | None = None
     delegation: str | None = None
+    attempts: int = 0
 
     @property
     def ran(self) -> bool:

@@ -104,7 +104,8 @@ class Ledger:
             cost: What it cost; None: what was reserved.
 
         Returns:
-            True; False where a newer attempt owns the call, and this outcome was recorded as late.
+            True; False where a newer attempt owns the call, and this outcome was recorded as late, or where the ledger
+            has no such call, because it was restored, and this outcome is on disk.
         """
         return self._driver.drive(told_by_hand(begun, requests.settle(self.config, begun, result, cost)))
 
@@ -117,7 +118,7 @@ class Ledger:
             outcome_unknown: Whether it may have taken effect all the same; None: by the kind of error.
 
         Returns:
-            True; False where a newer attempt owns the call.
+            True; False where a newer attempt owns the call, or the ledger has no such call, as `settle` says.
         """
         return self._driver.drive(told_by_hand(begun, requests.fail(self.config, begun, error, outcome_unknown)))
 

@@ -121,6 +121,8 @@ class Past:
 
 
 def _recorded(row: Mapping[str, Any]) -> Recorded:
+    # A ledger whose functions are older does not say how many of them ran.
+    row = {"attempts": row["attempt"], **row}
     values = {one.name: row[one.name] for one in dataclasses.fields(Recorded)}
     for name in ("started_at", "ended_at", "lease_until"):
         values[name] = None if row[name] is None else dt.datetime.fromisoformat(row[name])

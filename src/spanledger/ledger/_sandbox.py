@@ -131,9 +131,9 @@ _CARRY = """
 with r as materialized (
     select r.*, decode(r.key, 'hex') as k, r.item ->> 'tool' as tool, r.item ->> 'operation' as operation
     from jsonb_to_recordset($2::jsonb) r (
-        key text, attempt_id uuid, attempt integer, workflow_id text, key_source text, fingerprint text, started_at
-        timestamptz, ended_at timestamptz, lease_until timestamptz, item jsonb, cost jsonb, state text, holds boolean,
-        unpriced boolean, kept boolean)
+        key text, attempt_id uuid, attempt integer, attempts integer, workflow_id text, key_source text,
+        fingerprint text, started_at timestamptz, ended_at timestamptz, lease_until timestamptz, item jsonb, cost jsonb,
+        state text, holds boolean, unpriced boolean, kept boolean)
 ), b as materialized (
     select b.*, pg_temp.live_since(b.window_kind, b.window_s, b.timezone, $3::timestamptz) as live_since
     from pg_temp.budget b where b.tenant = $1
@@ -176,7 +176,7 @@ with r as materialized (
     insert into pg_temp.call (
         tenant, key, state, attempt, attempts, attempt_id, tool, operation, workflow_id, key_source, fingerprint,
         call_id, agent, actor, accounts, reserved, held, units, lease_until, created_at, started_at, ended_at)
-    select $1, r.k, r.state, r.attempt, r.attempt, r.attempt_id, r.tool, r.operation, r.workflow_id, r.key_source,
+    select $1, r.k, r.state, r.attempt, r.attempts, r.attempt_id, r.tool, r.operation, r.workflow_id, r.key_source,
         decode(r.fingerprint, 'hex'), r.item ->> 'call_id', r.item ->> 'agent', r.item ->> 'actor',
         coalesce(o.ids, '{}'), coalesce(o.amounts, '{}'), coalesce(o.amounts, '{}'), coalesce(o.units, '{}'),
         r.lease_until, r.started_at, r.started_at, case when r.state <> 'in_flight' then r.ended_at end

@@ -39,7 +39,7 @@ begin
                 'approval_id', p_call.approval_id, 'grants', p_call.grants, 'delegation', p_call.delegation,
                 'rule', p_call.rule, 'rule_version', p_call.rule_version,
                 'trace_id', p_call.trace_id, 'span_id', p_call.span_id, 'run_id', p_call.run_id,
-                'started_at', p_call.started_at, 'ended_at', p_call.ended_at)));
+                'attempts', p_call.attempts, 'started_at', p_call.started_at, 'ended_at', p_call.ended_at)));
     update spanledger.call c set
         state = p_state, attempt = p_call.attempt + v_ran,
         attempts = v_ran + case p_call.state when 'succeeded' then 0 else p_call.attempts end,

@@ -20,11 +20,14 @@ select
         case when v.refusal ->> 'requested' is not null then jsonb_build_object(
             coalesce(v.refusal ->> 'unit', v.refusal #>> '{limit,unit}'), v.refusal -> 'requested') end
     ) as reserved,
-    v.trace_id, v.span_id, v.delegation
+    v.trace_id, v.span_id, v.delegation,
+    -- How many had run by then, without those that provably never started.
+    v.attempts
 from (
     select c.tenant, c.key, c.attempt_id, c.attempt, c.state, c.tool, c.operation, c.workflow_id, c.key_source,
         c.fingerprint, c.call_id, c.agent, c.actor, c.rule, c.arguments, c.approval_id, c.started_at, c.ended_at,
-        c.lease_until, c.cost, c.refusal, c.reserved, c.units, c.trace_id, c.span_id, c.delegation
+        c.lease_until, c.cost, c.refusal, c.reserved, c.units, c.trace_id, c.span_id, c.delegation,
+        c.attempts
     from spanledger.call c
     where (c.pruned_at >= coalesce(c.ended_at, c.started_at)) is not true
     union all
@@ -35,7 +38,8 @@ from (
         h.detail -> 'refusal',
         array(select a::bigint from jsonb_array_elements_text(h.detail -> 'reserved') a),
         array(select u from jsonb_array_elements_text(h.detail -> 'units') u), h.detail ->> 'trace_id',
-        h.detail ->> 'span_id', (h.detail ->> 'delegation')::uuid
+        h.detail ->> 'span_id', (h.detail ->> 'delegation')::uuid,
+        coalesce((h.detail ->> 'attempts')::integer, h.attempt)
     from spanledger.history h
     join spanledger.call c on c.tenant = h.tenant and c.key = h.key
     where h.event = 'superseded' and h.pruned_at is null
@@ -44,7 +48,7 @@ from (
         case when c.key_source in ('arguments', 'call_id', 'occurrence') then c.fingerprint end, c.call_id, coalesce(t.agent, c.agent),
         coalesce(t.actor, c.actor), c.rule, case when c.key_source in ('arguments', 'call_id', 'occurrence') then c.arguments end, null,
         t.at, null, null, null, null, c.reserved, c.units, t.trace_id, t.span_id,
-        c.delegation
+        c.delegation, 0
     from spanledger.trail t
     join spanledger.call c on c.tenant = t.tenant and c.key = t.key
     where t.event = 'replay' and spanledger.sees_trail(t.tenant)
