@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Callable
@@ -37,7 +38,11 @@ class Away:
                 while self._entry.exists():
                     assert time.monotonic() < deadline_s
                     time.sleep(0.01)
-            assert not list(self._entry.parent.glob("*.aside"))
+                known = host.get(json.loads(self._kept.read_text())["item"]["key"]) is not None
+            aside = list(self._entry.parent.glob("*.aside"))
+            assert bool(aside) != known
+            for entry in aside:
+                entry.unlink()
 
 
 @pytest.fixture

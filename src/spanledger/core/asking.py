@@ -48,7 +48,7 @@ class Ask:
 
 
 def is_known(answer: Any) -> bool:
-    """Tell whether the ledger has the call that it was told about: one that was restored may not, or not yet."""
+    """Tell whether the ledger has the call that it was told about: one that was restored, or pruned, may not."""
     return not (isinstance(answer, Mapping) and answer.get("known") is False)
 
 

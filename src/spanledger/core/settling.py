@@ -24,7 +24,7 @@ logger = logging.getLogger("spanledger.core")
 
 # What says on which budgets a call is booked, and how much where nothing else is known.
 _BOOKED_BY = ("tool", "operation", "workflow", "workflow_id", "agent", "actor", "reserve")
-_NO_SUCH_CALL = "the ledger has no such call; was it restored, or is it another one?"
+_NO_SUCH_CALL = "the ledger has no such call; was it restored, or pruned?"
 
 
 def finished(asking: Asking, begun: Begun, ended: Ended, codec: Codec) -> Steps[Outcome]:

@@ -105,7 +105,7 @@ class Ledger:
 
         Returns:
             True; False where a newer attempt owns the call, and this outcome was recorded as late, or where the ledger
-            has no such call, because it was restored, and this outcome is on disk.
+            has no such call, because it was restored, and this outcome is set aside on disk.
         """
         return self._driver.drive(told_by_hand(begun, requests.settle(self.config, begun, result, cost)))
 

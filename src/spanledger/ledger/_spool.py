@@ -12,9 +12,9 @@ first. It is told under its attempt id, so that twice is as good as once, and a 
   counted. Processes that write at the same moment may exceed the limits by one entry each.
 * Who tells an entry holds a `flock` on it, which the kernel drops with its holder. A process that finds it taken
   leaves it alone, or waits so long and no longer if it wants to begin that very call.
-* What cannot be read, what the ledger refuses for good, of whose call it knows nothing (it may have been restored from
-  a backup), and what a crash left half written is set aside, at most `ASIDE_MAX` files, and never tried again. A claim
-  that is given back while others are making it waits until they are done.
+* What cannot be read, what the ledger refuses for good, of whose call it knows nothing (it was restored from a backup,
+  or the key was pruned), and what a crash left half written is set aside, at most `ASIDE_MAX` files, and never tried
+  again. A claim that is given back while others are making it waits until they are done.
 
 Meanwhile the lease of the call runs out; nobody renews it, because nothing runs. Until the outcome is told, another
 process sees an unknown outcome, and a rule that says `on_unknown="retry"` runs the call again: that it may is what the
@@ -246,7 +246,7 @@ class Spool:
                 path.unlink(missing_ok=True)
                 logger.info("the outcome of %s was told to the ledger late", ask.item.get("tool"))
             elif not ask.item.get("not_invoked"):
-                self._set_aside(path, "the ledger has no such call; was it restored, or is it another one?")
+                self._set_aside(path, "the ledger has no such call; was it restored, or pruned?")
 
     def _set_aside(self, path: Path, why: str) -> None:
         if self._aside() >= ASIDE_MAX:
