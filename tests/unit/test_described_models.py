@@ -85,7 +85,27 @@ CLIENTS = [
 
 @pytest.mark.parametrize(("cls", "provider"), CLIENTS)
 def test_a_client_of_one_s_own_asks_whom_its_base_class_asks(cls, provider):
-    assert provider_of(cls) == provider_of(type("Ours", (cls,), {})) == provider
+    ours = type("Ours", (cls,), {})
+    # Made of nothing: each wants keys of its own.
+    assert provider_of(cls.__new__(cls)) == provider_of(ours.__new__(ours)) == provider
+
+
+GIVEN = {
+    "bedrock": ({"region": "eu-central-1", "api_key": "offline"}, "aws.bedrock"),
+    "vertex": ({"token_provider": lambda: "offline"}, "gcp.vertex_ai"),
+}
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_a_client_that_was_given_a_provider_asks_that_one(name):
+    providers = pytest.importorskip(f"openai.providers.{name}", reason="a release that knows it not")
+    settings, provider = GIVEN[name]
+    given = getattr(providers, name)(base_url="http://provider:8080/v1", **settings)
+    with openai.OpenAI(provider=given) as client, client.with_options(max_retries=0) as copied:
+        for asking in (client, copied):
+            call = described(asking)
+            assert call.attributes["gen_ai.provider.name"] == provider
+            assert call.attributes["server.port"] == 8080
 
 
 def test_what_a_caller_adds_to_the_body_is_what_is_asked(client):

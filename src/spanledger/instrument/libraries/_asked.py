@@ -15,7 +15,7 @@ from spanledger.core.call import Call
 from spanledger.instrument.libraries._figures import number
 from spanledger.telemetry import semconv
 
-ProviderOf = Callable[[type], str]
+ProviderOf = Callable[[Any], str]
 
 # Of so many servers and so many ways to ask the last ones are remembered.
 _SERVERS_MAX: Final = 128
@@ -63,7 +63,7 @@ def call_of(
     """Describe a model call.
 
     Args:
-        provider_of: A client's class → whose server it asks.
+        provider_of: A client → whose server it asks.
         instance: The resource of the client that makes the call.
         kwargs: What is `sent`.
         operation: The GenAI operation.
@@ -73,7 +73,7 @@ def call_of(
     # The public property of one of them imports a module at every look.
     url = getattr(client, "_base_url", None) or client.base_url
     known = _servers.get((type(client), id(url)))
-    server = _server(provider_of(type(client)), client, url) if known is None else known[1]
+    server = _server(provider_of(client), client, url) if known is None else known[1]
     given = kwargs.get
     asked = server, operation, given("model"), given("stream"), most, given("temperature"), given("top_p")
     try:

@@ -38,8 +38,8 @@ def describe_stream(instance: Any, args: tuple[Any, ...], kwargs: Mapping[str, A
     return describe(instance, args, {**kwargs, "stream": True}) if "model" in kwargs else None
 
 
-def _provider_of(cls: type) -> str:
-    return provider_named(cls, _PROVIDERS) or "anthropic"
+def _provider_of(client: Any) -> str:
+    return provider_named(type(client), _PROVIDERS) or "anthropic"
 
 
 def bound(kwargs: Mapping[str, Any]) -> Bound:
