@@ -17,9 +17,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 WANTED = (
-    *("openai", "anthropic", "pytest", "pytest-randomly", "pytest-xdist"),
+    *("openai", "anthropic", "langchain-openai", "pytest", "pytest-randomly", "pytest-xdist"),
     *("opentelemetry-instrumentation-genai-openai", "opentelemetry-instrumentation-genai-anthropic"),
-    *("opentelemetry-instrumentation-openai", "opentelemetry-instrumentation-anthropic"),
+    "opentelemetry-instrumentation-genai-langchain",
+    *(f"opentelemetry-instrumentation-{name}" for name in ("openai", "anthropic", "langchain")),
     *("openinference-instrumentation-openai", "openinference-instrumentation-anthropic"),
 )
 

@@ -24,9 +24,11 @@ OTHERS = {
     "openinference openai": ("openinference.instrumentation.openai", "OpenAIInstrumentor"),
     "traceloop anthropic": ("opentelemetry.instrumentation.anthropic", "AnthropicInstrumentor"),
     "openinference anthropic": ("openinference.instrumentation.anthropic", "AnthropicInstrumentor"),
+    "official langchain": ("opentelemetry.instrumentation.genai.langchain", "LangChainInstrumentor"),
+    "traceloop langchain": ("opentelemetry.instrumentation.langchain", "LangchainInstrumentor"),
 }
 PROGRAM = """
-    import asyncio, importlib, json, sys
+    import asyncio, contextlib, importlib, json, sys
     from opentelemetry import metrics, trace
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -43,7 +45,8 @@ PROGRAM = """
     url, module, cls, order, library = sys.argv[1:]
 
     def ours():
-        spanledger.instrument(Config(dsn="host=/nowhere"), libraries=[library])
+        libraries = ["openai", "langchain"] if library == "langchain" else [library]
+        spanledger.instrument(Config(dsn="host=/nowhere"), libraries=libraries)
 
     def theirs():
         getattr(importlib.import_module(module), cls)().instrument()
@@ -72,6 +75,23 @@ PROGRAM = """
                 ):
                     pass
                 await client.responses.create(model="gpt-5", input="hi")
+    elif library == "langchain":
+        from langchain_openai import ChatOpenAI
+        client = contextlib.ExitStack()
+        ask = dict(model="gpt-5", base_url=url + "/v1", api_key="offline")
+        models = [ChatOpenAI(**ask, use_responses_api=other) for other in (False, True)]
+        for model in models:
+            model.invoke("hi")
+            list(model.stream("hi"))
+            model.batch(["hi", "hi"])
+        CALLS = 13
+
+        async def awaiting():
+            for model in models:
+                await model.ainvoke("hi")
+                async for _ in model.astream("hi"):
+                    pass
+                await model.abatch(["hi", "hi"])
     else:
         import anthropic
         client = anthropic.Anthropic(base_url=url, api_key="offline")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -9,6 +10,8 @@ import openai
 import pytest
 import wrapt
 from openai.resources.chat.completions import Completions
+from opentelemetry import context as otel_context
+from opentelemetry import trace
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 from opentelemetry.instrumentation.utils import unwrap
 
@@ -120,3 +123,28 @@ def test_an_instrumentation_that_fails_fails_as_it_would(theirs, instrument_clie
     assert layers() == [True, False]
     spanledger.uninstrument()
     unwrap(Completions, "create")
+
+
+def test_a_call_that_a_callback_has_announced_is_the_callbacks_span(instrument_client, client: openai.OpenAI, spans):
+    # As one of LangChain does: the span is not the current one, and what tells of it is never taken off again.
+    tracer = trace.get_tracer("opentelemetry.instrumentation.langchain")
+    instrument_client()
+
+    def ran(name: str, calls: int) -> None:
+        span = tracer.start_span(name)
+        span.set_attribute("gen_ai.operation.name", "chat")
+        otel_context.attach(otel_context.set_value("suppress_language_model_instrumentation", value=True))
+        for _ in range(calls):
+            client.chat.completions.create(model="gpt-5", messages=[{"role": "user", "content": "hi"}])
+        span.end()
+
+    def all_ran() -> None:
+        ran("Fake.chat", 0)
+        ran("ChatOpenAI.chat", 1)
+        ran("ChatOpenAI.chat", 2)
+        client.chat.completions.create(model="gpt-5", messages=[{"role": "user", "content": "hi"}])
+
+    contextvars.copy_context().run(all_ran)
+    used = [span.name for span in spans.all() if "gen_ai.usage.input_tokens" in span.attributes]
+    assert used == ["ChatOpenAI.chat", "chat gpt-5", "ChatOpenAI.chat", "chat gpt-5"]
+    assert len(spans.all()) == len(used) + 1

@@ -118,7 +118,7 @@ def _door(start: StartSpan, through: Through) -> StartSpan:
         if shared is not None:
             return shared
         if not may_be_tool(name, attributes):
-            return unshared(start(*args, **kwargs))
+            return model_spans.announced(args[0], name, unshared(start(*args, **kwargs)))
         return through(functools.partial(_started, start, args, kwargs), name, context, attributes)
 
     return start_span

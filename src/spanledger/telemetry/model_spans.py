@@ -2,7 +2,8 @@
 
 Rules: the client itself and other instrumentations may see the same call. Those inside it are told by the ambient keys
 they know not to make a span; a span they start all the same is ours, handed out once more, so that what they know lands
-on it and nothing ends it but us. Where one of theirs is around the call already, it is the span, and we end nothing.
+on it and nothing ends it but us. Where one of theirs is around the call already, it is the span, and we end nothing;
+so it is where a framework's callback has announced the call, and made its span without making it the current one.
 A span around is the span of one call: the next call inside it has its own.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import wrapt
@@ -51,6 +53,11 @@ _SCOPES: Final = (
 _COUNTING: Final = "opentelemetry."
 _KINDS: Final = frozenset({"LLM", "EMBEDDING"})
 _TAKEN: Final = "_spanledger_taken"
+# Who makes spans of models' runs in callbacks of LangChain, and so ends their names.
+_ANNOUNCING: Final = "opentelemetry.instrumentation.langchain"
+_ANNOUNCED_NAMES: Final = (".chat", ".completion")
+# Those of runs that go on here.
+_announced: ContextVar[tuple[Span, ...]] = ContextVar("spanledger_announced", default=())
 
 
 def start(call: Call, context: Context) -> Span:
@@ -61,6 +68,8 @@ def start(call: Call, context: Context) -> Span:
         context: The current context.
     """
     around = trace.get_current_span(context) if context else trace.INVALID_SPAN
+    if _SUPPRESS in context:
+        around = next(filter(_is_of_model, _announced.get()), around)
     if around is not trace.INVALID_SPAN and _is_of_model(around):
         with contextlib.suppress(AttributeError):  # a span that takes no attributes of ours
             setattr(around, _TAKEN, True)
@@ -139,6 +148,13 @@ def handed_out(tracer: Any, attributes: Mapping[str, Any] | None, context: Conte
     if attributes:
         shared.set_attributes(attributes)
     return cast("Span", shared)
+
+
+def announced(tracer: Any, name: Any, span: Span) -> Span:
+    """Remember a started span where a callback has made it of a model call that comes next; return it."""
+    if isinstance(name, str) and name.endswith(_ANNOUNCED_NAMES) and _scope_of(tracer) == _ANNOUNCING:
+        _announced.set((*(one for one in _announced.get() if one.is_recording()), span))
+    return span
 
 
 def _keys() -> dict[str, Any]:
