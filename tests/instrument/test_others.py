@@ -18,6 +18,7 @@ from opentelemetry.instrumentation.utils import unwrap
 import spanledger
 from spanledger.instrument import _patch
 from spanledger.instrument._proxies import PROXY
+from spanledger.telemetry import instruments, semconv
 
 TARGET = "openai.resources.chat.completions.Completions"
 CREATE = vars(Completions)["create"]
@@ -148,3 +149,20 @@ def test_a_call_that_a_callback_has_announced_is_the_callbacks_span(instrument_c
     used = [span.name for span in spans.all() if "gen_ai.usage.input_tokens" in span.attributes]
     assert used == ["ChatOpenAI.chat", "chat gpt-5", "ChatOpenAI.chat", "chat gpt-5"]
     assert len(spans.all()) == len(used) + 1
+
+
+@pytest.mark.parametrize(("asked", "kinds"), [({}, {"input", "output"}), ({"include_usage": True}, set())])
+def test_what_whoever_has_made_the_span_is_not_told_is_counted(
+    asked, kinds, instrument_client, client, measured, spans
+):
+    # They count what they see, and the usage that only we have asked for is kept from them.
+    instrument_client()
+    tracer = trace.get_tracer("opentelemetry.instrumentation.langchain")
+    ask = {"model": "gpt-5", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+    with tracer.start_as_current_span("ChatOpenAI.chat", attributes={"gen_ai.operation.name": "chat"}):
+        list(client.chat.completions.create(**ask, **({"stream_options": asked} if asked else {})))
+    assert [span.name for span in spans.all()] == ["ChatOpenAI.chat"]
+
+    points = measured.points()
+    assert {labels[semconv.TOKEN_TYPE] for labels, _ in points.get(instruments.TOKEN_USAGE, ())} == kinds
+    assert instruments.OPERATION_DURATION not in points

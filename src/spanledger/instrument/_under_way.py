@@ -318,6 +318,8 @@ class UnderWay:
                 self._tell(used, error)
             if metrics.recorded() and not model_spans.is_counted(span):
                 metering.of_model_call(self._call, usage, error, self._took_s, self._first_chunk_s)
+            elif metrics.recorded() and self._hidden is not None:
+                metering.of_tokens(self._call, usage)
             if self._around is not None and self._around.session_id is not None:
                 self._count(error, self._around)
         except Exception as failed:  # noqa: BLE001 - logged

@@ -68,6 +68,21 @@ def of_model_call(call: Call, usage: Usage, error: BaseException | None, took_s:
         took_s: Seconds from the request until all of the answer was there.
         chunk_s: Seconds from the request to the first chunk of a stream.
     """
+    labels = _of_tokens(call, usage)
+    if chunk_s is not None:
+        metrics.measure(instruments.TIME_TO_FIRST_CHUNK, labels, chunk_s)
+    failed = None if error is None else record.type_of(error)
+    metrics.measure(instruments.OPERATION_DURATION, labels | {semconv.ERROR_TYPE: failed}, took_s)
+
+
+@quietly
+def of_tokens(call: Call, usage: Usage) -> None:
+    """Record what a model call used, of which whoever counts the call itself is not told."""
+    _of_tokens(call, usage)
+
+
+def _of_tokens(call: Call, usage: Usage) -> dict[str, Any]:
+    """Record what a model call used; return the labels of the call."""
     model = None if usage.model is None else metrics.bounded(usage.model)
     asked = (semconv.PROVIDER_NAME, semconv.SERVER_ADDRESS, semconv.SERVER_PORT)
     labels = metrics.of_call(call.operation, call.name) | {name: call.attributes.get(name) for name in asked}
@@ -75,10 +90,7 @@ def of_model_call(call: Call, usage: Usage, error: BaseException | None, took_s:
     for kind, tokens in (("input", usage.input_tokens), ("output", usage.output_tokens)):
         if tokens is not None:
             metrics.measure(instruments.TOKEN_USAGE, labels | {semconv.TOKEN_TYPE: kind}, tokens)
-    if chunk_s is not None:
-        metrics.measure(instruments.TIME_TO_FIRST_CHUNK, labels, chunk_s)
-    failed = None if error is None else record.type_of(error)
-    metrics.measure(instruments.OPERATION_DURATION, labels | {semconv.ERROR_TYPE: failed}, took_s)
+    return labels
 
 
 class _MeteredGuard(Guard):
