@@ -403,6 +403,9 @@ def test_a_place_whose_name_nobody_finds_in_time_was_sent_nothing(connected, led
         assert time.monotonic() - began_s < 10
         assert [call["state"] for call in ledger.calls()] == ["failed"]
         found.set()  # what is connected then is closed
+        for thread in threading.enumerate():
+            if thread.name == "spanledger-connect":
+                thread.join(10)
 
 
 @pytest.mark.parametrize("kind", ["plain", "gzip"])
