@@ -350,3 +350,16 @@ def test_a_tool_that_a_library_describes_as_something_else_than_a_call_is_refuse
                 desk.call("refund", {"order_id": "o-1"})
         else:
             assert desk.call("refund", {"order_id": "o-1"}) == "refund 1"
+
+
+def test_the_conversation_that_a_library_names_gives_way_to_the_programs_own_workflow(framework, dsn, ledger):
+    framework("1.0")
+    desk = importlib.import_module("desk_framework").Desk()
+    talks = Wrap(
+        "desk_framework:Desk.call", lambda _desk, args, _kwargs: Call(args[0], arguments=args[1], workflow_id="talk-1")
+    )
+    spanledger.instrument(Config(dsn=dsn), libraries=[Library("desk", "", (talks,))])
+    desk.call("refund", {"order_id": "o-1"})
+    with workflow("order-1"):
+        desk.call("refund", {"order_id": "o-1"})
+    assert sorted(row["workflow_id"] for row in ledger.calls()) == ["order-1", "talk-1"]

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 import wrapt
 
 from spanledger._guard import current_call
-from spanledger.core.call import INVOKE_AGENT, Call
+from spanledger.core.call import INVOKE_AGENT, Call, ScopeSource
+from spanledger.core.frozen import changed
 from spanledger.errors import SpanledgerError, Undescribable
 from spanledger.instrument import _deferred, _egress, _runtime, _yielding
 from spanledger.instrument._engine import Engine
@@ -154,8 +155,13 @@ def _tool(engine: Engine, wrap: Wrap, *, awaiting: bool) -> Callable[..., Any]:
 
 
 def _call_of(described: Any) -> Call | None:
-    if described is not None and not isinstance(described, Call):
+    """Take what a library describes; the scope that it knows is the framework's, and gives way to the program's own."""
+    if described is None:
+        return None
+    if not isinstance(described, Call):
         raise TypeError(f"its library describes it as a {type(described).__name__}, which is no spanledger.Call")
+    if described.workflow_id and described.workflow_source is ScopeSource.GIVEN:
+        return changed(described, workflow_source=ScopeSource.FRAMEWORK)
     return described
 
 

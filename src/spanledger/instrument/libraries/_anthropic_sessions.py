@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
 
-from spanledger.core.call import Call, ScopeSource
+from spanledger.core.call import Call
 from spanledger.instrument.libraries import _anthropic_tools as tools
 from spanledger.instrument.library import Arguments, Given, Wrap, no_call
 
@@ -38,7 +38,6 @@ def describe(_instance: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
         arguments=given["input"],
         call_id=call_id,
         workflow_id=session,
-        workflow_source=ScopeSource.TRACE if session is None else ScopeSource.FRAMEWORK,
         turn=call_id,
     )
 

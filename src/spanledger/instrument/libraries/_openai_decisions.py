@@ -13,7 +13,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from spanledger.core.call import Call, ScopeSource
+from spanledger.core.call import Call
 from spanledger.instrument.library import TELL, Arguments, Given, Wrap, no_call
 
 _RUNNER = "openai.lib.decisions_tool_runner"
@@ -72,7 +72,7 @@ async def _do_awaiting(chosen: Mapping[str, Any], **given: Any) -> Any:
 def describe(_function: Any, args: tuple[Any, ...], _kwargs: Mapping[str, Any]) -> Call:
     """Read a choice that is carried out."""
     said = {"description": args[0]["description"]}
-    return Call(args[0]["id"], arguments=said, workflow_source=ScopeSource.TRACE)
+    return Call(args[0]["id"], arguments=said)
 
 
 class NothingKept:

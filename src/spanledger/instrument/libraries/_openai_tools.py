@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from spanledger.core.call import Call, ScopeSource
+from spanledger.core.call import Call
 from spanledger.core.values import decode, exactly
 from spanledger.instrument.library import TELL, Wrap, no_call
 
@@ -27,7 +27,6 @@ def describe(_runner: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
         arguments=run.arguments[item.call_id],
         call_id=item.call_id,
         workflow_id=run_id,
-        workflow_source=ScopeSource.TRACE if run_id is None else ScopeSource.FRAMEWORK,
     )
 
 

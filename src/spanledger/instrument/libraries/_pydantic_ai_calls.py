@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from spanledger.core.call import Call, ScopeSource
+from spanledger.core.call import Call
 from spanledger.instrument._results import TypedCodec, returned_by
 
 
@@ -49,7 +49,6 @@ def _placed(name: str, arguments: Any, call_id: str | None, context: Any) -> Cal
         arguments=arguments,
         call_id=call_id,
         workflow_id=conversation,
-        workflow_source=ScopeSource.TRACE if conversation is None else ScopeSource.FRAMEWORK,
         turn=_run_that_asked(context, call_id),
         agent=context.agent.name if context.agent else None,
     )

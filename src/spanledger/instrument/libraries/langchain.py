@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from spanledger.core.call import Call, ScopeSource
+from spanledger.core.call import Call
 from spanledger.errors import ApprovalPending
 from spanledger.instrument.libraries._langchain_results import ResultCodec, messages_in
 from spanledger.instrument.library import Library, Pause, Wrap
@@ -28,7 +28,6 @@ def describe(tool: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Cal
         arguments=tool._filter_injected_args(given) if isinstance(given, dict) else {"input": given},  # noqa: SLF001
         call_id=kwargs.get("tool_call_id"),
         workflow_id=None if thread is None else str(thread),
-        workflow_source=ScopeSource.TRACE if thread is None else ScopeSource.FRAMEWORK,
         turn=configurable.get("__pregel_task_id"),
     )
 

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from spanledger.core.call import INVOKE_AGENT, Call, ScopeSource
+from spanledger.core.call import INVOKE_AGENT, Call
 from spanledger.errors import SpanledgerError
 from spanledger.instrument.libraries import _openai_agents_actions as actions
 from spanledger.instrument.libraries._openai_agents_messages import CONVERSATION
@@ -50,7 +50,6 @@ def _placed(name: str, arguments: Any, call_id: str | None, run: Any, agent: Any
         arguments=arguments,
         call_id=call_id,
         workflow_id=thread,
-        workflow_source=ScopeSource.TRACE if thread is None else ScopeSource.FRAMEWORK,
         turn=None if thread is None or trace is None else trace.trace_id,
         agent=agent.name if agent else None,
     )
