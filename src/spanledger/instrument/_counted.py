@@ -28,7 +28,7 @@ from spanledger.telemetry.quiet import quietly
 REMEMBERED_MAX: Final = 10_000
 
 _Told = tuple[str | None, int | None, int | None]
-# Without a lock: each of its operations is one, and which of two threads is the first says nothing.
+# Without a lock: each operation on it is atomic, and two calls may be noted in either order.
 _calls: OrderedDict[_Told, None] = OrderedDict()
 
 

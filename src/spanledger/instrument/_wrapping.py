@@ -13,7 +13,7 @@ import functools
 import inspect
 import logging
 import sys
-from collections.abc import AsyncIterator, Callable, Generator, Iterable
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -77,24 +77,26 @@ def wrapper_for(engine: Engine, wrap: Wrap, original: Any) -> Callable[..., Any]
         if inspect.isasyncgenfunction(plain):
             return _yielding_tool(_tool(engine, wrap, awaiting=True))
         return _tool(engine, wrap, awaiting=awaiting)
-    if wrap.operation != INVOKE_AGENT and inspect.isasyncgenfunction(plain):
-        return _beginning_awaiting(_observed(engine, wrap, trace=engine.agents.way(original), awaiting=True))
-    observed = _observed(engine, wrap, trace=engine.agents.way(original), awaiting=awaiting)
-    return _beginning(observed) if wrap.operation != INVOKE_AGENT and inspect.isgeneratorfunction(plain) else observed
+    if wrap.operation == INVOKE_AGENT:
+        return _agent(engine, wrap, original)
+    if inspect.isasyncgenfunction(plain):
+        return _beginning_awaiting(_model(engine, wrap, awaiting=True))
+    asked = _model(engine, wrap, awaiting=awaiting)
+    return _beginning(asked) if inspect.isgeneratorfunction(plain) else asked
 
 
-def _beginning(observed: Callable[..., Any]) -> Callable[..., Any]:
+def _beginning(asked: Callable[..., Any]) -> Callable[..., Any]:
     """Of a generator function: what it would send when it begins is asked about then."""
 
     def beginning(
         wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Generator[Any, Any, Any]:
-        return (yield from observed(wrapped, instance, args, kwargs))
+        return (yield from asked(wrapped, instance, args, kwargs))
 
     return beginning
 
 
-def _beginning_awaiting(observed: Callable[..., Any]) -> Callable[..., Any]:
+def _beginning_awaiting(asked: Callable[..., Any]) -> Callable[..., Any]:
     async def beginning(
         wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> AsyncIterator[Any]:
@@ -102,7 +104,7 @@ def _beginning_awaiting(observed: Callable[..., Any]) -> Callable[..., Any]:
         async def begun(*args: Any, **kwargs: Any) -> Any:
             return wrapped(*args, **kwargs)
 
-        async with contextlib.aclosing(await observed(begun, instance, args, kwargs)) as chunks:
+        async with contextlib.aclosing(await asked(begun, instance, args, kwargs)) as chunks:
             async for chunk in chunks:
                 yield chunk
 
@@ -201,36 +203,46 @@ def _by_name(
     return (), {**{parameter.name: given.arguments[parameter.name] for parameter in parameters}, **kwargs}
 
 
-def _observed(engine: Engine, wrap: Wrap, *, trace: Callable[..., Any], awaiting: bool) -> Callable[..., Any]:
-    ask_model: Callable[..., Any] = engine.models.ask_awaiting if awaiting else engine.models.ask
+def _described(wrap: Wrap, owner: Any, args: tuple[Any, ...], request: Mapping[str, Any]) -> Call | None:
+    try:
+        return _call_of(wrap.describe(owner, args, request))
+    except Exception:
+        logger.warning("a call of %s cannot be described and is not traced", wrap.target, exc_info=True)
+        return None
 
-    def described(owner: Any, args: tuple[Any, ...], request: dict[str, Any]) -> Call | None:
-        try:
-            return _call_of(wrap.describe(owner, args, request))
-        except Exception:
-            logger.warning("a call of %s cannot be described and is not traced", wrap.target, exc_info=True)
-            return None
 
-    def observed(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if args and wrap.operation != INVOKE_AGENT:
-            args, kwargs = _by_name(wrapped, args, kwargs)
-        call = described(instance, args, kwargs)
+def _agent(engine: Engine, wrap: Wrap, original: Any) -> Callable[..., Any]:
+    trace = engine.agents.way(original)
+
+    def traced(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        call = _described(wrap, instance, args, kwargs)
         if call is None:
             return wrapped(*args, **kwargs)
-        if call.operation == INVOKE_AGENT:
-            job = replace(job_for(wrap, call), given=(instance, args, kwargs))
-            return trace(job, lambda: wrapped(*args, **kwargs))
-        return ask_model(wrap, call, functools.partial(wrapped, *args) if args else wrapped, kwargs)
+        return trace(replace(job_for(wrap, call), given=(instance, args, kwargs)), lambda: wrapped(*args, **kwargs))
+
+    return traced
+
+
+def _model(engine: Engine, wrap: Wrap, *, awaiting: bool) -> Callable[..., Any]:
+    ask: Callable[..., Any] = engine.models.ask_awaiting if awaiting else engine.models.ask
+
+    def asked(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args:
+            args, kwargs = _by_name(wrapped, args, kwargs)
+        call = _described(wrap, instance, args, kwargs)
+        if call is None:
+            return wrapped(*args, **kwargs)
+        return ask(wrap, call, functools.partial(wrapped, *args) if args else wrapped, kwargs)
 
     def entered(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         deferred = _deferred.asked_by(instance)
         if deferred is None:
-            return observed(wrapped, instance, args, kwargs)
+            return asked(wrapped, instance, args, kwargs)
         owner, request = deferred
-        call = described(owner, args, request)
+        call = _described(wrap, owner, args, request)
         if call is None:
             return wrapped(*args, **kwargs)
-        asking = ask_model(wrap, call, lambda **_request: wrapped(*args, **kwargs), request)
+        asking = ask(wrap, call, lambda **_request: wrapped(*args, **kwargs), request)
         return _deferred.entering(instance, asking) if awaiting else asking
 
-    return entered if wrap.path.endswith("enter__") else observed
+    return entered if wrap.path.endswith("enter__") else asked

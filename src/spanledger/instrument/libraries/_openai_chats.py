@@ -24,18 +24,18 @@ def describe(instance: Any, _args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
     """Read a call of `Completions.create`."""
     kwargs = sent(kwargs)
     if "max_completion_tokens" in kwargs or "max_tokens" in kwargs:
-        return call_of(instance, kwargs, "chat", most_written(kwargs))
+        return call_of(instance, kwargs, "chat", _most_written(kwargs))
     return call_of(instance, kwargs, "chat")
 
 
 def bound(kwargs: Mapping[str, Any]) -> Bound:
     """Say the most that a request can use."""
     kwargs = sent(kwargs)
-    written, choices = most_written(kwargs), most(kwargs.get("n")) or 1
+    written, choices = _most_written(kwargs), most(kwargs.get("n")) or 1
     return Bound(_bounds.input_tokens(kwargs), None if written is None else written * choices, choices)
 
 
-def most_written(kwargs: Mapping[str, Any]) -> int | None:
+def _most_written(kwargs: Mapping[str, Any]) -> int | None:
     return most(kwargs.get("max_completion_tokens"), kwargs.get("max_tokens"))
 
 
