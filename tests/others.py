@@ -21,7 +21,7 @@ WANTED = (
     *("opentelemetry-instrumentation-genai-openai", "opentelemetry-instrumentation-genai-anthropic"),
     "opentelemetry-instrumentation-genai-langchain",
     *(f"opentelemetry-instrumentation-{name}" for name in ("openai", "anthropic", "langchain")),
-    *("openinference-instrumentation-openai", "openinference-instrumentation-anthropic"),
+    *(f"openinference-instrumentation-{name}" for name in ("openai", "anthropic", "langchain")),
 )
 
 

@@ -26,6 +26,7 @@ OTHERS = {
     "openinference anthropic": ("openinference.instrumentation.anthropic", "AnthropicInstrumentor"),
     "official langchain": ("opentelemetry.instrumentation.genai.langchain", "LangChainInstrumentor"),
     "traceloop langchain": ("opentelemetry.instrumentation.langchain", "LangchainInstrumentor"),
+    "openinference langchain": ("openinference.instrumentation.langchain", "LangChainInstrumentor"),
 }
 PROGRAM = """
     import asyncio, contextlib, importlib, json, sys

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import openai
@@ -16,8 +18,10 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 from opentelemetry.instrumentation.utils import unwrap
 
 import spanledger
+from spanledger import Config
 from spanledger.instrument import _patch
 from spanledger.instrument._proxies import PROXY
+from spanledger.instrument.library import Library, Wrap, no_call
 from spanledger.telemetry import instruments, semconv
 
 TARGET = "openai.resources.chat.completions.Completions"
@@ -149,6 +153,81 @@ def test_a_call_that_a_callback_has_announced_is_the_callbacks_span(instrument_c
     used = [span.name for span in spans.all() if "gen_ai.usage.input_tokens" in span.attributes]
     assert used == ["ChatOpenAI.chat", "chat gpt-5", "ChatOpenAI.chat", "chat gpt-5"]
     assert len(spans.all()) == len(used) + 1
+
+
+class Runs:
+    """A framework whose callbacks make spans of runs that begin, in another thread, and say nothing on them."""
+
+    def __init__(self, *, broken: bool = False) -> None:
+        self.broken = broken
+
+    def begun(self, *names: str) -> tuple[Runs, list[trace.Span]]:
+        tracer = trace.get_tracer("somebody")
+        with ThreadPoolExecutor() as threads:
+            return self, [threads.submit(tracer.start_span, name).result() for name in names]
+
+    async def begun_awaiting(self, *names: str) -> tuple[Runs, list[trace.Span]]:
+        return await asyncio.to_thread(self.begun, *names)
+
+
+def spans_of(found: tuple[Runs, list[trace.Span]]) -> list[trace.Span]:
+    runs, begun = found
+    assert not runs.broken
+    return begun
+
+
+ANNOUNCING = Library(
+    "runs",
+    "",
+    tuple(Wrap(f"{__name__}:Runs.{name}", no_call, "chat", announced=spans_of) for name in ("begun", "begun_awaiting")),
+)
+ASK = {"model": "gpt-5", "messages": [{"role": "user", "content": "hi"}]}
+MODEL_SPANS = [("first", True), ("second", True), ("unused", False), ("chat gpt-5", True)]
+
+
+def said(spans: Any) -> list[tuple[str, bool]]:
+    return [(span.name, "gen_ai.usage.input_tokens" in span.attributes) for span in spans.all()]
+
+
+def test_calls_that_a_library_announces_are_the_spans_that_were_made_of_them_in_their_order(client, spans):
+    spanledger.instrument(Config(dsn="host=/nowhere"), libraries=["openai", ANNOUNCING])
+
+    def ran() -> None:
+        _, begun = Runs().begun("first", "second", "unused")
+        client.chat.completions.create(**ASK)
+        list(client.chat.completions.create(**ASK, stream=True))
+        for span in begun:
+            span.end()
+        client.chat.completions.create(**ASK)
+
+    contextvars.copy_context().run(ran)
+    assert said(spans) == MODEL_SPANS
+
+
+def test_awaited_calls_that_a_library_announces_are_the_spans_that_were_made_of_them(awaited, spans):
+    spanledger.instrument(Config(dsn="host=/nowhere"), libraries=["openai", ANNOUNCING])
+
+    async def ran(client: openai.AsyncOpenAI) -> None:
+        _, begun = await Runs().begun_awaiting("first", "second", "unused")
+        await client.chat.completions.create(**ASK)
+        await asyncio.create_task(client.chat.completions.create(**ASK))
+        for span in begun:
+            span.end()
+        await client.chat.completions.create(**ASK)
+
+    awaited(ran)
+    assert said(spans) == MODEL_SPANS
+
+
+def test_where_the_announced_spans_are_not_to_be_found_the_framework_runs_as_it_would(client, spans, caplog):
+    spanledger.instrument(Config(dsn="host=/nowhere"), libraries=["openai", ANNOUNCING])
+    runs = Runs(broken=True)
+    found, begun = runs.begun("first")
+    client.chat.completions.create(**ASK)
+    begun[0].end()
+    assert found is runs
+    assert said(spans) == [("chat gpt-5", True), ("first", False)]
+    assert "are not found" in caplog.text
 
 
 @pytest.mark.parametrize(("asked", "kinds"), [({}, {"input", "output"}), ({"include_usage": True}, set())])

@@ -15,9 +15,10 @@ import logging
 import sys
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import wrapt
+from opentelemetry.trace import Span
 
 from spanledger._guard import current_call
 from spanledger.core.call import INVOKE_AGENT, Call, ScopeSource
@@ -28,6 +29,7 @@ from spanledger.instrument._engine import Engine
 from spanledger.instrument._job import is_tool, job_for
 from spanledger.instrument._travel import received, sent
 from spanledger.instrument.library import TELL, Wrap
+from spanledger.telemetry import model_spans
 
 if TYPE_CHECKING:
     _FunctionWrapper = wrapt.FunctionWrapper[Any, Any]
@@ -58,19 +60,20 @@ def _not_refused(values: Iterable[Any]) -> Exception | None:
     return hidden
 
 
+_NO_CALLS: Final = {HIDE: _noting, TELL: _telling, DEFER: _deferred.deferring}
+
+
 def wrapper_for(engine: Engine, wrap: Wrap, original: Any) -> Callable[..., Any]:
     """Return what a wrapper of a function does: (function, instance, args, kwargs) → what the caller gets."""
-    if wrap.operation == HIDE:
-        return _noting
-    if wrap.operation == TELL:
-        return _telling
-    if wrap.operation == DEFER:
-        return _deferred.deferring
+    if wrap.operation in _NO_CALLS:
+        return _NO_CALLS[wrap.operation]
     if wrap.hands or wrap.gives:
         return _handing(wrap)
     # SDKs hide `async def` under plain decorators.
     plain = inspect.unwrap(original)
     awaiting = inspect.iscoroutinefunction(plain)
+    if wrap.announced is not None:
+        return _announcing(wrap.announced, awaiting=awaiting)
     if wrap.egress is not None:
         return _egress.sending(engine, wrap.egress, awaiting=awaiting)
     if is_tool(wrap):
@@ -133,6 +136,23 @@ def _handing(wrap: Wrap) -> Callable[..., Any]:
         return found if wrap.hands is None else wrap.hands(found, guarded)
 
     return handing
+
+
+def _announcing(spans_of: Callable[[Any], Iterable[Span]], *, awaiting: bool) -> Callable[..., Any]:
+    def announced(found: Any) -> Any:
+        try:
+            model_spans.announce(spans_of(found))
+        except Exception:
+            logger.warning("spans of others are not found, and stand beside those of model calls", exc_info=True)
+        return found
+
+    async def announcing_awaiting(wrapped: Any, _instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return announced(await wrapped(*args, **kwargs))
+
+    def announcing(wrapped: Any, _instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return announced(wrapped(*args, **kwargs))
+
+    return announcing_awaiting if awaiting else announcing
 
 
 def _tool(engine: Engine, wrap: Wrap, *, awaiting: bool) -> Callable[..., Any]:

@@ -9,9 +9,11 @@ this module export. Where a function asks a model, "keyword arguments" are all o
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+
+from opentelemetry.trace import Span
 
 from spanledger.core.call import EXECUTE_TOOL, INVOKE_AGENT, Call, Codec, ScopeSource, Usage
 from spanledger.core.egress import Change, Request
@@ -168,6 +170,8 @@ class Wrap:
         messages: How to read what is asked and answered; None: that is not recorded.
         conversation: The same for runs of agents.
         egress: How an HTTP client's function shows what leaves; its operation is `EGRESS`, and it describes no call.
+        announced: What the target returned → the spans that somebody has made of the model calls that come next in its
+            caller; each call is its span. The target describes no call.
     """
 
     target: str
@@ -197,6 +201,7 @@ class Wrap:
     messages: Messages | None = None
     conversation: Conversation | None = None
     egress: Egress | None = None
+    announced: Callable[[Any], Iterable[Span]] | None = None
 
     @property
     def module(self) -> str:

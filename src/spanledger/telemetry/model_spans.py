@@ -3,7 +3,8 @@
 Rules: the client itself and other instrumentations may see the same call. Those inside it are told by the ambient keys
 they know not to make a span; a span they start all the same is ours, handed out once more, so that what they know lands
 on it and nothing ends it but us. Where one of theirs is around the call already, it is the span, and we end nothing;
-so it is where a framework's callback has announced the call, and made its span without making it the current one.
+so it is where a framework's callback has announced the call, and made its span without making it the current one; one
+that says nothing of itself yet is known by who announces it.
 A span around is the span of one call: the next call inside it has its own.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -67,15 +68,13 @@ def start(call: Call, context: Context) -> Span:
         call: The call.
         context: The current context.
     """
-    around = trace.get_current_span(context) if context else trace.INVALID_SPAN
-    if _SUPPRESS in context:
-        around = next(filter(_is_of_model, _announced.get()), around)
-    if around is not trace.INVALID_SPAN and _is_of_model(around):
+    theirs = _of_others(context)
+    if theirs is not None:
         with contextlib.suppress(AttributeError):  # a span that takes no attributes of ours
-            setattr(around, _TAKEN, True)
+            setattr(theirs, _TAKEN, True)
             attributes = record.start_attributes(call)
-            around.set_attributes({name: value for name, value in attributes.items() if value is not None})
-            return cast("Span", _Shared(around))
+            theirs.set_attributes({name: value for name, value in attributes.items() if value is not None})
+            return cast("Span", _Shared(theirs))
     return record.start(call, context)
 
 
@@ -153,8 +152,13 @@ def handed_out(tracer: Any, attributes: Mapping[str, Any] | None, context: Conte
 def announced(tracer: Any, name: Any, span: Span) -> Span:
     """Remember a started span where a callback has made it of a model call that comes next; return it."""
     if isinstance(name, str) and name.endswith(_ANNOUNCED_NAMES) and _scope_of(tracer) == _ANNOUNCING:
-        _announced.set((*(one for one in _announced.get() if one.is_recording()), span))
+        announce((span,))
     return span
+
+
+def announce(spans: Iterable[Span]) -> None:
+    """Have each model call that comes next here be one of these spans, in their order."""
+    _announced.set((*(one for one in _announced.get() if one.is_recording()), *spans))
 
 
 def _keys() -> dict[str, Any]:
@@ -166,12 +170,20 @@ def _keys() -> dict[str, Any]:
     return keys
 
 
-def _is_of_model(span: Span) -> bool:
-    """Tell whether a span is somebody's, of one model call, and goes on."""
-    attributes = getattr(span, "attributes", None)
-    if not attributes or not span.is_recording() or hasattr(span, _TAKEN):
-        return False
-    return _says_model(attributes)
+def _of_others(context: Context) -> Span | None:
+    """Find the span that somebody has made of the model call that begins."""
+    for span in _announced.get():
+        if _is_free(span):
+            return span
+    around = trace.get_current_span(context) if context else trace.INVALID_SPAN
+    if around is trace.INVALID_SPAN or not _says_model(getattr(around, "attributes", None)) or not _is_free(around):
+        return None
+    return around
+
+
+def _is_free(span: Span) -> bool:
+    """Tell whether a span goes on, and is not that of a call yet."""
+    return span.is_recording() and not hasattr(span, _TAKEN)
 
 
 def _says_model(attributes: Mapping[str, Any] | None) -> bool:

@@ -4,17 +4,20 @@ Rules: arguments that the framework injects (state, store, runtime) are not the 
 replayed `ToolMessage` carries the id of the call that asks now. What a tool returns as a message with status
 "error" is a failure. Interrupts suspend the run; the tool is called again from its start. Where a graph keeps what it
 has done, a call that waits for a person is such an interrupt; whatever the run is resumed with, the ledger decides.
+OpenInference makes a span of a model's run in a callback, in whatever thread, and says nothing on it before it ends: it
+is found by the run's id once the callbacks have been called, and the client's call that follows is that span.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 from spanledger.core.call import Call
 from spanledger.errors import ApprovalPending
 from spanledger.instrument.libraries._langchain_results import ResultCodec, messages_in
-from spanledger.instrument.library import Library, Pause, Wrap
+from spanledger.instrument.library import Library, Pause, Wrap, no_call
 
 
 def describe(tool: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
@@ -75,6 +78,18 @@ def tell(call: Call, error: Exception) -> Any:
     )
 
 
+def announced(managers: list[Any]) -> list[Any]:
+    """Find the spans that OpenInference has made of the runs of models that begin."""
+    theirs = sys.modules.get("openinference.instrumentation.langchain")
+    if theirs is None:
+        return []
+    instrumentor = theirs.LangChainInstrumentor()
+    if not instrumentor.is_instrumented_by_opentelemetry:  # it would say on stdout that it is not
+        return []
+    spans = (instrumentor.get_span(manager.run_id) for manager in managers)
+    return [span for span in spans if span is not None]
+
+
 LIBRARY = Library(
     name="langchain",
     requires="langchain-core>=1.4.7,<2",
@@ -89,6 +104,16 @@ LIBRARY = Library(
             pauses=("langgraph.errors.GraphBubbleUp",),
         )
         for method in ("run", "arun")
+    )
+    + tuple(
+        Wrap(
+            target=f"langchain_core.callbacks.manager:{manager}.on_{kind}_start",
+            describe=no_call,
+            operation="chat",
+            announced=announced,
+        )
+        for manager in ("CallbackManager", "AsyncCallbackManager")
+        for kind in ("chat_model", "llm")
     ),
     hides=tuple(f"langchain_core.tools.base:_handle_{kind}_error" for kind in ("tool", "validation")),
 )
