@@ -7,6 +7,7 @@ import gc
 import threading
 import time
 import warnings
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
@@ -108,6 +109,34 @@ def test_a_connection_whose_caller_is_cancelled_before_it_is_used_is_closed(shar
         asyncio.run(main())
         gc.collect()
     assert [str(warning.message) for warning in caught] == []
+    shared._database.close()
+    wait_until_nobody_is_connected(sql)
+
+
+def test_what_the_end_of_a_loop_closes_may_still_ask_and_leaves_no_connection_behind(shared, sql) -> None:
+    kept, told = [], []
+
+    async def stream(first: int) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await asyncio.sleep(0.02)  # the loop has closed what else there is to close
+            told.append(await several(shared, range(first, first + 2)))
+            told.append(await several(shared, range(first + 2, first + 4)))
+
+    async def main(number: int) -> None:
+        await several(shared, range(3))
+        kept.append(stream(10 * number))
+        await anext(kept[-1])
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for number in (1, 2):
+            asyncio.run(main(number))
+        kept.clear()
+        gc.collect()
+    assert [str(warning.message) for warning in caught] == []
+    assert told == [[10, 11], [12, 13], [20, 21], [22, 23]]
     shared._database.close()
     wait_until_nobody_is_connected(sql)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import json
 import logging
 import math
@@ -253,22 +252,18 @@ class Database:
             self._dsn.release()
 
     async def close_loop(self) -> None:
-        """Close the pool of the running loop."""
-        await self._loop().pool.close()
-
-    def forget_loop(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Forget the connections of a loop; they were closed."""
-        self._latest = None
-        self._loops.pop(loop, None)
+        """Close the pool of the running loop; who asks there again opens another."""
+        pool, self._latest = self._loop().pool, None
+        self._loops.pop(asyncio.get_running_loop(), None)
+        await pool.close()
 
     def _loop(self) -> _Loop:
         loop, found = asyncio.get_running_loop(), self._latest
         if found is None or found.loop() is not loop:
             found = self._loops.get(loop)
         if found is None or found.pool.pid != os.getpid():
+            pool = AwaitingPool(self._connect_awaiting, timeout_s=self.timeout_s)
             # By a weak reference: what the loop is the key to must not keep it alive.
-            forget = functools.partial(_forget, weakref.ref(self), weakref.ref(loop))
-            pool = AwaitingPool(self._connect_awaiting, timeout_s=self.timeout_s, closed=forget)
             found = self._loops[loop] = _Loop(pool, AwaitingBatches(pool, timeout_s=self.timeout_s), weakref.ref(loop))
         self._latest = found
         return found
@@ -389,9 +384,3 @@ class _Loop(NamedTuple):
     pool: AwaitingPool
     batches: AwaitingBatches
     loop: weakref.ref[asyncio.AbstractEventLoop]
-
-
-def _forget(database: weakref.ref[Database], loop: weakref.ref[asyncio.AbstractEventLoop]) -> None:
-    found, gone = database(), loop()
-    if found is not None and gone is not None:
-        found.forget_loop(gone)

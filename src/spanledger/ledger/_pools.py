@@ -131,21 +131,19 @@ class AwaitingPool:
     Args:
         connect: Opens one.
         timeout_s: How long a task waits for one.
-        closed: Called when all have been closed.
     """
 
-    def __init__(
-        self, connect: Callable[[], Awaitable[AwaitingWire]], *, timeout_s: float, closed: Callable[[], None]
-    ) -> None:
+    def __init__(self, connect: Callable[[], Awaitable[AwaitingWire]], *, timeout_s: float) -> None:
         self.pid = os.getpid()
         self._connect = connect
         self._timeout_s = timeout_s
-        self._closed = closed
         # Counted here: a semaphore of asyncio takes nine calls to say that there is room.
         self._lent = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._idle: list[AwaitingWire] = []
+        # The loop closes its generators when it ends. What asks later, in one of those, has a connection for itself.
         self._keeper: AsyncGenerator[None, None] | None = None
+        self._over = False
 
     def lent(self) -> AbstractAsyncContextManager[AwaitingWire]:
         """Lend a connection.
@@ -175,7 +173,7 @@ class AwaitingPool:
     async def take_back(self, wire: AwaitingWire) -> None:
         """Take back what was borrowed."""
         try:
-            if not wire.usable or self._keeper is None:
+            if not wire.usable or self._over:
                 await wire.close()
                 return
             wire.idle_since_s = now_s = time.monotonic()
@@ -192,7 +190,8 @@ class AwaitingPool:
             await wire.close()
 
     async def close(self) -> None:
-        """Close the connections that nobody uses, for good."""
+        """Close the connections that nobody uses, and each of the others when it is given back."""
+        self._over = True
         if self._keeper is not None:
             await self._keeper.aclose()
 
@@ -219,7 +218,7 @@ class AwaitingPool:
         self._lent -= 1
 
     async def _opened(self) -> AwaitingWire:
-        if self._keeper is None:
+        if self._keeper is None and not self._over:
             self._keeper = self._until_closed()
             await anext(self._keeper)
         try:
@@ -232,8 +231,7 @@ class AwaitingPool:
         try:
             yield
         finally:
-            self._keeper = None
-            self._closed()
+            self._keeper, self._over = None, True  # it holds the loop, by which this is found
             await self.forget()
 
 
