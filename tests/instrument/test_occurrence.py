@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -148,6 +149,7 @@ def test_without_a_workflow_a_trace_is_an_execution(instrument, roll):
 def test_of_many_executions_without_a_workflow_the_oldest_is_forgotten(instrument, roll, monkeypatch):
     instrument()
     monkeypatch.setattr(_numbers, "EXECUTIONS_MAX", 2)
+    monkeypatch.setattr(_numbers, "_executions", OrderedDict())  # what other tests have left is older still
     for number in (1, 2, 1, 3, 1, 2):
         with trace.use_span(trace.NonRecordingSpan(trace.SpanContext(number, 8, is_remote=True))):
             roll(6)

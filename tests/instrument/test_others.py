@@ -18,7 +18,7 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 from opentelemetry.instrumentation.utils import unwrap
 
 import spanledger
-from spanledger import Config
+from spanledger import Config, Money, Price
 from spanledger.instrument import _patch
 from spanledger.instrument._proxies import PROXY
 from spanledger.instrument.library import Library, Wrap, no_call
@@ -228,6 +228,20 @@ def test_where_the_announced_spans_are_not_to_be_found_the_framework_runs_as_it_
     assert found is runs
     assert said(spans) == [("chat gpt-5", True), ("first", False)]
     assert "are not found" in caplog.text
+
+
+def test_what_a_stream_has_used_is_said_though_whoever_made_its_span_ends_it_with_the_last_chunk(
+    instrument_client, client, spans
+):
+    instrument_client(prices=[Price("gpt-*", input=Money(1, "USD"), output=Money(1, "USD"))])
+    span = trace.get_tracer("somebody").start_span("theirs", attributes={"gen_ai.operation.name": "chat"})
+    with trace.use_span(span):
+        for chunk in client.chat.completions.create(**ASK, stream=True, stream_options={"include_usage": True}):
+            if chunk.usage:
+                span.end()
+    attributes = spans.one("theirs").attributes
+    assert attributes["gen_ai.usage.output_tokens"] > 0
+    assert attributes["spanledger.cost"][0].endswith(" USD")
 
 
 @pytest.mark.parametrize(("asked", "kinds"), [({}, {"input", "output"}), ({"include_usage": True}, set())])

@@ -16,7 +16,7 @@ def pool_of(dsn: str, timeout_s: float) -> AwaitingPool:
     async def connect() -> AwaitingWire:
         return AwaitingWire(await psycopg.AsyncConnection.connect(dsn, autocommit=True), prepares=False)
 
-    return AwaitingPool(connect, timeout_s=timeout_s, closed=lambda: None)
+    return AwaitingPool(connect, timeout_s=timeout_s)
 
 
 async def all_of(pool: AwaitingPool) -> list[AwaitingWire]:

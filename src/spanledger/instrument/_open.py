@@ -6,11 +6,15 @@ settle after `SETTLE_MAX_S`. In a forked child it is over: it is its parent's, w
 
 from __future__ import annotations
 
+import asyncio
 import atexit
+import contextlib
 import functools
 import os
+import threading
 import time
 import weakref
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 SETTLE_MAX_S: Final = 3.0
@@ -64,3 +68,15 @@ def _forked() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
+
+
+def elsewhere(function: Callable[[], None]) -> bool:
+    """Run a function in another thread; False where none can be had, because everything is about to end."""
+    with contextlib.suppress(RuntimeError):
+        # A loop's own threads are waited for when it ends.
+        asyncio.get_running_loop().run_in_executor(None, function)
+        return True
+    with contextlib.suppress(RuntimeError):
+        threading.Thread(target=function, name="spanledger-dropped").start()
+        return True
+    return False

@@ -8,11 +8,8 @@ are alike but for `await`.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import inspect
 import logging
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -29,7 +26,7 @@ from spanledger.core.money import CALLS
 from spanledger.core.outcomes import is_ambiguous, was_never_sent, was_unreadable
 from spanledger.core.settling import finished
 from spanledger.errors import BudgetExceeded, SpanledgerError
-from spanledger.instrument import _added, _bounds, _counted, _raw
+from spanledger.instrument import _added, _bounds, _counted, _open, _raw
 from spanledger.instrument._job import NoCodec
 from spanledger.instrument._messages import Heard
 from spanledger.instrument._prices import price_text
@@ -65,8 +62,8 @@ class UnderWay:
     _took_s = 0.0
     _first_chunk_s: float | None = None
 
-    def __init__(self, guard: Guard, wrap: Wrap, call: Call, span: Span, request: Mapping[str, Any]) -> None:
-        self.request: dict[str, Any] = dict(request)
+    def __init__(self, guard: Guard, wrap: Wrap, call: Call, span: Span, request: dict[str, Any]) -> None:
+        self.request = request
         self._guard = guard
         self._wrap = wrap
         self._call = call
@@ -141,11 +138,12 @@ class UnderWay:
 
     def answered(self, result: Any) -> Any:
         """Look at what the function returned; return what the caller gets."""
-        if is_generator(result):
+        is_whole = _raw.is_plain(type(result))
+        if not is_whole and is_generator(result):
             return generated(result, self)
         self._answered = True
         try:
-            if _raw.is_plain(type(result)):
+            if is_whole:
                 self._read(result)
             elif self._look(self._wrap.parsed(result) if self._wrap.parsed else result):
                 return result
@@ -156,11 +154,12 @@ class UnderWay:
 
     async def answered_awaiting(self, result: Any) -> Any:
         """Look at what the coroutine function returned; return what the caller gets."""
-        if is_generator(result):
+        is_whole = _raw.is_plain(type(result))
+        if not is_whole and is_generator(result):
             return generated(result, self)
         self._answered = True
         try:
-            if _raw.is_plain(type(result)):
+            if is_whole:
                 self._read(result)
                 await self.end_awaiting()
                 return result
@@ -209,7 +208,10 @@ class UnderWay:
             self._heard.gather(chunk)
         try:
             if wrap.fold is not None:
-                self._usage = wrap.fold(self._usage, chunk)
+                before, self._usage = self._usage, wrap.fold(self._usage, chunk)
+                if self._usage is not before and model_spans.is_theirs(self._span):
+                    # They may end it with this very chunk.
+                    record.known(self._span, self._used())
             if self._begun is not None and wrap.said is not None:
                 self._seen_bytes += len(wrap.said(chunk).encode("utf-8", "surrogatepass"))
             return self._hidden is None or not self._hidden(chunk)
@@ -274,7 +276,7 @@ class UnderWay:
         """Settle the call somewhere else."""
         if not hasattr(self, "_goes_on"):
             return
-        if self._begun is None or not _elsewhere(self.end_dropped):
+        if self._begun is None or not _open.elsewhere(self.end_dropped):
             self.end_dropped()
 
     def end_dropped(self) -> None:
@@ -303,8 +305,7 @@ class UnderWay:
         """Say on the span what the call used and how it ended, tell of it elsewhere, and end the span."""
         span, usage, config = self._span, self._usage, self._guard.config
         try:
-            cost = price_text(self._call, usage, config.prices)
-            used = inference.used(usage, cost=cost, first_chunk_s=self._first_chunk_s)
+            used = self._used()
             record.known(span, used)
             if error is not None:
                 self._failed(error)
@@ -316,16 +317,25 @@ class UnderWay:
             told = config.tells_model_calls and self._wrap.messages is not None and not model_spans.is_counted(span)
             if told or self._heard is not None:
                 self._tell(used, error)
-            if metrics.recorded() and not model_spans.is_counted(span):
-                metering.of_model_call(self._call, usage, error, self._took_s, self._first_chunk_s)
-            elif metrics.recorded() and self._hidden is not None:
-                metering.of_tokens(self._call, usage)
+            if metrics.recorded():
+                self._measure(error)
             if self._around is not None and self._around.session_id is not None:
                 self._count(error, self._around)
         except Exception as failed:  # noqa: BLE001 - logged
             self._unreadable(failed)
         finally:
             record.end(span)
+
+    def _used(self) -> dict[str, Any]:
+        cost = price_text(self._call, self._usage, self._guard.config.prices)
+        return inference.used(self._usage, cost=cost, first_chunk_s=self._first_chunk_s)
+
+    def _measure(self, error: BaseException | None) -> None:
+        """Record metrics; whoever else has made the span does so of all but what was kept from them."""
+        if not model_spans.is_counted(self._span):
+            metering.of_model_call(self._call, self._usage, error, self._took_s, self._first_chunk_s)
+        elif self._hidden is not None:
+            metering.of_tokens(self._call, self._usage)
 
     def _failed(self, error: BaseException) -> None:
         if self._begun is None and isinstance(error, SpanledgerError):
@@ -381,15 +391,3 @@ class UnderWay:
         # The provider has answered and will be paid: whatever we cannot read, the caller can.
         name = self._call.name
         logger.error("the model call to %s could not be measured or recorded", name, exc_info=error)
-
-
-def _elsewhere(function: Callable[[], None]) -> bool:
-    """Run a function in another thread; False where none can be had, because everything is about to end."""
-    with contextlib.suppress(RuntimeError):
-        # A loop's own threads are waited for when it ends.
-        asyncio.get_running_loop().run_in_executor(None, function)
-        return True
-    with contextlib.suppress(RuntimeError):
-        threading.Thread(target=function, name="spanledger-dropped").start()
-        return True
-    return False

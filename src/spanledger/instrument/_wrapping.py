@@ -225,7 +225,8 @@ def _by_name(
 
 def _described(wrap: Wrap, owner: Any, args: tuple[Any, ...], request: Mapping[str, Any]) -> Call | None:
     try:
-        return _call_of(wrap.describe(owner, args, request))
+        call = wrap.describe(owner, args, request)
+        return call if type(call) is Call and call.workflow_id is None else _call_of(call)
     except Exception:
         logger.warning("a call of %s cannot be described and is not traced", wrap.target, exc_info=True)
         return None

@@ -78,10 +78,15 @@ def start(call: Call, context: Context) -> Span:
     return record.start(call, context)
 
 
+def is_theirs(span: Span) -> bool:
+    """Tell whether somebody else has made a span, and ends it."""
+    # By its type: asking a proxy for its class answers with that of the span, and costs more.
+    return cast("type[Any]", type(span)) is _Shared
+
+
 def is_counted(span: Span) -> bool:
     """Tell whether somebody else has made a span, and counts in metrics what it says."""
-    # By its type: asking a proxy for its class answers with that of the span, and costs more.
-    if cast("type[Any]", type(span)) is not _Shared:
+    if not is_theirs(span):
         return False
     scope = getattr(span, "instrumentation_scope", None)
     return getattr(scope, "name", "").startswith(_COUNTING)
@@ -175,10 +180,10 @@ def _of_others(context: Context) -> Span | None:
     for span in _announced.get():
         if _is_free(span):
             return span
-    around = trace.get_current_span(context) if context else trace.INVALID_SPAN
-    if around is trace.INVALID_SPAN or not _says_model(getattr(around, "attributes", None)) or not _is_free(around):
+    around: Any = context.get(_CURRENT_SPAN)
+    if around is None or not _says_model(getattr(around, "attributes", None)) or not _is_free(around):
         return None
-    return around
+    return cast("Span", around)
 
 
 def _is_free(span: Span) -> bool:

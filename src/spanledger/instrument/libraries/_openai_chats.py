@@ -14,7 +14,7 @@ from spanledger.core.frozen import changed
 from spanledger.core.prices import Bound
 from spanledger.instrument import _bounds, _raw
 from spanledger.instrument.libraries._asked import sent
-from spanledger.instrument.libraries._figures import count, most
+from spanledger.instrument.libraries._figures import figures, most
 from spanledger.instrument.libraries._openai_common import call_of
 from spanledger.instrument.libraries._openai_messages import MESSAGES
 from spanledger.instrument.library import HiddenChunk, Wrap
@@ -22,7 +22,8 @@ from spanledger.instrument.library import HiddenChunk, Wrap
 
 def describe(instance: Any, _args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
     """Read a call of `Completions.create`."""
-    kwargs = sent(kwargs)
+    if "extra_body" in kwargs:
+        kwargs = sent(kwargs)
     if "max_completion_tokens" in kwargs or "max_tokens" in kwargs:
         return call_of(instance, kwargs, "chat", _most_written(kwargs))
     return call_of(instance, kwargs, "chat")
@@ -115,12 +116,12 @@ def counts(reported: Any) -> tuple[int | None, ...]:
         return _NONE_REPORTED
     read = getattr(reported, "prompt_tokens_details", None)
     written = getattr(reported, "completion_tokens_details", None)
-    return (
-        count(reported, "prompt_tokens"),
-        count(reported, "completion_tokens"),
-        count(read, "cached_tokens"),
-        count(written, "reasoning_tokens"),
-        count(read, "cache_write_tokens"),
+    return figures(
+        getattr(reported, "prompt_tokens", None),
+        getattr(reported, "completion_tokens", None),
+        getattr(read, "cached_tokens", None),
+        getattr(written, "reasoning_tokens", None),
+        getattr(read, "cache_write_tokens", None),
     )
 
 
