@@ -7,9 +7,10 @@ by hand and with neither take turns, and the medians of what they add to their n
 calling thread, so that waiting and other processes do not count. Where a process has its code and data in memory is
 chance and moves the ratio by a tenth and more, so that the median of several processes counts, and the smallest and
 the largest are told; what a span by hand costs beside another one is noise. By hand means a span with the very
-attributes that ours has. The price of a chunk is the slope between short and long streams. Others are measured where
-they are installed. No ledger is asked: nothing here has a budget, and a private server that nobody uses is not asked
-for controls. Whatever holds for one machine are ratios; absolute figures do not.
+attributes that ours has, read off the answer, and its cost at prices that are written down in the program. The price of
+a chunk is the slope between short and long streams. Others are measured where they are installed. No ledger is asked:
+nothing here has a budget, and a private server that nobody uses is not asked for controls. Whatever holds for one
+machine are ratios; absolute figures do not.
 """
 
 from __future__ import annotations
@@ -131,7 +132,6 @@ def by_hand() -> None:
     attributes = attributes_of_ours()
     asked = {name: value for name, value in attributes.items() if ".request." in name or "usage" not in name}
     asked = {name: value for name, value in asked.items() if not name.startswith(("gen_ai.response.", "spanledger."))}
-    cost = attributes.get("spanledger.cost", ())
     create, tracer = Completions.create, trace.get_tracer("by hand")
 
     def traced(self: Completions, **kwargs: Any) -> Any:
@@ -139,17 +139,19 @@ def by_hand() -> None:
             answer = create(self, **kwargs)
             if kwargs.get("stream"):
                 return answer
-            reported = answer.usage
+            reported, read = answer.usage, answer.usage.prompt_tokens_details
+            fresh, cached = reported.prompt_tokens - read.cached_tokens, read.cached_tokens
+            cost = fresh * 1.25 + cached * 0.125 + reported.completion_tokens * 10
             span.set_attributes({
                 "gen_ai.response.model": answer.model,
                 "gen_ai.response.id": answer.id,
                 "gen_ai.response.finish_reasons": [choice.finish_reason for choice in answer.choices],
                 "gen_ai.usage.input_tokens": reported.prompt_tokens,
                 "gen_ai.usage.output_tokens": reported.completion_tokens,
-                "gen_ai.usage.cache_read.input_tokens": reported.prompt_tokens_details.cached_tokens,
-                "gen_ai.usage.cache_write.input_tokens": 0,
+                "gen_ai.usage.cache_read.input_tokens": cached,
+                "gen_ai.usage.cache_write.input_tokens": read.cache_write_tokens,
                 "gen_ai.usage.reasoning.output_tokens": reported.completion_tokens_details.reasoning_tokens,
-                "spanledger.cost": cost,
+                "spanledger.cost": [f"{cost / 1e6:.6f} USD"],
             })  # fmt: skip
             return answer
 

@@ -25,7 +25,7 @@ def used(usage: Usage, *, cost: str | None = None, first_chunk_s: float | None =
     known: dict[str, Any] = {}
     values = (*_of_usage(usage), first_chunk_s, (cost,) if cost else None)
     for name, value in zip(_SAID_OF_USAGE, values, strict=True):
-        if value is not None and value != ():
+        if value or value == 0:  # comparing a number with () takes three attempts
             known[name] = value  # noqa: PERF403 - of every call, and a comprehension is a call more
     return known
 

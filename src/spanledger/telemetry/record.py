@@ -38,6 +38,7 @@ SCOPE = "spanledger"
 # A span we open ourselves is not asked about by the gate: whoever opened it asks.
 OWN_SPAN = otel_context.create_key("spanledger-own-span")
 _START: Final = "telemetry.record.start"
+_NOWHERE: Final = Context({OWN_SPAN: True})
 
 # By these a program is told to stop; what the span is about has not gone wrong.
 INTERRUPTIONS = (KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError)
@@ -61,7 +62,8 @@ def start(call: Call, around: Context | None = None) -> Span:
         call: The call.
         around: The current context, where the caller has looked it up.
     """
-    context = Context({**(otel_context.get_current() if around is None else around), OWN_SPAN: True})
+    here = otel_context.get_current() if around is None else around
+    context = Context({**here, OWN_SPAN: True}) if here else _NOWHERE
     try:
         name, kind, attributes = call.memo.get(_START) or _start_of(call)
         # Never the one that is kept: a sampler may change what it is given.

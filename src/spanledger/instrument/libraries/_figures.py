@@ -17,7 +17,7 @@ def count(reported: Any, name: str) -> int | None:
     return value if _is_figure(value) else None
 
 
-def figures(*values: Any) -> tuple[int | None, ...]:
+def figures(values: tuple[Any, ...]) -> tuple[int | None, ...]:
     """Take of some values those that are figures, and None for each of the others."""
     # Of every answer, and nearly all are: a loop costs a fifth of a function for each.
     for value in values:

@@ -117,11 +117,13 @@ def counts(reported: Any) -> tuple[int | None, ...]:
     read = getattr(reported, "prompt_tokens_details", None)
     written = getattr(reported, "completion_tokens_details", None)
     return figures(
-        getattr(reported, "prompt_tokens", None),
-        getattr(reported, "completion_tokens", None),
-        getattr(read, "cached_tokens", None),
-        getattr(written, "reasoning_tokens", None),
-        getattr(read, "cache_write_tokens", None),
+        (
+            getattr(reported, "prompt_tokens", None),
+            getattr(reported, "completion_tokens", None),
+            getattr(read, "cached_tokens", None),
+            getattr(written, "reasoning_tokens", None),
+            getattr(read, "cache_write_tokens", None),
+        )
     )
 
 
