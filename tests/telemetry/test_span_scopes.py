@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -118,6 +118,17 @@ def test_instrument_says_which_spans_are_left_to_libraries(dsn, tracer, opened_b
     opened_by(SWALLOWS)(Exporting(ALWAYS_OFF).tracer, NAME).end()
 
 
+@pytest.fixture
+def forgotten() -> Iterator[None]:
+    """Packages that the test makes are not there for others, who would take them for the real ones."""
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if name.startswith(("openinference", "strands")):
+            del sys.modules[name]
+
+
+@pytest.mark.usefixtures("forgotten")
 def test_the_doctor_says_how_far_the_spans_of_what_is_installed_are_guarded(tmp_path, monkeypatch):
     unseen = "openinference.instrumentation.langchain"
     for module in ("strands", "openinference/instrumentation/llama_index", unseen.replace(".", "/")):

@@ -31,7 +31,7 @@ class ModelCalls:
     def ask(self, wrap: Wrap, call: Call, function: Callable[..., Any], request: dict[str, Any]) -> Any:
         """Make a model call; it asks the ledger only where something there or in the configuration covers it."""
         context = otel_context.get_current()
-        if model_spans.INSIDE in context:
+        if model_spans.INSIDE in context and model_spans.is_part(context, wrap.package, request):
             return function(**request)
         guard, span = self.guard, model_spans.start(call, context)
         made = UnderWay(guard, wrap, call, span, request)
@@ -43,7 +43,7 @@ class ModelCalls:
                 made.admitted(guard.blocking.drive(admitted(made.asked())))
             if guard.config.rules:
                 made.shown = model_spans.for_others(span, call, guard.config)
-            entered = model_spans.enter(made.shown, context)
+            entered = model_spans.enter(made, context)
             try:
                 result = function(**made.prepared())
             except Exception as error:
@@ -61,7 +61,7 @@ class ModelCalls:
     async def ask_awaiting(self, wrap: Wrap, call: Call, function: Callable[..., Any], request: dict[str, Any]) -> Any:
         """Make a model call; it asks the ledger only where something there or in the configuration covers it."""
         context = otel_context.get_current()
-        if model_spans.INSIDE in context:
+        if model_spans.INSIDE in context and model_spans.is_part(context, wrap.package, request):
             return await function(**request)
         guard, span = self.guard, model_spans.start(call, context)
         made = UnderWay(guard, wrap, call, span, request)
@@ -73,7 +73,7 @@ class ModelCalls:
                 made.admitted(await guard.awaiting.drive(admitted(made.asked())))
             if guard.config.rules:
                 made.shown = model_spans.for_others(span, call, guard.config)
-            entered = model_spans.enter(made.shown, context)
+            entered = model_spans.enter(made, context)
             try:
                 result = await function(**made.prepared())
             except Exception as error:

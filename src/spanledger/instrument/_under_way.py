@@ -72,6 +72,11 @@ class UnderWay:
         # Where it ends, in another thread perhaps, nothing is around it.
         self._around = ambient()
 
+    @property
+    def package(self) -> str:
+        """The package whose function was called."""
+        return self._wrap.package
+
     # --- before
 
     def asked(self) -> Asking:
@@ -222,7 +227,7 @@ class UnderWay:
 
     def enter(self) -> Any:
         """Make the call the one that runs here; return what `leave` takes."""
-        return model_spans.enter(self.shown, otel_context.get_current())
+        return model_spans.enter(self, otel_context.get_current())
 
     def leave(self, entered: Any) -> None:
         """Make what was there before run here again."""
@@ -230,7 +235,7 @@ class UnderWay:
 
     def is_entered(self) -> bool:
         """Tell whether the call runs here, and not in another thread or task."""
-        return otel_context.get_current().get(model_spans.INSIDE) is self.shown
+        return otel_context.get_current().get(model_spans.INSIDE) is self
 
     # --- the end
 

@@ -209,6 +209,11 @@ class Wrap:
         return self.target.partition(":")[0]
 
     @property
+    def package(self) -> str:
+        """The package that the module is in."""
+        return self.target.partition(".")[0].partition(":")[0]
+
+    @property
     def path(self) -> str:
         """The target's path in its module."""
         return self.target.partition(":")[2]

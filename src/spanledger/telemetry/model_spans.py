@@ -5,7 +5,8 @@ they know not to make a span; a span they start all the same is ours, handed out
 on it and nothing ends it but us. Where one of theirs is around the call already, it is the span, and we end nothing;
 so it is where a framework's callback has announced the call, and made its span without making it the current one; one
 that says nothing of itself yet is known by who announces it.
-A span around is the span of one call: the next call inside it has its own.
+A span around is the span of one call: the next call inside it has its own. A client's functions call each other, and
+what they ask is the same: what asks for something else, as a client's middleware may, is a call of its own.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import contextlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import wrapt
 from opentelemetry import context as otel_context
@@ -28,7 +29,7 @@ from spanledger.core.call import Call
 from spanledger.telemetry import record, semconv
 from spanledger.telemetry.redacting import RedactingSpan
 
-# Under it, the span of the model call that runs here.
+# Under it, the model call that runs here.
 INSIDE: Final = otel_context.create_key("spanledger-model-call")
 # Under it, the API has the current span: setting it at once with the others saves two copies of a context.
 _CURRENT_SPAN: Final = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, Context())))
@@ -52,6 +53,8 @@ _SCOPES: Final = (
 )
 # Those of them that record metrics of tokens as well.
 _COUNTING: Final = "opentelemetry."
+# By these a request says what it asks.
+_ASKED: Final = ("model", "messages", "input", "prompt", "contents")
 _KINDS: Final = frozenset({"LLM", "EMBEDDING"})
 _TAKEN: Final = "_spanledger_taken"
 # Who makes spans of models' runs in callbacks of LangChain, and so ends their names.
@@ -59,6 +62,23 @@ _ANNOUNCING: Final = "opentelemetry.instrumentation.langchain"
 _ANNOUNCED_NAMES: Final = (".chat", ".completion")
 # Those of runs that go on here.
 _announced: ContextVar[tuple[Span, ...]] = ContextVar("spanledger_announced", default=())
+
+
+class Running(Protocol):
+    """A model call that runs.
+
+    Attributes:
+        shown: Its span, as others see it.
+        request: What is asked, by keyword.
+    """
+
+    shown: Span
+    request: dict[str, Any]
+
+    @property
+    def package(self) -> str:
+        """The package whose function was called."""
+        ...
 
 
 def start(call: Call, context: Context) -> Span:
@@ -93,8 +113,32 @@ def is_counted(span: Span) -> bool:
 
 
 def is_inside() -> bool:
-    """Tell whether a model call runs here: what a client's functions call in turn is the same call."""
+    """Tell whether a model call runs here."""
     return INSIDE in otel_context.get_current()
+
+
+def is_part(context: Context, package: str, request: Mapping[str, Any]) -> bool:
+    """Tell whether what is asked here is the call that runs here, coming through another function.
+
+    Args:
+        context: The current context.
+        package: The one that the function is of. Another one may say the same in its own way.
+        request: Its keyword arguments.
+    """
+    around: Running | None = context.get(INSIDE)  # type: ignore[assignment]
+    if around is None:
+        return False
+    asked = around.request
+    return around.package != package or all(_same(asked.get(name), request.get(name)) for name in _ASKED)
+
+
+def _same(one: Any, other: Any) -> bool:
+    if one is other:
+        return True
+    try:
+        return bool(one == other)
+    except Exception:  # noqa: BLE001 - arrays, and whatever else has a mind of its own
+        return True
 
 
 def for_others(span: Span, call: Call, config: Config) -> Span:
@@ -103,17 +147,17 @@ def for_others(span: Span, call: Call, config: Config) -> Span:
     return cast("Span", RedactingSpan(span, redactor)) if redactor.redact else span
 
 
-def enter(span: Span, context: Context) -> Any:
+def enter(call: Running, context: Context) -> Any:
     """Make a model call the one that runs here, its span the current one, and tell others that there is one.
 
     Args:
-        span: Its span.
+        call: The call.
         context: The current context.
 
     Returns:
         What `leave` takes, whatever happens in between: a context manager would cost as much again.
     """
-    told = {**context, INSIDE: span, _SUPPRESS: True, _CURRENT_SPAN: span}
+    told = {**context, INSIDE: call, _SUPPRESS: True, _CURRENT_SPAN: call.shown}
     if _UTIL_GENAI in sys.modules:
         told |= _keys()
     return otel_context.attach(Context(told))
@@ -143,12 +187,12 @@ def handed_out(tracer: Any, attributes: Mapping[str, Any] | None, context: Conte
     """Return our span where somebody starts another one of the same model call; None where it is none."""
     if context is None:
         context = otel_context.get_current()
-    span = context.get(INSIDE)
-    if span is None or record.OWN_SPAN in context:
+    around: Running | None = context.get(INSIDE)  # type: ignore[assignment]
+    if around is None or record.OWN_SPAN in context:
         return None
     if not (_says_model(attributes) or _scope_of(tracer).startswith(_SCOPES)):
         return None
-    shared = _Shared(cast("Span", span))
+    shared = _Shared(around.shown)
     if attributes:
         shared.set_attributes(attributes)
     return cast("Span", shared)
@@ -183,6 +227,9 @@ def _of_others(context: Context) -> Span | None:
     around: Any = context.get(_CURRENT_SPAN)
     if around is None or not _says_model(getattr(around, "attributes", None)) or not _is_free(around):
         return None
+    running: Running | None = context.get(INSIDE)  # type: ignore[assignment]
+    if running is not None and running.shown is (around.__wrapped__ if is_theirs(around) else around):
+        return None  # ours, perhaps handed out
     return cast("Span", around)
 
 
