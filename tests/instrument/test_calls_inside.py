@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -145,3 +148,49 @@ def test_one_inside_a_span_of_the_programs_own_is_a_call_of_its_own(model, limit
         client.chat.completions.create(**LIMITED)
     names = [span.name for span in spans.all()]
     assert sorted(names) == ["chat gpt-5", "chat gpt-5-mini", "moderation", "moderation"]
+
+
+def test_what_goes_on_when_the_call_that_began_it_is_over_is_no_part_of_it(model, limited, spans, ledger: Ledger):
+    limited(10)
+
+    async def main() -> None:
+        over, begun = asyncio.Event(), []
+
+        async def later() -> None:
+            await over.wait()
+            await client.chat.completions.create(**LIMITED)
+
+        async def hook(_request: httpx2.Request) -> None:
+            if not begun:
+                begun.append(asyncio.create_task(later()))
+
+        transport = httpx2.AsyncClient(event_hooks={"request": [hook]})
+        client = openai.AsyncOpenAI(base_url=model.url, api_key="offline", max_retries=0, http_client=transport)
+        async with client:
+            await client.chat.completions.create(**LIMITED)
+            over.set()
+            await begun[0]
+
+    asyncio.run(main())
+    assert [span.name for span in spans.all()] == ["chat gpt-5", "chat gpt-5"]
+    assert ledger.budget("b").spent == Calls(2)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_was_asked_is_not_kept_by_what_the_call_leaves_behind(stream, model, limited):
+    class Messages(list[Any]):
+        """A list that can be watched."""
+
+    limited(10)
+    left: list[contextvars.Context] = []
+    transport = httpx2.Client(event_hooks={"request": [lambda _request: left.append(contextvars.copy_context())]})
+    messages = Messages(LIMITED["messages"])
+    kept = weakref.ref(messages)
+    with openai.OpenAI(base_url=model.url, api_key="offline", max_retries=0, http_client=transport) as client:
+        asked = client.chat.completions.create(**{**LIMITED, "messages": messages}, stream=stream)
+        if stream:
+            list(asked)
+    del messages, asked
+    gc.collect()
+    assert len(left) == 1
+    assert kept() is None

@@ -19,7 +19,7 @@ from spanledger.config import Config
 from spanledger.core.call import Call, Usage
 from spanledger.core.money import AMOUNT_MAX, CALLS, TOKENS
 from spanledger.core.prices import Bound, price_for
-from spanledger.errors import Undescribable
+from spanledger.errors import BudgetExceeded, SpanledgerError, Undescribable
 from spanledger.instrument._prices import price, tariff_of
 
 REPORTED, ESTIMATED, RESERVED = "reported", "estimated", "reserved"
@@ -38,6 +38,14 @@ class Reserved:
     amounts: Mapping[str, int] = field(default_factory=dict)
     input_tokens: int | None = None
     names_no_maximum: bool = False
+
+    def explain(self, error: SpanledgerError) -> None:
+        """Say with a refusal what could be done about it."""
+        if isinstance(error, BudgetExceeded) and self.names_no_maximum:
+            error.add_note(
+                "The request names no maximum of output tokens, so all that the model can write had to be reserved: "
+                "name one in the request, or set output_tokens_max in the configuration."
+            )
 
 
 def reserved(call: Call, bound: Bound | None, config: Config, given: Mapping[str, int]) -> Reserved:

@@ -25,7 +25,7 @@ from spanledger.core.content import Capture
 from spanledger.core.money import CALLS
 from spanledger.core.outcomes import is_ambiguous, was_never_sent, was_unreadable
 from spanledger.core.settling import finished
-from spanledger.errors import BudgetExceeded, SpanledgerError
+from spanledger.errors import SpanledgerError
 from spanledger.instrument import _added, _bounds, _counted, _open, _raw
 from spanledger.instrument._job import NoCodec
 from spanledger.instrument._messages import Heard
@@ -76,6 +76,11 @@ class UnderWay:
     def package(self) -> str:
         """The package whose function was called."""
         return self._wrap.package
+
+    @property
+    def is_over(self) -> bool:
+        """It has ended."""
+        return not hasattr(self, "_goes_on")
 
     # --- before
 
@@ -279,7 +284,7 @@ class UnderWay:
 
     def dropped(self) -> None:
         """Settle the call somewhere else."""
-        if not hasattr(self, "_goes_on"):
+        if self.is_over:
             return
         if self._begun is None or not _open.elsewhere(self.end_dropped):
             self.end_dropped()
@@ -330,6 +335,8 @@ class UnderWay:
             self._unreadable(failed)
         finally:
             record.end(span)
+            # A connection that was opened in the midst of it holds the context, and so the call, as long as it lives.
+            self.request, self._heard = {}, None
 
     def _used(self) -> dict[str, Any]:
         cost = price_text(self._call, self._usage, self._guard.config.prices)
@@ -345,7 +352,7 @@ class UnderWay:
     def _failed(self, error: BaseException) -> None:
         if self._begun is None and isinstance(error, SpanledgerError):
             record.refused(self._span, error)
-            self._explain(error)
+            self._reserve.explain(error)
         else:
             record.failed(self._span, error)
 
@@ -367,13 +374,6 @@ class UnderWay:
         failure = {} if error is None else {semconv.ERROR_TYPE: record.type_of(error)}
         known = {**used, **failure}
         inference.told(self._span, call, known, said, config.message_capture, event=config.tells_model_calls)
-
-    def _explain(self, error: SpanledgerError) -> None:
-        if isinstance(error, BudgetExceeded) and self._reserve.names_no_maximum:
-            error.add_note(
-                "The request names no maximum of output tokens, so all that the model can write had to be reserved: "
-                "name one in the request, or set output_tokens_max in the configuration."
-            )
 
     def _ended(self, error: BaseException | None, *, early: bool) -> Ended:
         call, config = self._call, self._guard.config

@@ -80,6 +80,11 @@ class Running(Protocol):
         """The package whose function was called."""
         ...
 
+    @property
+    def is_over(self) -> bool:
+        """It has ended, and what was begun in the midst of it goes on."""
+        ...
+
 
 def start(call: Call, context: Context) -> Span:
     """Start the span of a model call, or take the one that somebody has made of it.
@@ -114,7 +119,7 @@ def is_counted(span: Span) -> bool:
 
 def is_inside() -> bool:
     """Tell whether a model call runs here."""
-    return INSIDE in otel_context.get_current()
+    return _running(otel_context.get_current()) is not None
 
 
 def is_part(context: Context, package: str, request: Mapping[str, Any]) -> bool:
@@ -125,11 +130,16 @@ def is_part(context: Context, package: str, request: Mapping[str, Any]) -> bool:
         package: The one that the function is of. Another one may say the same in its own way.
         request: Its keyword arguments.
     """
-    around: Running | None = context.get(INSIDE)  # type: ignore[assignment]
+    around = _running(context)
     if around is None:
         return False
     asked = around.request
     return around.package != package or all(_same(asked.get(name), request.get(name)) for name in _ASKED)
+
+
+def _running(context: Context) -> Running | None:
+    around = cast("Running | None", context.get(INSIDE))
+    return None if around is None or around.is_over else around
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -187,7 +197,7 @@ def handed_out(tracer: Any, attributes: Mapping[str, Any] | None, context: Conte
     """Return our span where somebody starts another one of the same model call; None where it is none."""
     if context is None:
         context = otel_context.get_current()
-    around: Running | None = context.get(INSIDE)  # type: ignore[assignment]
+    around = _running(context)
     if around is None or record.OWN_SPAN in context:
         return None
     if not (_says_model(attributes) or _scope_of(tracer).startswith(_SCOPES)):
@@ -227,7 +237,7 @@ def _of_others(context: Context) -> Span | None:
     around: Any = context.get(_CURRENT_SPAN)
     if around is None or not _says_model(getattr(around, "attributes", None)) or not _is_free(around):
         return None
-    running: Running | None = context.get(INSIDE)  # type: ignore[assignment]
+    running = _running(context)
     if running is not None and running.shown is (around.__wrapped__ if is_theirs(around) else around):
         return None  # ours, perhaps handed out
     return cast("Span", around)
