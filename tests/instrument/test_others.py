@@ -204,6 +204,19 @@ def test_calls_that_a_library_announces_are_the_spans_that_were_made_of_them_in_
     assert said(spans) == MODEL_SPANS
 
 
+def test_what_is_embedded_before_an_announced_chat_has_a_span_of_its_own(client, spans):
+    spanledger.instrument(Config(dsn="host=/nowhere"), libraries=["openai", ANNOUNCING])
+
+    def ran() -> None:
+        _, (chat,) = Runs().begun("chat")
+        client.embeddings.create(model="text-embedding-3-small", input="hi")
+        client.chat.completions.create(**ASK)
+        chat.end()
+
+    contextvars.copy_context().run(ran)
+    assert said(spans) == [("embeddings text-embedding-3-small", True), ("chat", True)]
+
+
 def test_awaited_calls_that_a_library_announces_are_the_spans_that_were_made_of_them(awaited, spans):
     spanledger.instrument(Config(dsn="host=/nowhere"), libraries=["openai", ANNOUNCING])
 

@@ -40,7 +40,9 @@ _UTIL_GENAI_DATA: Final = (
     ("CLIENT_INFERENCE_CONTEXT_KEY", "InferenceData"),
     ("CLIENT_EMBEDDING_CONTEXT_KEY", "EmbeddingData"),
 )
-_OPERATIONS: Final = frozenset({"chat", "text_completion", "generate_content", "embeddings"})
+_EMBEDDINGS: Final = "embeddings"
+_EMBEDDING: Final = frozenset({_EMBEDDINGS, "EMBEDDING"})
+_OPERATIONS: Final = frozenset({"chat", "text_completion", "generate_content", _EMBEDDINGS})
 # Instrumentations of the clients that we instrument, by the beginning of their scope.
 _SCOPES: Final = (
     "com.anthropic.sdk.python",
@@ -93,7 +95,7 @@ def start(call: Call, context: Context) -> Span:
         call: The call.
         context: The current context.
     """
-    theirs = _of_others(context)
+    theirs = _of_others(call, context)
     if theirs is not None:
         with contextlib.suppress(AttributeError):  # a span that takes no attributes of ours
             setattr(theirs, _TAKEN, True)
@@ -229,13 +231,17 @@ def _keys() -> dict[str, Any]:
     return keys
 
 
-def _of_others(context: Context) -> Span | None:
+def _of_others(call: Call, context: Context) -> Span | None:
     """Find the span that somebody has made of the model call that begins."""
-    for span in _announced.get():
-        if _is_free(span):
-            return span
+    # What a chat has embedded first, to look into a cache for example, is not the chat.
+    embeds = call.operation == _EMBEDDINGS
+    if not embeds:
+        for span in _announced.get():
+            if _is_free(span):
+                return span
     around: Any = context.get(_CURRENT_SPAN)
-    if around is None or not _says_model(getattr(around, "attributes", None)) or not _is_free(around):
+    said: Mapping[str, Any] = getattr(around, "attributes", None) or {}
+    if not _says_model(said) or _says_embeddings(said) is not embeds or not _is_free(around):
         return None
     running = _running(context)
     if running is not None and running.shown is (around.__wrapped__ if is_theirs(around) else around):
@@ -255,6 +261,10 @@ def _says_model(attributes: Mapping[str, Any] | None) -> bool:
     if operation is not None:
         return operation in _OPERATIONS
     return attributes.get("openinference.span.kind") in _KINDS or attributes.get("llm.request.type") == "chat"
+
+
+def _says_embeddings(attributes: Mapping[str, Any]) -> bool:
+    return attributes.get(semconv.OPERATION_NAME, attributes.get("openinference.span.kind")) in _EMBEDDING
 
 
 def _scope_of(tracer: Any) -> str:
