@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx2
 import openai
 import pytest
 import wrapt
@@ -161,19 +162,19 @@ class Runs:
     def __init__(self, *, broken: bool = False) -> None:
         self.broken = broken
 
-    def begun(self, *names: str) -> tuple[Runs, list[trace.Span]]:
+    def begun(self, *models: str) -> tuple[Runs, list[trace.Span]]:
         tracer = trace.get_tracer("somebody")
         with ThreadPoolExecutor() as threads:
-            return self, [threads.submit(tracer.start_span, name).result() for name in names]
+            return self, [threads.submit(tracer.start_span, f"run of {model}").result() for model in models]
 
-    async def begun_awaiting(self, *names: str) -> tuple[Runs, list[trace.Span]]:
-        return await asyncio.to_thread(self.begun, *names)
+    async def begun_awaiting(self, *models: str) -> tuple[Runs, list[trace.Span]]:
+        return await asyncio.to_thread(self.begun, *models)
 
 
-def spans_of(found: tuple[Runs, list[trace.Span]]) -> list[trace.Span]:
+def spans_of(models: tuple[str, ...], _kwargs: Any, found: tuple[Runs, list[trace.Span]]) -> list[Any]:
     runs, begun = found
     assert not runs.broken
-    return begun
+    return list(zip(begun, [None if model == "any" else model for model in models], strict=True))
 
 
 ANNOUNCING = Library(
@@ -182,64 +183,119 @@ ANNOUNCING = Library(
     tuple(Wrap(f"{__name__}:Runs.{name}", no_call, "chat", announced=spans_of) for name in ("begun", "begun_awaiting")),
 )
 ASK = {"model": "gpt-5", "messages": [{"role": "user", "content": "hi"}]}
-MODEL_SPANS = [("first", True), ("second", True), ("unused", False), ("chat gpt-5", True)]
 
 
-def said(spans: Any) -> list[tuple[str, bool]]:
-    return [(span.name, "gen_ai.usage.input_tokens" in span.attributes) for span in spans.all()]
+def asking(model: str, **more: Any) -> dict[str, Any]:
+    return {**ASK, "model": model, **more}
 
 
-def test_calls_that_a_library_announces_are_the_spans_that_were_made_of_them_in_their_order(client, spans):
+def said(spans: Any) -> list[tuple[str, Any]]:
+    """The names of the spans, and what was asked of which model."""
+    return [(span.name, span.attributes.get("gen_ai.request.model")) for span in spans.all()]
+
+
+@pytest.fixture
+def announcing() -> Callable[[Callable[[], None]], None]:
+    """Run a function where nothing was announced before."""
     spanledger.instrument(Config(dsn="host=/nowhere"), libraries=["openai", ANNOUNCING])
+    return contextvars.copy_context().run
 
+
+def test_calls_that_a_library_announces_are_the_spans_that_were_made_of_them_in_their_order(announcing, client, spans):
     def ran() -> None:
-        _, begun = Runs().begun("first", "second", "unused")
-        client.chat.completions.create(**ASK)
-        list(client.chat.completions.create(**ASK, stream=True))
+        _, begun = Runs().begun("any", "any", "any")
+        client.chat.completions.create(**asking("gpt-5"))
+        list(client.chat.completions.create(**asking("gpt-5-mini"), stream=True))
         for span in begun:
             span.end()
-        client.chat.completions.create(**ASK)
+        client.chat.completions.create(**asking("gpt-5"))
 
-    contextvars.copy_context().run(ran)
-    assert said(spans) == MODEL_SPANS
+    announcing(ran)
+    assert said(spans) == [
+        ("run of any", "gpt-5"), ("run of any", "gpt-5-mini"), ("run of any", None), ("chat gpt-5", "gpt-5")
+    ]  # fmt: skip
 
 
-def test_what_is_embedded_before_an_announced_chat_has_a_span_of_its_own(client, spans):
-    spanledger.instrument(Config(dsn="host=/nowhere"), libraries=["openai", ANNOUNCING])
+def test_awaited_calls_that_a_library_announces_are_the_spans_that_were_made_of_them(announcing, awaited, spans):
+    async def ran(client: openai.AsyncOpenAI) -> None:
+        _, begun = await Runs().begun_awaiting("any", "any")
+        await client.chat.completions.create(**asking("gpt-5"))
+        await asyncio.create_task(client.chat.completions.create(**asking("gpt-5-mini")))
+        for span in begun:
+            span.end()
 
+    announcing(lambda: awaited(ran))
+    assert said(spans) == [("run of any", "gpt-5"), ("run of any", "gpt-5-mini")]
+
+
+def test_a_run_inside_a_run_is_the_one_that_asks(announcing, client, spans):
     def ran() -> None:
-        _, (chat,) = Runs().begun("chat")
+        _, (outer,) = Runs().begun("any")
+        for model in ("gpt-5", "gpt-5-mini"):
+            _, (inner,) = Runs().begun("any")
+            client.chat.completions.create(**asking(model))
+            inner.end()
+        outer.end()
+
+    announcing(ran)
+    assert said(spans) == [("run of any", "gpt-5"), ("run of any", "gpt-5-mini"), ("run of any", None)]
+
+
+def test_a_run_of_another_model_is_not_taken_for_the_call(announcing, client, spans):
+    def ran() -> None:
+        _, (run,) = Runs().begun("llama")
+        client.chat.completions.create(**asking("gpt-5"))
+        run.end()
+
+    announcing(ran)
+    assert said(spans) == [("chat gpt-5", "gpt-5"), ("run of llama", None)]
+
+
+def test_what_is_embedded_before_an_announced_chat_has_a_span_of_its_own(announcing, client, spans):
+    def ran() -> None:
+        _, (chat,) = Runs().begun("any")
         client.embeddings.create(model="text-embedding-3-small", input="hi")
-        client.chat.completions.create(**ASK)
+        client.chat.completions.create(**asking("gpt-5"))
         chat.end()
 
-    contextvars.copy_context().run(ran)
-    assert said(spans) == [("embeddings text-embedding-3-small", True), ("chat", True)]
+    announcing(ran)
+    assert said(spans) == [
+        ("embeddings text-embedding-3-small", "text-embedding-3-small"), ("run of any", "gpt-5")
+    ]  # fmt: skip
 
 
-def test_awaited_calls_that_a_library_announces_are_the_spans_that_were_made_of_them(awaited, spans):
-    spanledger.instrument(Config(dsn="host=/nowhere"), libraries=["openai", ANNOUNCING])
+def test_what_is_asked_in_the_midst_of_an_announced_call_does_not_take_the_span_of_the_next(announcing, model, spans):
+    left = ["gpt-5-mini"]
 
-    async def ran(client: openai.AsyncOpenAI) -> None:
-        _, begun = await Runs().begun_awaiting("first", "second", "unused")
-        await client.chat.completions.create(**ASK)
-        await asyncio.create_task(client.chat.completions.create(**ASK))
+    def hook(_request: httpx2.Request) -> None:
+        if left:
+            client.chat.completions.create(**asking(left.pop()))
+
+    def ran() -> None:
+        _, begun = Runs().begun("any", "any")
+        client.chat.completions.create(**asking("gpt-5"))
+        client.chat.completions.create(**asking("gpt-4.1"))
         for span in begun:
             span.end()
-        await client.chat.completions.create(**ASK)
 
-    awaited(ran)
-    assert said(spans) == MODEL_SPANS
+    transport = httpx2.Client(event_hooks={"request": [hook]})
+    with openai.OpenAI(base_url=model.url, api_key="offline", max_retries=0, http_client=transport) as client:
+        announcing(ran)
+    assert said(spans) == [("chat gpt-5-mini", "gpt-5-mini"), ("run of any", "gpt-5"), ("run of any", "gpt-4.1")]
 
 
-def test_where_the_announced_spans_are_not_to_be_found_the_framework_runs_as_it_would(client, spans, caplog):
-    spanledger.instrument(Config(dsn="host=/nowhere"), libraries=["openai", ANNOUNCING])
-    runs = Runs(broken=True)
-    found, begun = runs.begun("first")
-    client.chat.completions.create(**ASK)
-    begun[0].end()
-    assert found is runs
-    assert said(spans) == [("chat gpt-5", True), ("first", False)]
+def test_where_the_announced_spans_are_not_to_be_found_the_framework_runs_as_it_would(
+    announcing, client, spans, caplog
+):
+    def ran() -> None:
+        runs = Runs(broken=True)
+        found, begun = runs.begun("any")
+        client.chat.completions.create(**ASK)
+        begun[0].end()
+        assert found is runs
+
+    announcing(ran)
+    assert said(spans) == [("chat gpt-5", "gpt-5"), ("run of any", None)]
     assert "are not found" in caplog.text
 
 

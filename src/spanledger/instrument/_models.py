@@ -1,8 +1,8 @@
 """Model calls: traced always, asked about where the configuration or the ledger has something on them, settled by use.
 
 Rules: a model call is not replayed. It settles when its answer is read, and a stream when it is drained, broken or
-dropped. One call to a provider is one call here, however many of a client's own functions it passes. The blocking and
-the awaiting form are alike but for `await`.
+dropped. One call to a provider is one call here, however many functions of libraries it passes. The blocking and the
+awaiting form are alike but for `await`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class ModelCalls:
     def ask(self, wrap: Wrap, call: Call, function: Callable[..., Any], request: dict[str, Any]) -> Any:
         """Make a model call; it asks the ledger only where something there or in the configuration covers it."""
         context = otel_context.get_current()
-        if model_spans.INSIDE in context and model_spans.is_part(context, wrap.package, request):
+        if model_spans.INSIDE in context and model_spans.is_part(context, request):
             return function(**request)
         guard, span = self.guard, model_spans.start(call, context)
         made = UnderWay(guard, wrap, call, span, request)
@@ -61,7 +61,7 @@ class ModelCalls:
     async def ask_awaiting(self, wrap: Wrap, call: Call, function: Callable[..., Any], request: dict[str, Any]) -> Any:
         """Make a model call; it asks the ledger only where something there or in the configuration covers it."""
         context = otel_context.get_current()
-        if model_spans.INSIDE in context and model_spans.is_part(context, wrap.package, request):
+        if model_spans.INSIDE in context and model_spans.is_part(context, request):
             return await function(**request)
         guard, span = self.guard, model_spans.start(call, context)
         made = UnderWay(guard, wrap, call, span, request)

@@ -73,9 +73,9 @@ class UnderWay:
         self._around = ambient()
 
     @property
-    def package(self) -> str:
-        """The package whose function was called."""
-        return self._wrap.package
+    def direct(self) -> bool:
+        """What asks a model in the midst of it makes a call of its own."""
+        return self._wrap.direct
 
     @property
     def is_over(self) -> bool:
@@ -214,8 +214,9 @@ class UnderWay:
             self._answered = True
             self._first_chunk_s = time.perf_counter() - self._begun_s
         wrap = self._wrap
-        if self._heard is not None:
-            self._heard.gather(chunk)
+        heard = self._heard  # where it ends in another thread, it has none
+        if heard is not None:
+            heard.gather(chunk)
         try:
             if wrap.fold is not None:
                 before, self._usage = self._usage, wrap.fold(self._usage, chunk)
@@ -350,7 +351,8 @@ class UnderWay:
             metering.of_tokens(self._call, self._usage)
 
     def _failed(self, error: BaseException) -> None:
-        if self._begun is None and isinstance(error, SpanledgerError):
+        # Refused before it was sent; in the midst of it another call may have been.
+        if not self._begun_s and isinstance(error, SpanledgerError):
             record.refused(self._span, error)
             self._reserve.explain(error)
         else:

@@ -18,7 +18,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import wrapt
-from opentelemetry.trace import Span
 
 from spanledger._guard import current_call
 from spanledger.core.call import INVOKE_AGENT, Call, ScopeSource
@@ -138,19 +137,19 @@ def _handing(wrap: Wrap) -> Callable[..., Any]:
     return handing
 
 
-def _announcing(spans_of: Callable[[Any], Iterable[Span]], *, awaiting: bool) -> Callable[..., Any]:
-    def announced(found: Any) -> Any:
+def _announcing(spans_of: Callable[..., Any], *, awaiting: bool) -> Callable[..., Any]:
+    def announce(args: tuple[Any, ...], kwargs: dict[str, Any], found: Any) -> Any:
         try:
-            model_spans.announce(spans_of(found))
+            model_spans.announce(spans_of(args, kwargs, found))
         except Exception:
             logger.warning("spans of others are not found, and stand beside those of model calls", exc_info=True)
         return found
 
     async def announcing_awaiting(wrapped: Any, _instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return announced(await wrapped(*args, **kwargs))
+        return announce(args, kwargs, await wrapped(*args, **kwargs))
 
     def announcing(wrapped: Any, _instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return announced(wrapped(*args, **kwargs))
+        return announce(args, kwargs, wrapped(*args, **kwargs))
 
     return announcing_awaiting if awaiting else announcing
 

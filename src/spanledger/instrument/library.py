@@ -170,8 +170,11 @@ class Wrap:
         messages: How to read what is asked and answered; None: that is not recorded.
         conversation: The same for runs of agents.
         egress: How an HTTP client's function shows what leaves; its operation is `EGRESS`, and it describes no call.
-        announced: What the target returned → the spans that somebody has made of the model calls that come next in its
-            caller; each call is its span. The target describes no call.
+        direct: It sends its request itself, and by way of no other function that is wrapped: what asks a model in the
+            midst of it, as a middleware or a hook may, makes a call of its own. Else that is the same call.
+        announced: (args, kwargs, what the target returned) → the spans that somebody has made of the model calls that
+            come next in its caller, each with the model that it is about, or None: each of the calls is its span. The
+            target describes no call.
     """
 
     target: str
@@ -201,17 +204,13 @@ class Wrap:
     messages: Messages | None = None
     conversation: Conversation | None = None
     egress: Egress | None = None
-    announced: Callable[[Any], Iterable[Span]] | None = None
+    direct: bool = False
+    announced: Callable[[Arguments, Mapping[str, Any], Any], Iterable[tuple[Span, str | None]]] | None = None
 
     @property
     def module(self) -> str:
         """The module that holds the target."""
         return self.target.partition(":")[0]
-
-    @property
-    def package(self) -> str:
-        """The package that the module is in."""
-        return self.target.partition(".")[0].partition(":")[0]
 
     @property
     def path(self) -> str:

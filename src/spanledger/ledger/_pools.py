@@ -231,7 +231,8 @@ class AwaitingPool:
         try:
             yield
         finally:
-            self._keeper, self._over = None, True  # it holds the loop, by which this is found
+            # The loop's own hooks hang on it: kept, it would keep the loop, of which the pool lives only as long.
+            self._keeper, self._over = None, True
             await self.forget()
 
 

@@ -5,8 +5,9 @@ they know not to make a span; a span they start all the same is ours, handed out
 on it and nothing ends it but us. Where one of theirs is around the call already, it is the span, and we end nothing;
 so it is where a framework's callback has announced the call, and made its span without making it the current one; one
 that says nothing of itself yet is known by who announces it.
-A span around is the span of one call: the next call inside it has its own. A client's functions call each other, and
-what they ask is the same: what asks for something else, as a client's middleware may, is a call of its own.
+A span around is the span of one call: the next call inside it has its own. What asks a model in the midst of a call is
+that call, on its way through another function; but where the library says that its functions send what they are asked
+themselves, it is another one, such as a middleware makes.
 """
 
 from __future__ import annotations
@@ -55,15 +56,14 @@ _SCOPES: Final = (
 )
 # Those of them that record metrics of tokens as well.
 _COUNTING: Final = "opentelemetry."
-# By these a request says what it asks.
-_ASKED: Final = ("model", "messages", "input", "prompt", "contents")
 _KINDS: Final = frozenset({"LLM", "EMBEDDING"})
 _TAKEN: Final = "_spanledger_taken"
 # Who makes spans of models' runs in callbacks of LangChain, and so ends their names.
 _ANNOUNCING: Final = "opentelemetry.instrumentation.langchain"
 _ANNOUNCED_NAMES: Final = (".chat", ".completion")
-# Those of runs that go on here.
-_announced: ContextVar[tuple[Span, ...]] = ContextVar("spanledger_announced", default=())
+# Those of runs that go on here, which may be runs inside of runs: the latest first.
+_Announced = tuple[tuple[Span, str | None], ...]
+_announced: ContextVar[tuple[_Announced, ...]] = ContextVar("spanledger_announced", default=())
 
 
 class Running(Protocol):
@@ -78,8 +78,8 @@ class Running(Protocol):
     request: dict[str, Any]
 
     @property
-    def package(self) -> str:
-        """The package whose function was called."""
+    def direct(self) -> bool:
+        """What asks a model in the midst of it makes a call of its own."""
         ...
 
     @property
@@ -124,33 +124,24 @@ def is_inside() -> bool:
     return _running(otel_context.get_current()) is not None
 
 
-def is_part(context: Context, package: str, request: Mapping[str, Any]) -> bool:
-    """Tell whether what is asked here is the call that runs here, coming through another function.
+def is_part(context: Context, request: Mapping[str, Any]) -> bool:
+    """Tell whether what is asked here is the call that runs here, on its way through another function.
 
     Args:
         context: The current context.
-        package: The one that the function is of. Another one may say the same in its own way.
-        request: Its keyword arguments.
+        request: The function's keyword arguments.
     """
     around = _running(context)
-    if around is None:
-        return False
+    if around is None or not around.direct:
+        return around is not None
+    # A function that is wrapped under two names passes on the very same.
     asked = around.request
-    return around.package != package or all(_same(asked.get(name), request.get(name)) for name in _ASKED)
+    return asked.keys() == request.keys() and all(request[name] is value for name, value in asked.items())
 
 
 def _running(context: Context) -> Running | None:
     around = cast("Running | None", context.get(INSIDE))
     return None if around is None or around.is_over else around
-
-
-def _same(one: Any, other: Any) -> bool:
-    if one is other:
-        return True
-    try:
-        return bool(one == other)
-    except Exception:  # noqa: BLE001 - arrays, and whatever else has a mind of its own
-        return True
 
 
 def for_others(span: Span, call: Call, config: Config) -> Span:
@@ -213,13 +204,23 @@ def handed_out(tracer: Any, attributes: Mapping[str, Any] | None, context: Conte
 def announced(tracer: Any, name: Any, span: Span) -> Span:
     """Remember a started span where a callback has made it of a model call that comes next; return it."""
     if isinstance(name, str) and name.endswith(_ANNOUNCED_NAMES) and _scope_of(tracer) == _ANNOUNCING:
-        announce((span,))
+        latest, *earlier = _announced.get() or ((),)
+        _announced.set(_going_on((*latest, (span, None)), *earlier))
     return span
 
 
-def announce(spans: Iterable[Span]) -> None:
-    """Have each model call that comes next here be one of these spans, in their order."""
-    _announced.set((*(one for one in _announced.get() if one.is_recording()), *spans))
+def announce(spans: Iterable[tuple[Span, str | None]]) -> None:
+    """Have the model calls that come next here be these spans, in their order, before any that were announced earlier.
+
+    Args:
+        spans: Each with the model that it is about; None: any.
+    """
+    _announced.set(_going_on(tuple(spans), *_announced.get()))
+
+
+def _going_on(*groups: _Announced) -> tuple[_Announced, ...]:
+    left = (tuple(one for one in group if one[0].is_recording()) for group in groups)
+    return tuple(group for group in left if group)
 
 
 def _keys() -> dict[str, Any]:
@@ -235,17 +236,19 @@ def _of_others(call: Call, context: Context) -> Span | None:
     """Find the span that somebody has made of the model call that begins."""
     # What a chat has embedded first, to look into a cache for example, is not the chat.
     embeds = call.operation == _EMBEDDINGS
-    if not embeds:
-        for span in _announced.get():
-            if _is_free(span):
-                return span
+    inside = cast("Running | None", context.get(INSIDE))
+    if inside is None and not embeds:
+        for group in _announced.get():
+            for span, model in group:
+                if model in (None, call.name) and _is_free(span):
+                    return span
     around: Any = context.get(_CURRENT_SPAN)
     said: Mapping[str, Any] = getattr(around, "attributes", None) or {}
     if not _says_model(said) or _says_embeddings(said) is not embeds or not _is_free(around):
         return None
-    running = _running(context)
-    if running is not None and running.shown is (around.__wrapped__ if is_theirs(around) else around):
-        return None  # ours, perhaps handed out
+    # Ours is handed out to others, and goes on for a while when its call is over.
+    if inside is not None and inside.shown is (around.__wrapped__ if is_theirs(around) else around):
+        return None
     return cast("Span", around)
 
 

@@ -129,6 +129,7 @@ def counts(reported: Any) -> tuple[int | None, ...]:
 
 WRAP = Wrap(
     *("", describe, "chat"),
+    direct=True,
     prepare=prepare,
     measure=measure,
     held=held,

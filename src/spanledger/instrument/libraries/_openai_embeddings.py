@@ -29,4 +29,4 @@ def measure(answer: Any) -> Usage:
     return Usage(model=answer.model, input_tokens=count(answer.usage, "prompt_tokens"))
 
 
-WRAP = Wrap("", describe, "embeddings", measure=measure, bound=bound)
+WRAP = Wrap("", describe, "embeddings", measure=measure, bound=bound, direct=True)

@@ -71,4 +71,4 @@ def said(event: Any) -> str:
     return delta if isinstance(delta, str) else ""
 
 
-WRAP = Wrap("", describe, "chat", measure=measure, fold=fold, said=said, bound=bound, messages=MESSAGES)
+WRAP = Wrap(*("", describe, "chat"), direct=True, measure=measure, fold=fold, said=said, bound=bound, messages=MESSAGES)

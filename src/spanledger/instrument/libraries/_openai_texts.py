@@ -90,6 +90,7 @@ def gather(answer: dict[str, Any], chunk: Any) -> None:
 
 WRAP = Wrap(
     *("", describe, "text_completion"),
+    direct=True,
     prepare=prepare,
     measure=measure,
     fold=fold,

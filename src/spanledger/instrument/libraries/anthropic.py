@@ -110,7 +110,14 @@ def _sum(told: list[Any], name: str) -> int | None:
 
 
 _SHAPE = Wrap(
-    *("", describe, "chat"), parsed=_raw.parsed, measure=measure, fold=fold, said=said, bound=bound, messages=MESSAGES
+    *("", describe, "chat"),
+    direct=True,
+    parsed=_raw.parsed,
+    measure=measure,
+    fold=fold,
+    said=said,
+    bound=bound,
+    messages=MESSAGES,
 )
 
 

@@ -78,7 +78,7 @@ def tell(call: Call, error: Exception) -> Any:
     )
 
 
-def announced(managers: list[Any]) -> list[Any]:
+def announced(_args: tuple[Any, ...], kwargs: Mapping[str, Any], managers: list[Any]) -> list[tuple[Any, str | None]]:
     """Find the spans that OpenInference has made of the runs of models that begin."""
     theirs = sys.modules.get("openinference.instrumentation.langchain")
     if theirs is None:
@@ -86,8 +86,10 @@ def announced(managers: list[Any]) -> list[Any]:
     instrumentor = theirs.LangChainInstrumentor()
     if not instrumentor.is_instrumented_by_opentelemetry:  # it would say on stdout that it is not
         return []
-    spans = (instrumentor.get_span(manager.run_id) for manager in managers)
-    return [span for span in spans if span is not None]
+    asked = kwargs.get("invocation_params") or {}
+    model = asked.get("model") or asked.get("model_name")
+    spans = [instrumentor.get_span(manager.run_id) for manager in managers]
+    return [(span, model if isinstance(model, str) else None) for span in spans if span is not None]
 
 
 LIBRARY = Library(
