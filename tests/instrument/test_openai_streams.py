@@ -226,7 +226,7 @@ def test_a_stream_that_another_thread_closes_while_it_is_read_ends_its_span_at_o
         closed.wait(30)
 
     def read() -> None:
-        with contextlib.suppress(openai.APIConnectionError):
+        with contextlib.suppress(Exception):  # of what kind is the client's business, and has changed
             for _ in stream:
                 first.set()
 
