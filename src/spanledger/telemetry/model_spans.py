@@ -13,6 +13,7 @@ themselves, it is another one, such as a middleware makes.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
@@ -238,10 +239,9 @@ def _of_others(call: Call, context: Context) -> Span | None:
     embeds = call.operation == _EMBEDDINGS
     inside = cast("Running | None", context.get(INSIDE))
     if inside is None and not embeds:
-        for group in _announced.get():
-            for span, model in group:
-                if model in (None, call.name) and _is_free(span):
-                    return span
+        for span, model in itertools.chain.from_iterable(_announced.get()):
+            if model in (None, call.name) and _is_free(span):
+                return span
     around: Any = context.get(_CURRENT_SPAN)
     said: Mapping[str, Any] = getattr(around, "attributes", None) or {}
     if not _says_model(said) or _says_embeddings(said) is not embeds or not _is_free(around):

@@ -109,21 +109,10 @@ def _sum(told: list[Any], name: str) -> int | None:
     return first if first is None or len(told) == 1 else sum(count(one, name) or 0 for one in told)
 
 
-_SHAPE = Wrap(
-    *("", describe, "chat"),
-    direct=True,
-    parsed=_raw.parsed,
-    measure=measure,
-    fold=fold,
-    said=said,
-    bound=bound,
-    messages=MESSAGES,
-)
-
-
 def _wrap(target: str) -> Wrap:
     seen = describe_stream if target.endswith("enter__") else describe
-    return replace(_SHAPE, target=target, describe=seen)
+    reads = Wrap(target, seen, "chat", parsed=_raw.parsed, measure=measure, fold=fold, said=said, messages=MESSAGES)
+    return replace(reads, direct=True, bound=bound)
 
 
 _MODULES = (
