@@ -72,6 +72,7 @@ def test_beyond_a_budget_of_calls_nothing_is_sent(limited, client, awaited, mode
         with pytest.raises(errors.BudgetExceeded) as caught:
             refused()
         assert (caught.value.budget, caught.value.remaining) == ("b", Calls(0))
+        assert not hasattr(caught.value, "__notes__"), "a maximum of tokens would not help"
         span = spans.all(SPAN)[-1]
         assert span.status.status_code is StatusCode.ERROR
         assert span.attributes["spanledger.verdict"] == "budget_exceeded"

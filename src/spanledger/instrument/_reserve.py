@@ -41,7 +41,7 @@ class Reserved:
 
     def explain(self, error: SpanledgerError) -> None:
         """Say with a refusal what could be done about it."""
-        if isinstance(error, BudgetExceeded) and self.names_no_maximum:
+        if isinstance(error, BudgetExceeded) and error.requested.unit != CALLS and self.names_no_maximum:
             error.add_note(
                 "The request names no maximum of output tokens, so all that the model can write had to be reserved: "
                 "name one in the request, or set output_tokens_max in the configuration."
