@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -63,6 +64,13 @@ def untouched_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> It
     yield
     logging.getLogger("spanledger").setLevel(logging.NOTSET)  # the command line sets it
     spanledger.uninstrument()
+
+
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """What is logged, but by threads that other tests have left, whose ledger is gone."""
+    others = {thread.ident for thread in threading.enumerate()} - {threading.get_ident()}
+    return lambda: [record.getMessage() for record in caplog.records if record.thread not in others]
 
 
 @pytest.fixture(scope="session")

@@ -208,12 +208,12 @@ def test_what_is_about_tools_alone_costs_model_calls_nothing(instrument, ledger,
 # --- where there is no ledger, or none that answers
 
 
-def test_a_bare_client_starts_no_private_server_and_says_nothing(client, tmp_path: Path, caplog):
+def test_a_bare_client_starts_no_private_server_and_says_nothing(client, tmp_path: Path, caplog, logged):
     spanledger.instrument(Config(), libraries=LIBRARIES)
     with caplog.at_level(logging.DEBUG, "spanledger.ledger"):
         chat(client)
         list(chat(client, stream=True))
-    assert caplog.messages == []
+    assert logged() == []
     assert list(tmp_path.rglob("*")) == []
 
 

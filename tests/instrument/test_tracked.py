@@ -72,13 +72,15 @@ def test_a_status_from_400_on_and_no_answer_are_failures(send, site, instrument,
     assert send([("POST", f"{site.url}/flaky", {}), ("POST", f"{site.url}/flaky", {})], tracked_client) == [500, 200]
     with pytest.raises(Exception, match=r"(?i)connect|refused|retries"):
         send([("GET", "http://127.0.0.1:9/none?api_key=secret", {})], tracked_client)
-    assert [(row["tool"].partition("/")[2], row["state"]) for row in reversed(told().calls("w"))] == [
+    rows = told().calls("w")
+    # Told together, they may have begun in the same moment, for all that the ledger knows.
+    assert sorted((row["tool"].partition("/")[2], row["state"]) for row in rows) == [
         ("flaky", "failed"),
         ("flaky", "succeeded"),
         ("none", "failed"),
     ]
     assert [span.status.status_code for span in spans.all()] == [StatusCode.ERROR, StatusCode.UNSET, StatusCode.ERROR]
-    lost = told().get(told().calls("w")[0]["key"])
+    lost = told().get(next(row["key"] for row in rows if row["tool"].endswith("/none")))
     assert lost["error"]["message"] == lost["error"]["type"].rpartition(".")[2]
     assert "secret" not in str(lost) + "".join(span.to_json() for span in spans.all())
 

@@ -42,7 +42,7 @@ def test_a_result_that_has_no_json_form_is_refused_from_who_resolves(ledger: Led
 
 
 def test_a_text_that_postgres_cannot_hold_finds_nothing_and_breaks_no_connection(
-    ledger: Ledger, dsn: str, caplog
+    ledger: Ledger, dsn: str, logged
 ) -> None:
     def ask() -> None:
         for asked in (lambda: ledger.get(HALF), lambda: ledger.calls(workflow_id=HALF), lambda: ledger.budget(HALF)):
@@ -56,7 +56,7 @@ def test_a_text_that_postgres_cannot_hold_finds_nothing_and_breaks_no_connection
 
     ask()
     asyncio.run(ask_awaiting())
-    assert caplog.records == []
+    assert logged() == []
 
 
 @pytest.mark.parametrize("field", ["tool", "workflow_id", "tenant", "agent", "actor"])
