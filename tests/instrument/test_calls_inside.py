@@ -24,8 +24,6 @@ from spanledger.instrument.library import Library, Wrap
 from spanledger.telemetry import model_spans
 from spanledger.testing import ModelServer
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*model.*deprecated:DeprecationWarning")
-
 
 @pytest.fixture
 def claude() -> Iterator[ModelServer]:
@@ -65,14 +63,10 @@ def moderated_awaiting(model: ModelServer, ask: dict[str, Any]) -> anthropic.Asy
     return client
 
 
-def usage(span: Any) -> tuple[str, int]:
-    return span.name, span.attributes["gen_ai.usage.output_tokens"]
+def written(span: Any) -> int:
+    return span.attributes["gen_ai.usage.output_tokens"]
 
 
-has_middleware = pytest.mark.skipif(not hasattr(anthropic.Anthropic, "with_middleware"), reason="has no middleware")
-
-
-@has_middleware
 @pytest.mark.parametrize("stream", [False, True])
 def test_what_a_middleware_asks_is_a_call_of_its_own(stream, claude, limited, spans, ledger: Ledger):
     limited(10)
@@ -81,13 +75,12 @@ def test_what_a_middleware_asks_is_a_call_of_its_own(stream, claude, limited, sp
         said = list(asked) if stream else asked
     assert said
     inner, outer = spans.all()
-    assert usage(inner)[1] == 50
-    assert usage(outer)[1] < 50
+    assert written(inner) == 50
+    assert written(outer) < 50
     assert inner.parent.span_id == outer.context.span_id
     assert (len(claude.requests), ledger.budget("b").spent, ledger.budget("b").held) == (2, Calls(2), Calls(0))
 
 
-@has_middleware
 def test_an_awaited_one_too(claude, limited, spans, ledger: Ledger):
     limited(10)
 
@@ -100,7 +93,6 @@ def test_an_awaited_one_too(claude, limited, spans, ledger: Ledger):
     assert (len(claude.requests), ledger.budget("b").spent) == (2, Calls(2))
 
 
-@has_middleware
 def test_beyond_a_budget_a_middleware_sends_nothing_and_the_call_around_it_costs_nothing(
     claude, limited, spans, ledger: Ledger
 ):
@@ -112,19 +104,17 @@ def test_beyond_a_budget_a_middleware_sends_nothing_and_the_call_around_it_costs
     assert [span.attributes["spanledger.verdict"] for span in spans.all()] == ["budget_exceeded", "run"]
 
 
-@has_middleware
 def test_a_call_that_no_budget_covers_was_not_refused_where_what_its_middleware_asked_was(claude, dsn: str, spans):
     none = Budget("b", Calls(0), match="claude-haiku-4-5")
     spanledger.instrument(Config(dsn=dsn, budgets=[none]), libraries=["anthropic"])
     with moderated(claude, asking("used")) as client, pytest.raises(errors.BudgetExceeded):
-        client.messages.create(**asking("say", model="claude-sonnet-4-5"))
+        client.messages.create(**asking("say", model="claude-of-tomorrow"))
     inner, outer = spans.all()
     assert inner.attributes["spanledger.verdict"] == "budget_exceeded"
     assert "spanledger.verdict" not in outer.attributes
     assert outer.attributes["error.type"] == "spanledger.errors.BudgetExceeded"
 
 
-@has_middleware
 def test_what_a_middleware_asks_of_another_provider_is_a_call_of_its_own(claude, model, limited, spans, ledger: Ledger):
     limited(10)
     with openai.OpenAI(base_url=model.url, api_key="offline", max_retries=0) as other:

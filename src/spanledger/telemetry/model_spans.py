@@ -43,7 +43,7 @@ _UTIL_GENAI_DATA: Final = (
     ("CLIENT_EMBEDDING_CONTEXT_KEY", "EmbeddingData"),
 )
 _EMBEDDINGS: Final = "embeddings"
-_EMBEDDING: Final = frozenset({_EMBEDDINGS, "EMBEDDING"})
+_SAYS_EMBEDDINGS: Final = frozenset({_EMBEDDINGS, "EMBEDDING"})
 _OPERATIONS: Final = frozenset({"chat", "text_completion", "generate_content", _EMBEDDINGS})
 # Instrumentations of the clients that we instrument, by the beginning of their scope.
 _SCOPES: Final = (
@@ -267,7 +267,7 @@ def _says_model(attributes: Mapping[str, Any] | None) -> bool:
 
 
 def _says_embeddings(attributes: Mapping[str, Any]) -> bool:
-    return attributes.get(semconv.OPERATION_NAME, attributes.get("openinference.span.kind")) in _EMBEDDING
+    return attributes.get(semconv.OPERATION_NAME, attributes.get("openinference.span.kind")) in _SAYS_EMBEDDINGS
 
 
 def _scope_of(tracer: Any) -> str:
